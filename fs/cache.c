@@ -1,0 +1,590 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Metadata block cache: the contract is in cache.h.
+ *
+ * Shards by block number, each with a hash table, a clock ring of all its buffers and a lock. A reference
+ * is taken from 0 only under the shard lock; dropping one is a plain atomic decrement, so that the common
+ * path touches the lock once. The clock hand frees buffers that nobody holds, that are clean and were not
+ * used since it last came by. Dirty buffers stay: the log bounds their number (engine.h: dirty_limit).
+ *
+ * A buffer whose block was freed is detached: out of hash and ring, on the shard's graveyard until its last
+ * holder is gone.
+ */
+#include "engine.h"
+#include "inode.h"
+
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#define SHARDS 64u
+#define HUGE_PAGE (2u << 20)
+#define CHUNKS_IN_HUGE_PAGE 8u
+#define CHUNK_BLOCKS_MAX 61u
+static_assert(CHUNKS_IN_HUGE_PAGE * CHUNK_BLOCKS_MAX * (ASH_BLOCK_SIZE + sizeof(struct ash_buffer)) <= HUGE_PAGE,
+	      "slab");
+
+struct shard {
+	struct ash_lock lock;
+	pthread_mutex_t load_lock; /* for sleeping on `loaded`; `loading` ends under both */
+	pthread_cond_t loaded;
+	struct ash_buffer **buckets;
+	uint32_t bucket_count, count;
+	struct ash_buffer *hand;      /* clock ring */
+	struct ash_buffer *graveyard; /* through hash_next */
+	struct ash_buffer *spare;     /* free buffers with data, through hash_next */
+	uint64_t hits, misses;
+};
+
+struct slab {
+	struct slab *next;
+	struct ash_buffer *buffers;
+	uint8_t *data;
+	uint32_t blocks, taken;
+};
+
+struct ash_cache {
+	struct shard shards[SHARDS];
+	uint32_t limit; /* buffers a shard */
+	uint32_t chunk_blocks;
+	pthread_mutex_t slab_lock;
+	struct slab *slabs;
+	_Atomic uint64_t blocks;
+};
+
+static struct shard *shard_of(struct ash_cache *cache, uint64_t block)
+{
+	return &cache->shards[(block * 0x9e3779b97f4a7c15ull) >> 58];
+}
+
+static struct ash_buffer **bucket_of(struct shard *shard, uint64_t block)
+{
+	return &shard->buckets[((block * 0x9e3779b97f4a7c15ull) >> 20) & (shard->bucket_count - 1)];
+}
+
+static struct ash_buffer *hash_find(struct shard *shard, uint64_t block)
+{
+	struct ash_buffer *buffer = *bucket_of(shard, block);
+
+	while (buffer && buffer->id.block != block)
+		buffer = buffer->hash_next;
+	return buffer;
+}
+
+static void hash_remove(struct shard *shard, struct ash_buffer *buffer)
+{
+	struct ash_buffer **link = bucket_of(shard, buffer->id.block);
+
+	while (*link != buffer)
+		link = &(*link)->hash_next;
+	*link = buffer->hash_next;
+	shard->count--;
+}
+
+static void clock_insert(struct shard *shard, struct ash_buffer *buffer)
+{
+	if (!shard->hand) {
+		buffer->clock_next = buffer->clock_previous = buffer;
+		shard->hand = buffer;
+		return;
+	}
+	/* behind the hand: the last to be looked at */
+	buffer->clock_next = shard->hand;
+	buffer->clock_previous = shard->hand->clock_previous;
+	buffer->clock_previous->clock_next = buffer;
+	shard->hand->clock_previous = buffer;
+}
+
+static void clock_remove(struct shard *shard, struct ash_buffer *buffer)
+{
+	if (buffer->clock_next == buffer) {
+		shard->hand = NULL;
+		return;
+	}
+	if (shard->hand == buffer)
+		shard->hand = buffer->clock_next;
+	buffer->clock_next->clock_previous = buffer->clock_previous;
+	buffer->clock_previous->clock_next = buffer->clock_next;
+}
+
+static void spare_put(struct shard *shard, struct ash_buffer *buffer)
+{
+	buffer->hash_next = shard->spare;
+	shard->spare = buffer;
+}
+
+/*
+ * A slab is one piece of memory: data of its blocks, then their buffers. A big cache takes slabs of one huge page,
+ * cut into eight chunks for eight shards: a random look-up would otherwise miss the TLB at every step.
+ */
+static struct slab *slab_create(struct ash_cache *cache)
+{
+	bool huge = cache->chunk_blocks == CHUNK_BLOCKS_MAX;
+	size_t size = huge ? HUGE_PAGE : cache->chunk_blocks * (ASH_BLOCK_SIZE + sizeof(struct ash_buffer));
+	struct slab *slab = malloc(sizeof(*slab));
+
+	if (!slab)
+		return NULL;
+	slab->blocks = huge ? CHUNKS_IN_HUGE_PAGE * CHUNK_BLOCKS_MAX : cache->chunk_blocks;
+	slab->taken = 0;
+	slab->data = aligned_alloc(huge ? HUGE_PAGE : ASH_BLOCK_SIZE,
+				   (size + ASH_BLOCK_SIZE - 1) / ASH_BLOCK_SIZE * ASH_BLOCK_SIZE);
+	if (!slab->data) {
+		free(slab);
+		return NULL;
+	}
+	if (huge)
+		madvise(slab->data, HUGE_PAGE, MADV_HUGEPAGE); /* a wish */
+	slab->buffers = (void *)(slab->data + (size_t)slab->blocks * ASH_BLOCK_SIZE);
+	slab->next = cache->slabs;
+	cache->slabs = slab;
+	return slab;
+}
+
+/* A chunk of fresh buffers for one shard's spare list. */
+static int chunk_add(struct ash_cache *cache, struct shard *shard)
+{
+	struct slab *slab;
+	uint32_t first = 0;
+
+	pthread_mutex_lock(&cache->slab_lock);
+	slab = cache->slabs;
+	if (!slab || slab->taken == slab->blocks)
+		slab = slab_create(cache);
+	if (slab) {
+		first = slab->taken;
+		slab->taken += cache->chunk_blocks;
+	}
+	pthread_mutex_unlock(&cache->slab_lock);
+	if (!slab)
+		return -ENOMEM;
+	memset(&slab->buffers[first], 0, cache->chunk_blocks * sizeof(struct ash_buffer));
+	for (uint32_t i = first; i < first + cache->chunk_blocks; i++) {
+		slab->buffers[i].data = slab->data + (size_t)i * ASH_BLOCK_SIZE;
+		spare_put(shard, &slab->buffers[i]);
+	}
+	return 0;
+}
+
+static void graveyard_sweep(struct ash_cache *cache, struct shard *shard)
+{
+	struct ash_buffer **link = &shard->graveyard;
+
+	while (*link) {
+		struct ash_buffer *buffer = *link;
+
+		if (atomic_load(&buffer->references) == 0) {
+			*link = buffer->hash_next;
+			spare_put(shard, buffer);
+			atomic_fetch_sub(&cache->blocks, 1);
+		} else {
+			link = &buffer->hash_next;
+		}
+	}
+}
+
+/*
+ * Shard lock held. A holder may commit (dirty) and then drop its reference; the checkpoint may take one of a dirty buffer
+ * without the shard lock, and cleans the buffer before it drops that. So whoever reads "no reference", "clean" and
+ * "no reference", in this order, knows that all three are true at once.
+ */
+static bool evictable(struct ash_buffer *buffer)
+{
+	return !buffer->loading && !atomic_load(&buffer->references) && !atomic_load(&buffer->dirty) &&
+	       !atomic_load(&buffer->references);
+}
+
+/* One turn of the clock at the most two times round: frees one buffer to the spare list if it can. */
+static void evict_one(struct ash_cache *cache, struct shard *shard)
+{
+	for (uint32_t looked = 0; shard->hand && looked < 2 * shard->count; looked++) {
+		struct ash_buffer *buffer = shard->hand;
+
+		shard->hand = buffer->clock_next;
+		if (!evictable(buffer))
+			continue;
+		if (buffer->accessed) {
+			buffer->accessed = false;
+			continue;
+		}
+		hash_remove(shard, buffer);
+		clock_remove(shard, buffer);
+		spare_put(shard, buffer);
+		atomic_fetch_sub(&cache->blocks, 1);
+		return;
+	}
+}
+
+/* Shard lock held: a fresh buffer with one reference, in hash and ring. */
+static struct ash_buffer *buffer_create(struct ash_cache *cache, struct shard *shard, struct ash_block_id id)
+{
+	struct ash_buffer *buffer, **bucket;
+
+	if (shard->graveyard)
+		graveyard_sweep(cache, shard);
+	/* two for one, so that a shard that grew over its limit (all dirty or held) comes back to it */
+	for (int i = 0; i < 2 && shard->count >= cache->limit; i++)
+		evict_one(cache, shard);
+	if (!shard->spare && chunk_add(cache, shard))
+		return NULL;
+	buffer = shard->spare;
+	shard->spare = buffer->hash_next;
+	buffer->hash_next = NULL;
+	buffer->dirty_next = buffer->dirty_previous = NULL;
+	buffer->id = id;
+	atomic_store(&buffer->references, 1);
+	atomic_store(&buffer->dirty, false);
+	atomic_store(&buffer->checked, false);
+	buffer->bad_records = 0;
+	buffer->undo = NULL;
+	buffer->first_lsn = buffer->last_lsn = buffer->next_first_lsn = 0;
+	buffer->writing = buffer->dead = false;
+	buffer->accessed = true;
+	buffer->loading = buffer->replayed = buffer->detached = false;
+	buffer->load_error = 0;
+	bucket = bucket_of(shard, id.block);
+	buffer->hash_next = *bucket;
+	*bucket = buffer;
+	shard->count++;
+	atomic_fetch_add(&cache->blocks, 1);
+	clock_insert(shard, buffer);
+	return buffer;
+}
+
+/* Shard lock held. */
+static void buffer_detach_locked(struct ash_cache *cache, struct shard *shard, struct ash_buffer *buffer)
+{
+	hash_remove(shard, buffer);
+	clock_remove(shard, buffer);
+	buffer->detached = true;
+	buffer->hash_next = shard->graveyard;
+	shard->graveyard = buffer;
+	graveyard_sweep(cache, shard);
+}
+
+/* ---- Verification (I8) ---- */
+
+static const char *verify_header(struct ash_volume *volume, struct ash_block_id id, const uint8_t *data,
+				 bool verify_crc)
+{
+	const struct ash_block_header *header = (const void *)data;
+
+	if (ash_get32(header->magic) != id.type)
+		return "wrong magic";
+	if (verify_crc && ash_get32(header->crc) != ash_block_crc(volume->checksum_seed, data))
+		return "bad checksum";
+	if (ash_get64(header->address) != id.block)
+		return "belongs to another address";
+	if (ash_get64(header->owner) != id.owner)
+		return "belongs to another owner";
+	if (memcmp(header->metadata_uuid, volume->metadata_uuid, 16))
+		return "belongs to another volume";
+	return NULL;
+}
+
+/* A bad record spoils its own inode only. */
+static uint32_t verify_records(struct ash_volume *volume, struct ash_block_id id, const uint8_t *data, bool verify_crc)
+{
+	static const struct ash_inode zero;
+	uint32_t bad = 0;
+
+	for (uint32_t i = 0; i < ASH_INODES_PER_BLOCK; i++) {
+		const struct ash_inode *record = (const void *)(data + i * ASH_INODE_SIZE);
+
+		if (!memcmp(record, &zero, sizeof(zero)))
+			continue;
+		if (ash_inode_check(volume->checksum_seed, id.owner + i, record, verify_crc))
+			bad |= 1u << i;
+	}
+	return bad;
+}
+
+static int verify(struct ash_volume *volume, struct ash_buffer *buffer, struct ash_block_id id, bool verify_crc)
+{
+	const char *wrong;
+
+	if (id.type == ASH_TYPE_INODE_TABLE) {
+		/* a checkpoint may be looking already when the content came from the log */
+		atomic_fetch_or(&buffer->bad_records, verify_records(volume, id, buffer->data, verify_crc));
+		return 0;
+	}
+	wrong = verify_header(volume, id, buffer->data, verify_crc);
+	return wrong ? ash_damaged(volume, id.block, wrong) : 0;
+}
+
+int ash_damaged(struct ash_volume *volume, uint64_t block, const char *what)
+{
+	atomic_fetch_add(&volume->damaged_blocks, 1);
+	ash_say(volume, ASH_LOG_ERROR, "damaged metadata: block %llu: %s; run fsck.ashlar", (unsigned long long)block,
+		what);
+	if (!volume->options.continue_on_damage && !atomic_load(&volume->read_only))
+		ash_set_read_only(volume, "damaged metadata (errors=remount-ro)");
+	return -EUCLEAN;
+}
+
+/* ---- Getting ---- */
+
+/* The loader's part: no lock held; others wait for `loading` to end. */
+static int buffer_load(struct ash_volume *volume, struct shard *shard, struct ash_buffer *buffer)
+{
+	int error;
+
+	ash_wait_begin(volume);
+	error = bdev_read(volume->dev, buffer->data, ASH_BLOCK_SIZE, buffer->id.block * ASH_BLOCK_SIZE);
+	ash_wait_end(volume);
+	if (error)
+		ash_say(volume, ASH_LOG_ERROR, "reading block %llu: %s", (unsigned long long)buffer->id.block,
+			strerror(-error));
+	else
+		error = verify(volume, buffer, buffer->id, true);
+	ash_lock(&shard->lock);
+	pthread_mutex_lock(&shard->load_lock);
+	buffer->loading = false;
+	pthread_cond_broadcast(&shard->loaded);
+	pthread_mutex_unlock(&shard->load_lock);
+	buffer->load_error = error;
+	if (error) {
+		atomic_fetch_sub(&buffer->references, 1);
+		if (!buffer->detached) /* by ash_buffer_get_new(): a damaged tree points to a block that is free */
+			buffer_detach_locked(volume->cache, shard, buffer);
+	}
+	ash_unlock(&shard->lock);
+	return error;
+}
+
+/* A cached buffer must be what the caller expects, too: two owners of one block mean a damaged tree. */
+static int buffer_match(struct ash_volume *volume, struct ash_buffer *buffer, struct ash_block_id id)
+{
+	if (buffer->id.type == id.type && buffer->id.owner == id.owner)
+		return 0;
+	return ash_damaged(volume, id.block, "is used by two owners");
+}
+
+/* Shard lock held, dropped while sleeping; a reference keeps the buffer. */
+static void wait_loaded(struct shard *shard, struct ash_buffer *buffer)
+{
+	ash_unlock(&shard->lock);
+	pthread_mutex_lock(&shard->load_lock);
+	while (buffer->loading)
+		pthread_cond_wait(&shard->loaded, &shard->load_lock);
+	pthread_mutex_unlock(&shard->load_lock);
+	ash_lock(&shard->lock);
+}
+
+int ash_buffer_get(struct ash_volume *volume, struct ash_block_id id, struct ash_buffer **out)
+{
+	struct shard *shard = shard_of(volume->cache, id.block);
+	struct ash_buffer *buffer;
+	int error;
+
+	*out = NULL;
+	if (id.block >= volume->block_count)
+		return ash_damaged(volume, id.block, "address outside the volume");
+	ash_lock(&shard->lock);
+	buffer = hash_find(shard, id.block);
+	if (!buffer) {
+		shard->misses++;
+		buffer = buffer_create(volume->cache, shard, id);
+		if (buffer)
+			buffer->loading = true;
+		ash_unlock(&shard->lock);
+		if (!buffer)
+			return -ENOMEM;
+		error = buffer_load(volume, shard, buffer);
+		if (!error)
+			*out = buffer;
+		return error;
+	}
+	/* the caller will look at the header next, and in a tree node at its middle */
+	__builtin_prefetch(buffer->data);
+	__builtin_prefetch(buffer->data + 64);
+	shard->hits++;
+	buffer->accessed = true;
+	atomic_fetch_add(&buffer->references, 1);
+	if (buffer->loading)
+		wait_loaded(shard, buffer);
+	error = buffer->load_error;
+	if (!error && buffer->replayed && buffer->id.type == id.type) {
+		/* the log says what it holds; whether it makes sense is seen here, at its first use */
+		error = verify(volume, buffer, id, false);
+		buffer->replayed = error != 0;
+		if (!error)
+			buffer->id.owner = id.owner; /* inode table: known only now */
+	}
+	ash_unlock(&shard->lock);
+	if (!error)
+		error = buffer_match(volume, buffer, id);
+	if (error) {
+		ash_buffer_put(volume, buffer);
+		return error;
+	}
+	*out = buffer;
+	return 0;
+}
+
+void ash_buffer_put(struct ash_volume *volume, struct ash_buffer *buffer)
+{
+	(void)volume;
+	atomic_fetch_sub(&buffer->references, 1);
+}
+
+int ash_buffer_get_new(struct ash_volume *volume, struct ash_block_id id, struct ash_buffer **out)
+{
+	struct shard *shard = shard_of(volume->cache, id.block);
+	struct ash_buffer *buffer;
+
+	ash_lock(&shard->lock);
+	buffer = hash_find(shard, id.block);
+	if (buffer)
+		buffer_detach_locked(volume->cache, shard, buffer);
+	buffer = buffer_create(volume->cache, shard, id);
+	ash_unlock(&shard->lock);
+	*out = buffer;
+	if (!buffer)
+		return -ENOMEM;
+	memset(buffer->data, 0, ASH_BLOCK_SIZE);
+	return 0;
+}
+
+void ash_buffer_detach(struct ash_volume *volume, uint64_t block)
+{
+	struct shard *shard = shard_of(volume->cache, block);
+	struct ash_buffer *buffer;
+
+	ash_lock(&shard->lock);
+	buffer = hash_find(shard, block);
+	if (buffer)
+		buffer_detach_locked(volume->cache, shard, buffer);
+	ash_unlock(&shard->lock);
+}
+
+struct ash_buffer *ash_buffer_peek(struct ash_volume *volume, uint64_t block)
+{
+	struct shard *shard = shard_of(volume->cache, block);
+	struct ash_buffer *buffer;
+
+	ash_lock(&shard->lock);
+	buffer = hash_find(shard, block);
+	if (buffer && buffer->loading)
+		buffer = NULL;
+	if (buffer)
+		atomic_fetch_add(&buffer->references, 1);
+	ash_unlock(&shard->lock);
+	return buffer;
+}
+
+void ash_buffer_set_replayed(struct ash_volume *volume, struct ash_buffer *buffer)
+{
+	struct shard *shard = shard_of(volume->cache, buffer->id.block);
+
+	ash_lock(&shard->lock);
+	buffer->replayed = true;
+	ash_unlock(&shard->lock);
+}
+
+/* ---- Going home ---- */
+
+void ash_image_stamp(uint32_t seed, uint32_t type, uint32_t bad_records, uint8_t *image)
+{
+	if (type != ASH_TYPE_INODE_TABLE) {
+		struct ash_block_header *header = (void *)image;
+		struct ash_super *super = (void *)image;
+
+		if (type == ASH_MAGIC_SUPER)
+			super->table_inode.crc = ash_put32(ash_inode_crc(seed, &super->table_inode));
+		header->crc = ash_put32(ash_block_crc(seed, image));
+		return;
+	}
+	for (uint32_t i = 0; i < ASH_INODES_PER_BLOCK; i++) {
+		struct ash_inode *record = (void *)(image + i * ASH_INODE_SIZE);
+
+		if (ash_get32(record->magic) == ASH_MAGIC_INODE && !(bad_records & 1u << i))
+			record->crc = ash_put32(ash_inode_crc(seed, record));
+	}
+}
+
+uint32_t ash_image_crc(uint32_t seed, const uint8_t *image)
+{
+	const struct ash_block_header *header = (const void *)image;
+
+	if (ash_get32(header->magic) == ASH_MAGIC_GROUP_TABLE)
+		return ash_crc32c(seed, image, ASH_GROUP_TABLE_CRC_LENGTH);
+	return ash_crc32c(seed, image, ASH_BLOCK_SIZE);
+}
+
+/* ---- Life ---- */
+
+uint64_t ash_cache_blocks(struct ash_volume *volume)
+{
+	return atomic_load(&volume->cache->blocks);
+}
+
+uint64_t ash_cache_limit(struct ash_volume *volume)
+{
+	return (uint64_t)volume->cache->limit * SHARDS;
+}
+
+void ash_cache_hits(struct ash_volume *volume, uint64_t *hits, uint64_t *misses)
+{
+	*hits = *misses = 0;
+	for (uint32_t i = 0; i < SHARDS; i++) {
+		struct shard *shard = &volume->cache->shards[i];
+
+		ash_lock(&shard->lock);
+		*hits += shard->hits;
+		*misses += shard->misses;
+		ash_unlock(&shard->lock);
+	}
+}
+
+int ash_cache_open(struct ash_volume *volume)
+{
+	struct ash_cache *cache = calloc(1, sizeof(*cache));
+	uint32_t buckets = 16;
+
+	if (!cache)
+		return -ENOMEM;
+	cache->limit = volume->options.cache_bytes / ASH_BLOCK_SIZE / SHARDS;
+	cache->chunk_blocks = cache->limit < 4 ? 4 : cache->limit > CHUNK_BLOCKS_MAX ? CHUNK_BLOCKS_MAX : cache->limit;
+	while (buckets < cache->limit)
+		buckets *= 2;
+	pthread_mutex_init(&cache->slab_lock, NULL);
+	volume->cache = cache;
+	for (uint32_t i = 0; i < SHARDS; i++) {
+		struct shard *shard = &cache->shards[i];
+
+		pthread_mutex_init(&shard->load_lock, NULL);
+		pthread_cond_init(&shard->loaded, NULL);
+		shard->bucket_count = buckets;
+		shard->buckets = calloc(buckets, sizeof(*shard->buckets));
+		if (!shard->buckets)
+			return -ENOMEM; /* ash_cache_close() frees what is there */
+	}
+	return 0;
+}
+
+static void shard_close(struct shard *shard)
+{
+	free(shard->buckets);
+	pthread_mutex_destroy(&shard->load_lock);
+	pthread_cond_destroy(&shard->loaded);
+}
+
+void ash_cache_close(struct ash_volume *volume)
+{
+	struct ash_cache *cache = volume->cache;
+
+	if (!cache)
+		return;
+	for (uint32_t i = 0; i < SHARDS; i++)
+		shard_close(&cache->shards[i]);
+	while (cache->slabs) {
+		struct slab *slab = cache->slabs;
+
+		cache->slabs = slab->next;
+		free(slab->data);
+		free(slab);
+	}
+	pthread_mutex_destroy(&cache->slab_lock);
+	free(cache);
+	volume->cache = NULL;
+}

@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/*
+ * ash_fallocate: space ahead, holes, zeroes.
+ *
+ * Concept: a range is cut into its partial blocks, which are zeroed in place, and its whole blocks, which are mapped,
+ * unmapped or made unwritten in a chain of bounded transactions. Everything that may fail for want of space is
+ * reserved first, so that ENOSPC comes before anything changed.
+ *
+ * Rules: the size is raised in the last transaction; until then blocks behind the end of file are merely unwritten.
+ * After a crash a punch or zero-range may be done in part (data operations are not atomic, I7).
+ *
+ * Locks: the inode's lock per transaction.
+ */
+#include <linux/falloc.h>
+#include "file_edit.h"
+
+#define BLOCK_MASK (ASH_BLOCK_SIZE - 1)
+
+struct range {
+	uint64_t offset, end; /* bytes */
+};
+
+/* Blocks of the range that lie in holes. */
+static int count_holes(struct ash_volume *volume, struct ash_icore *icore, uint64_t block, uint64_t end,
+		       uint64_t *holes)
+{
+	struct ash_edit edit;
+	int rc = ash_edit_look(&edit, volume, icore, false);
+
+	*holes = 0;
+	if (rc)
+		return rc;
+	while (block < end && !rc) {
+		struct ash_mapping mapping;
+
+		rc = ash_edit_map(&edit, block, end - block, &mapping);
+		if (!mapping.start)
+			*holes += mapping.count;
+		block = mapping.file_block + mapping.count;
+	}
+	ash_edit_abort(&edit);
+	return rc;
+}
+
+/* What a chain of allocations still has set aside, in blocks. */
+struct budget {
+	uint64_t reserved;
+};
+
+/* Map one hole, or a part of it, as unwritten. */
+static int allocate_step(struct ash_edit *edit, const struct ash_mapping *hole, struct budget *budget, uint64_t *next)
+{
+	struct ash_extent extent;
+	uint64_t wanted = hole->count < ASH_EXTENT_MAX_BLOCKS ? hole->count : ASH_EXTENT_MAX_BLOCKS;
+
+	/* The claim is plain: what it takes is first taken out of what was set aside. */
+	uint64_t free_up = wanted < budget->reserved ? wanted : budget->reserved;
+	ash_space_unreserve(edit->volume, free_up);
+	budget->reserved -= free_up;
+	int rc = ash_edit_claim(edit, hole->file_block, wanted, 0, &extent);
+	if (rc)
+		return rc;
+	if (extent.count < free_up && !ash_space_reserve(edit->volume, free_up - extent.count))
+		budget->reserved += free_up - extent.count;
+	rc = ash_edit_map_new(edit, hole->file_block, extent, true);
+	*next = hole->file_block + extent.count;
+	return rc;
+}
+
+/* One transaction: allocate holes from *block on; with `zero`, written extents become unwritten. */
+static int allocate_piece(struct ash_volume *volume, struct ash_icore *icore, uint64_t *block, uint64_t end, bool zero,
+			  struct budget *budget)
+{
+	struct ash_edit edit;
+	struct ash_inode header;
+	uint64_t at = *block;
+	int rc = ash_edit_begin_settled(&edit, volume, icore, ASH_EDIT_LOG_BYTES);
+
+	if (rc)
+		return rc;
+	rc = ash_edit_outline(&edit, 0);
+	while (at < end && !rc && ash_edit_room(&edit)) {
+		struct ash_mapping mapping;
+		uint64_t next;
+
+		rc = ash_edit_map(&edit, at, end - at, &mapping);
+		if (rc)
+			break;
+		next = mapping.file_block + mapping.count;
+		if (!mapping.start)
+			rc = allocate_step(&edit, &mapping, budget, &next);
+		else if (zero && !mapping.unwritten)
+			rc = ash_map_set_unwritten(edit.txn, &edit.tree, mapping.file_block, mapping.count);
+		at = next;
+	}
+	if (rc) {
+		ash_edit_abort(&edit);
+		return rc;
+	}
+	ash_edit_header(&edit, &header);
+	ash_edit_set_header(&edit, &header);
+	ash_edit_commit(&edit, true);
+	*block = at;
+	return 0;
+}
+
+/* Allocate (and with `zero` empty) whole blocks [block, end). */
+static int allocate_blocks(struct ash_volume *volume, struct ash_icore *icore, uint64_t block, uint64_t end, bool zero)
+{
+	struct budget budget = { 0 };
+	uint64_t holes;
+	int rc = count_holes(volume, icore, block, end, &holes);
+
+	if (rc || (!holes && !zero))
+		return rc;
+	rc = ash_space_reserve(volume, holes);
+	if (rc == -ENOSPC && ash_reclaim_space(volume))
+		rc = ash_space_reserve(volume, holes);
+	if (rc)
+		return rc;
+	budget.reserved = holes;
+	while (block < end && !rc)
+		rc = allocate_piece(volume, icore, &block, end, zero, &budget);
+	ash_space_unreserve(volume, budget.reserved);
+	return rc;
+}
+
+/*
+ * The last transaction: size (if it grows) and times, together, so that no crash shows one without the other (I7).
+ * `zeroed`: the content changed. Growing zeroes behind the old end first (I2).
+ */
+static int finish(struct ash_volume *volume, struct ash_icore *icore, uint64_t size, bool zeroed)
+{
+	struct ash_edit edit;
+	struct ash_inode header;
+	struct timespec now = ash_now();
+	int rc = ash_edit_begin_settled(&edit, volume, icore, ASH_EDIT_LOG_BYTES);
+
+	if (rc)
+		return rc;
+	bool grows = size > ash_edit_disk_size(&edit);
+	if (grows) {
+		rc = size > ASH_DATA_FORK_SIZE ? ash_edit_outline(&edit, 0) : 0;
+		if (!rc)
+			rc = ash_edit_zero_tail(&edit);
+	}
+	if (rc) {
+		ash_edit_abort(&edit);
+		return rc;
+	}
+	ash_edit_header(&edit, &header);
+	if (grows)
+		header.size = ash_put64(size);
+	if (grows || zeroed)
+		ash_stamp_mtime(&header, now);
+	ash_stamp_ctime(&header, now);
+	ash_edit_set_header(&edit, &header);
+	ash_edit_commit(&edit, true);
+	return 0;
+}
+
+/* Zero what of the range does not fill a block; [first, last) are its whole blocks. */
+static int zero_edges(struct ash_edit *edit, struct range range, uint64_t first, uint64_t last)
+{
+	uint64_t size = ash_edit_disk_size(edit);
+	int rc = 0;
+
+	if (edit->record.inode->data_kind == ASH_FORK_INLINE) {
+		uint8_t bytes[ASH_DATA_FORK_SIZE];
+		uint64_t end = range.end < size ? range.end : size;
+
+		memcpy(bytes, edit->record.inode->data, sizeof(bytes));
+		if (range.offset < end)
+			memset(bytes + range.offset, 0, end - range.offset);
+		ash_edit_set_inline(edit, bytes, size);
+		return 0;
+	}
+	if (first > last) /* within one block */
+		return ash_edit_zero_part(edit, range.offset, range.end);
+	if (range.offset & BLOCK_MASK)
+		rc = ash_edit_zero_part(edit, range.offset, first << ASH_BLOCK_SHIFT);
+	if (!rc && (range.end & BLOCK_MASK))
+		rc = ash_edit_zero_part(edit, last << ASH_BLOCK_SHIFT, range.end);
+	return rc;
+}
+
+/*
+ * The first transaction of a punch or zero-range: the edges, and with `remove` the times and as many whole blocks as
+ * fit: a short punch is one transaction (I7). A zero-range has its times in finish(). *remaining whole blocks are left.
+ */
+static int begin_zero(struct ash_volume *volume, struct ash_icore *icore, struct range range, bool remove,
+		      uint64_t *remaining)
+{
+	uint64_t first = ash_blocks_of(range.offset), last = range.end >> ASH_BLOCK_SHIFT;
+	struct timespec now = ash_now();
+	struct ash_edit edit;
+	struct ash_inode header;
+	int rc = ash_edit_begin_settled(&edit, volume, icore, ASH_EDIT_LOG_BYTES);
+
+	*remaining = last > first ? last - first : 0;
+	if (rc)
+		return rc;
+	rc = zero_edges(&edit, range, first, last);
+	if (!rc && remove)
+		rc = ash_edit_remove(&edit, first, *remaining, remaining);
+	if (rc) {
+		ash_edit_abort(&edit);
+		return rc;
+	}
+	if (remove) {
+		ash_drop_preallocation(volume, icore);
+		ash_edit_header(&edit, &header);
+		ash_stamp_mtime(&header, now);
+		ash_stamp_ctime(&header, now);
+		ash_edit_set_header(&edit, &header);
+	}
+	ash_edit_commit(&edit, true);
+	return 0;
+}
+
+static int punch(struct ash_volume *volume, struct ash_icore *icore, struct range range)
+{
+	uint64_t remaining;
+	int rc = begin_zero(volume, icore, range, true, &remaining);
+
+	return rc ? rc : ash_file_remove_blocks(volume, icore, ash_blocks_of(range.offset), remaining);
+}
+
+static int zero_range(struct ash_volume *volume, struct ash_icore *icore, struct range range, bool keep_size)
+{
+	uint64_t first = ash_blocks_of(range.offset), whole;
+	int rc = begin_zero(volume, icore, range, false, &whole);
+
+	if (!rc && whole)
+		rc = allocate_blocks(volume, icore, first, first + whole, true);
+	/* The blocks at the edges are allocated as well. */
+	if (!rc)
+		rc = allocate_blocks(volume, icore, range.offset >> ASH_BLOCK_SHIFT, ash_blocks_of(range.end), false);
+	return rc ? rc : finish(volume, icore, keep_size ? 0 : range.end, true);
+}
+
+static int allocate(struct ash_volume *volume, struct ash_icore *icore, struct range range, bool keep_size)
+{
+	int rc = allocate_blocks(volume, icore, range.offset >> ASH_BLOCK_SHIFT, ash_blocks_of(range.end), false);
+
+	return rc ? rc : finish(volume, icore, keep_size ? 0 : range.end, false);
+}
+
+static int dispatch(struct ash_volume *volume, struct ash_icore *icore, int mode, struct range range)
+{
+	bool keep_size = mode & FALLOC_FL_KEEP_SIZE;
+
+	if (mode & FALLOC_FL_PUNCH_HOLE)
+		return punch(volume, icore, range);
+	if (mode & FALLOC_FL_ZERO_RANGE)
+		return zero_range(volume, icore, range, keep_size);
+	return allocate(volume, icore, range, keep_size);
+}
+
+static bool mode_known(int mode)
+{
+	return mode == 0 || mode == FALLOC_FL_KEEP_SIZE || mode == (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE) ||
+	       mode == FALLOC_FL_ZERO_RANGE || mode == (FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE);
+}
+
+int ash_fallocate(struct ash_volume *volume, uint64_t ino, int mode, uint64_t offset, uint64_t length)
+{
+	struct ash_icore *icore;
+	int rc = ash_check_writable(volume);
+
+	if (rc)
+		return rc;
+	if (!mode_known(mode))
+		return -EOPNOTSUPP;
+	if (!length)
+		return -EINVAL;
+	if (offset > ASH_FILE_MAX_SIZE || length > ASH_FILE_MAX_SIZE - offset)
+		return -EFBIG;
+	rc = ash_icore_get(volume, ino, &icore);
+	if (rc)
+		return rc;
+	const struct range range = { offset, offset + length };
+	rc = ash_file_kill_privileges(volume, icore, false, NULL);
+	if (!rc)
+		rc = dispatch(volume, icore, mode, range);
+	if (rc == -ENOSPC && ash_reclaim_space(volume))
+		rc = dispatch(volume, icore, mode, range);
+	if (!rc && volume->options.sync)
+		rc = ash_file_make_durable(volume, icore, false);
+	ash_icore_put(volume, icore);
+	return rc;
+}

@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What all the file data code shares: one inode looked at or changed under its lock, the blocks claimed on the way,
+ * device I/O for its extents.
+ *
+ * Legal order: ash_edit_begin*() -> map, claim, write data, ash_edit_map_new() ... -> ash_edit_header() ->
+ * ash_edit_commit(), or ash_edit_abort() at any point, which gives claims back. Data written before the commit is
+ * announced to the log (I2) by ash_data_write() itself.
+ */
+#ifndef FS_FILE_EDIT_H
+#define FS_FILE_EDIT_H
+
+#include <sys/stat.h>
+#include "file.h"
+#include "map.h"
+#include "volume.h"
+#include "wbuf.h"
+#include "xattr.h"
+
+#define ASH_FILE_MAX_SIZE ((uint64_t)INT64_MAX)
+#define ASH_FILE_MAX_BLOCKS ((ASH_FILE_MAX_SIZE >> ASH_BLOCK_SHIFT) + 1)
+#define ASH_BOUNCE_BYTES (128u << 10)
+#define ASH_EDIT_CLAIMS 32u
+/* Log bytes of a data transaction (below an eighth of the smallest log), and of one step in it. */
+#define ASH_EDIT_LOG_BYTES ASH_TXN_RENAME
+#define ASH_EDIT_SMALL_LOG_BYTES ASH_TXN_NAME
+#define ASH_EDIT_STEP_BYTES (52u << 10)
+
+struct ash_edit_claim {
+	struct ash_extent extent;
+	unsigned flags;
+};
+
+struct ash_edit {
+	struct ash_volume *volume;
+	struct ash_icore *icore;
+	struct ash_txn *txn; /* NULL: only looked at */
+	struct ash_record record;
+	struct ash_tree tree;
+	uint32_t log_bytes;
+	uint64_t added;   /* data blocks mapped by this transaction */
+	uint64_t removed; /* data blocks freed by it */
+	unsigned claim_count;
+	struct ash_edit_claim claims[ASH_EDIT_CLAIMS];
+};
+
+/* Lock the inode and view its record. -ESTALE, -EISDIR, -EINVAL (neither file nor directory). */
+int ash_edit_look(struct ash_edit *edit, struct ash_volume *volume, struct ash_icore *icore, bool exclusive);
+/* The same within a new transaction, exclusively. */
+int ash_edit_begin(struct ash_edit *edit, struct ash_volume *volume, struct ash_icore *icore, uint32_t log_bytes);
+/* Also of symbolic links; -EINVAL for other types. */
+int ash_edit_begin_any(struct ash_edit *edit, struct ash_volume *volume, struct ash_icore *icore, uint32_t log_bytes);
+/* The same when the map is to be changed: nothing is buffered, no truncation is pending. */
+int ash_edit_begin_settled(struct ash_edit *edit, struct ash_volume *volume, struct ash_icore *icore,
+			   uint32_t log_bytes);
+/* One more reference to an in-core inode that is alive and locked exclusively. */
+void ash_edit_hold(struct ash_volume *volume, struct ash_icore *icore);
+/* Commit, unlock. `data`: fdatasync must wait for it. */
+uint64_t ash_edit_commit(struct ash_edit *edit, bool data);
+/* The two halves of it. */
+uint64_t ash_edit_commit_locked(struct ash_edit *edit, bool data);
+void ash_edit_unlock(struct ash_edit *edit);
+/* Undo (I9) and give claims back, but stay locked; then only ash_edit_abort() is allowed. */
+void ash_edit_undo(struct ash_edit *edit);
+/* Undo (I9), give claims back, unlock. Also ends a look. */
+void ash_edit_abort(struct ash_edit *edit);
+
+static inline uint64_t ash_edit_disk_size(const struct ash_edit *edit)
+{
+	return ash_get64(edit->record.inode->size);
+}
+/* As readers see it. */
+static inline uint64_t ash_edit_size(const struct ash_edit *edit)
+{
+	return edit->icore->buffered ? edit->icore->buffered_size : ash_edit_disk_size(edit);
+}
+static inline uint64_t ash_blocks_of(uint64_t bytes)
+{
+	return (bytes >> ASH_BLOCK_SHIFT) + ((bytes & (ASH_BLOCK_SIZE - 1)) != 0);
+}
+/* Is there room in the transaction for one more step (claim and insert)? */
+bool ash_edit_room(const struct ash_edit *edit);
+
+/* Copy of the record's header with the blocks of this transaction counted in; change it and set it. */
+void ash_edit_header(const struct ash_edit *edit, struct ash_inode *header);
+void ash_edit_set_header(struct ash_edit *edit, const struct ash_inode *header);
+void ash_stamp_mtime(struct ash_inode *header, struct timespec now);
+void ash_stamp_ctime(struct ash_inode *header, struct timespec now);
+
+/* ash_map_get() that knows forks without a tree. */
+int ash_edit_map(const struct ash_edit *edit, uint64_t block, uint64_t limit, struct ash_mapping *out);
+/* Claim up to `wanted` blocks for file block `block`; belongs to the edit until commit. */
+int ash_edit_claim(struct ash_edit *edit, uint64_t block, uint64_t wanted, unsigned flags, struct ash_extent *out);
+/* Give the last claim back (its I/O failed). */
+void ash_edit_unclaim_last(struct ash_edit *edit);
+/* Log the last claim and map it at `block`. After an error the edit must be aborted. */
+int ash_edit_map_new(struct ash_edit *edit, uint64_t block, struct ash_extent extent, bool unwritten);
+/* Turn inline content into a block, written before its record (I2). After an error the edit must be aborted. */
+int ash_edit_outline(struct ash_edit *edit, unsigned claim_flags);
+/* Zero from the end of file to the end of its block, where that lies on the device (I2: before the size grows). */
+int ash_edit_zero_tail(struct ash_edit *edit);
+/* Zero bytes [offset, end) of one block in place, if it is written. */
+int ash_edit_zero_part(struct ash_edit *edit, uint64_t offset, uint64_t end);
+/* Bytes of inline content changed or grown: `size` is the new size, at most ASH_DATA_FORK_SIZE. */
+void ash_edit_set_inline(struct ash_edit *edit, const uint8_t *content, uint64_t size);
+
+/* One block as the file has it: zeroes for holes, unwritten extents and bytes past the end of file. */
+int ash_edit_fill(struct ash_edit *edit, const struct ash_mapping *mapping, uint64_t block, uint8_t *out);
+/* Bytes of one mapping. `capacity`: bytes that may be overwritten at `target`. */
+int ash_edit_read_run(struct ash_edit *edit, const struct ash_mapping *mapping, uint8_t *target, uint64_t offset,
+		      uint64_t length, uint64_t capacity);
+int ash_edit_write_run(struct ash_edit *edit, const struct ash_mapping *mapping, const uint8_t *source, uint64_t offset,
+		       uint64_t length);
+
+/*
+ * Before blocks [block, +count) of the file are overwritten in place: if the end of file lies in one of them and was
+ * cut there by a truncation that is not durable yet, make it so. Else a crash would show the old size over new bytes.
+ */
+int ash_edit_settle_end(struct ash_edit *edit, uint64_t block, uint64_t count);
+/* Take blocks out of [block, +count), from its end, as many as fit the transaction; *remaining are left. */
+int ash_edit_remove(struct ash_edit *edit, uint64_t block, uint64_t count, uint64_t *remaining);
+
+/* Device I/O; offsets in blocks of the device. A finished write is noted in the log (I2). */
+int ash_data_read(struct ash_volume *volume, void *target, uint64_t length, uint64_t block);
+int ash_data_write(struct ash_volume *volume, const void *source, uint64_t length, uint64_t block);
+int ash_data_writev(struct ash_volume *volume, struct iovec *iov, unsigned count, uint64_t block);
+uint8_t *ash_bounce_get(struct ash_volume *volume); /* ASH_BOUNCE_BYTES, aligned; NULL: out of memory */
+void ash_bounce_put(struct ash_volume *volume, uint8_t *bounce);
+static inline bool ash_memory_aligned(const struct ash_volume *volume, const void *memory)
+{
+	return ((uintptr_t)memory & (bdev_geometry(volume->dev)->memory_align - 1)) == 0;
+}
+
+/*
+ * Before a write: clear suid and sgid (if asked) and security.capability, as a transaction of its own when there is
+ * anything to clear. *sync (may be NULL): the inode is marked synchronous (chattr +S).
+ */
+int ash_file_kill_privileges(struct ash_volume *volume, struct ash_icore *icore, bool suidgid, bool *sync);
+/* Does a read of this inode now have to move its access time? */
+bool ash_atime_due(const struct ash_volume *volume, const struct ash_inode *inode);
+/* A truncation whose chain has not ended: nobody may map or grow meanwhile. Inode lock held. */
+bool ash_truncation_pending(const struct ash_volume *volume, uint64_t ino);
+int ash_file_resume_truncate(struct ash_volume *volume, struct ash_icore *icore);
+/* After a change: what -o sync and O_SYNC ask for. */
+int ash_file_make_durable(struct ash_volume *volume, struct ash_icore *icore, bool data_only);
+/* Free [block, +count) from its end, a chain of transactions; nothing buffered there. */
+int ash_file_remove_blocks(struct ash_volume *volume, struct ash_icore *icore, uint64_t block, uint64_t count);
+
+#endif

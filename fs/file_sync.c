@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/*
+ * fsync and write-back of one inode.
+ *
+ * Concept (I5): buffered data is written out and its record appended; then the log is forced up to the inode's last
+ * LSN, which flushes data before it writes (I2); then data that was overwritten in place, for which no record was
+ * appended, is flushed, which costs nothing when the log has just done so. An error of background write-behind is
+ * reported here, once.
+ *
+ * Locks: none over device I/O of the log; the inode's lock to read its state.
+ */
+#include "file_edit.h"
+
+/* The unreported error, which is thereby reported. */
+static int take_error(struct ash_volume *volume, struct ash_icore *icore)
+{
+	ash_icore_lock(volume, icore, true);
+	int error = icore->write_error;
+	icore->write_error = 0;
+	ash_icore_unlock(icore);
+	return error;
+}
+
+static bool has_error(struct ash_volume *volume, struct ash_icore *icore)
+{
+	ash_icore_lock(volume, icore, false);
+	bool error = icore->write_error;
+	ash_icore_unlock(icore);
+	return error;
+}
+
+static bool has_buffered(struct ash_volume *volume, struct ash_icore *icore)
+{
+	ash_icore_lock(volume, icore, false);
+	bool buffered = icore->buffered;
+	ash_icore_unlock(icore);
+	return buffered;
+}
+
+static int write_back(struct ash_volume *volume, struct ash_icore *icore)
+{
+	return has_buffered(volume, icore) ? ash_wb_flush_inode(volume, icore) : 0;
+}
+
+int ash_write_back(struct ash_volume *volume, uint64_t ino)
+{
+	struct ash_icore *icore;
+	int rc = ash_icore_get(volume, ino, &icore);
+
+	if (rc)
+		return rc;
+	rc = write_back(volume, icore);
+	ash_icore_put(volume, icore);
+	return rc;
+}
+
+int ash_fsync(struct ash_volume *volume, uint64_t ino, bool data_only)
+{
+	struct ash_icore *icore;
+	int rc = ash_icore_get(volume, ino, &icore);
+
+	if (rc)
+		return rc;
+	rc = write_back(volume, icore);
+	if (has_error(volume, icore))
+		rc = take_error(volume, icore);
+	if (!rc)
+		rc = ash_file_make_durable(volume, icore, data_only);
+	ash_icore_put(volume, icore);
+	return rc;
+}

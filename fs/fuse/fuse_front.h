@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The FUSE front end: one mount of one volume.
+ *
+ * The way of a request, file by file:
+ *
+ *	fuse_transport_dev.c  read from /dev/fuse into a request buffer, by the thread that leads
+ *	fuse_workers.c        who leads; reading and replying goes on while a leader waits for the device
+ *	fuse_session.c        dispatch: our own handler for an opcode, else libfuse's low-level operations
+ *	fuse_ops*.c           the handlers: check, call the volume API (ashlar.h), reply
+ *
+ * and beside it fuse_options.c and fuse_device.c (what the command line says and opens), fuse_mount.c (the
+ * kernel's side of mounting), fuse_notify.c (what we tell the kernel unasked), fuse_main.c (life and death).
+ *
+ * Locking. The front end keeps almost nothing that is shared: the leadership (one atomic word), the list of free
+ * request buffers, the list of inodes to tell the kernel about. Each has a lock of its own, a leaf held for a few
+ * instructions. No lock of the front end is held while the volume is called or the kernel written to.
+ *
+ * Rules
+ * - A request buffer belongs to the request in it until the reply is sent. An asynchronous request takes its
+ *   buffer along and the worker gets another.
+ * - A reply goes to the channel (descriptor) that its request came from.
+ * - Counts given in a reply that could not be delivered are taken back (ash_forget()).
+ * - The queue of asynchronous data requests belongs to the role of the leader, not to a thread. Inside calls on the
+ *   queue leadership is not given away.
+ */
+#ifndef ASHLAR_FUSE_FRONT_H
+#define ASHLAR_FUSE_FRONT_H
+
+#define FUSE_USE_VERSION 314
+
+#include <ashlar/ashlar.h>
+#include <fuse_lowlevel.h>
+#include <linux/fuse.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "fuse_options.h"
+#include "fuse_transport.h"
+
+#define FRONT_MAX_WRITE (1024u * 1024u) /* bytes of data in one READ or WRITE */
+#define FRONT_MAX_PAGES (FRONT_MAX_WRITE / 4096u)
+#define FRONT_QUEUE_DEPTH 64u /* data requests in flight on the device */
+#define FRONT_SCRATCH_SIZE FRONT_MAX_WRITE
+
+/* Seconds. The volume is changed through this mount alone, so that names and attributes stay valid for ever. */
+#define FRONT_TIMEOUT_SECONDS 0x7fffffffu
+
+struct front;
+struct worker;
+
+/*
+ * Memory of one request, a multiple of pages:
+ *
+ *	| page of head room, the request starts 80 bytes before its end | payload, 1 MiB | scratch page |
+ *
+ * 80 bytes are the headers of a WRITE, so that its data begins at `payload`, page-aligned: no copy before O_DIRECT.
+ * The headers of a READ have 80 bytes too: its data is read to `payload`, with the reply's header right before it.
+ */
+#define BUFFER_HEAD_ROOM 4096u
+#define BUFFER_REQUEST_OFFSET (BUFFER_HEAD_ROOM - 80u)
+#define BUFFER_SIZE (BUFFER_HEAD_ROOM + FRONT_MAX_WRITE + 8192u)
+
+struct request {
+	struct front *front;
+	struct request *next; /* free list, or the list of the notifier */
+	unsigned char *memory;
+	unsigned char *payload;          /* memory + BUFFER_HEAD_ROOM */
+	const struct fuse_in_header *in; /* memory + BUFFER_REQUEST_OFFSET */
+	const void *argument;            /* behind the header */
+	size_t length;                   /* bytes received */
+	size_t argument_length;
+	int channel; /* descriptor for the reply */
+	/* Kept apart, since a reply overwrites the headers. */
+	uint32_t opcode;
+	uint64_t unique, nodeid;
+	uint64_t started; /* ns, with -d */
+	int32_t result;   /* error of the reply, for -d */
+	/* SEEK_DATA and SEEK_HOLE on their way through the notifier */
+	uint64_t seek_offset;
+	int seek_whence;
+};
+
+/* One thread that may lead. */
+struct worker {
+	struct front *front;
+	struct request *request; /* the buffer for the next or current request */
+	struct worker *next;
+	pthread_t thread;
+	bool leading;
+	bool keep_lead; /* inside a call on the queue, or in DESTROY: do not offer the lead */
+	unsigned waits; /* nesting of wait_begin() */
+	uint64_t offer; /* number of the wait in which the lead is offered; 0: none */
+};
+
+/* On which core the leader runs: fuse_follow.c. Belongs to the leader. */
+struct follow {
+	cpu_set_t allowed;
+	bool enabled;    /* there is more than one core to choose from */
+	int bound;       /* core that the leader is bound to; -1: none */
+	uint32_t caller; /* thread that was looked at last */
+	unsigned skipped, bulk_run;
+	uint64_t sampled, moved, move_ns;
+	uint64_t warm_until; /* polling before a move; 0: not */
+	int target;          /* of that move */
+};
+
+/* Leader and followers: fuse_workers.c. */
+struct crew {
+	_Atomic uint64_t offer;  /* the wait during which the leader may be replaced; 0: none */
+	_Atomic uint64_t waits;  /* waits so far */
+	_Atomic uint64_t urgent; /* the offer that should be taken at once */
+	_Atomic uint32_t bell;   /* futex: wakes the watcher */
+	_Atomic bool dormant;    /* the watcher sleeps until the bell rings */
+	_Atomic bool stopping;
+	pthread_mutex_t lock; /* the rest */
+	pthread_cond_t changed;
+	bool watching; /* some follower is the watcher */
+	unsigned total, idle, limit;
+	struct worker *all;
+};
+
+/* What the kernel is told unasked, by a thread of its own: fuse_notify.c. */
+struct notifier {
+	pthread_t thread;
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	uint64_t *inodes; /* ring of inodes whose attributes changed */
+	size_t head, count, size;
+	struct request *seeks; /* SEEK requests that need the kernel's dirty pages first */
+	struct request **seeks_end;
+	bool started, stopping;
+};
+
+#define AWAKE_MAX_CORES 4u
+struct awake;
+struct awake_thread {
+	pthread_t thread;
+	struct awake *awake;
+	int core;
+};
+
+/* Cores kept from halting while requests follow each other: fuse_awake.c. */
+struct awake {
+	_Atomic uint64_t last; /* ns, of the last request */
+	_Atomic uint32_t hot;  /* futex: 1 while the threads are to spin */
+	_Atomic int core;      /* the leader's */
+	_Atomic bool stopping;
+	unsigned streak; /* requests that came close together; the leader's */
+	unsigned count;
+	struct awake_thread threads[AWAKE_MAX_CORES];
+};
+
+struct front {
+	struct front_options options;
+	/* device */
+	char *source;       /* path for messages and /proc/mounts */
+	struct bdev *guard; /* the image file behind our loop device: holds its owner lock; or NULL */
+	struct bdev *device;
+	int loop;                  /* descriptor that keeps a loop device alive until it is opened; -1 */
+	bool block_device;         /* mount as fuseblk */
+	bool answers_open;         /* some inode may have chattr i or a */
+	struct ash_volume *volume; /* NULL before the mount and after DESTROY */
+	struct ash_queue *queue;   /* belongs to the leader */
+	int close_error;           /* of ash_close() */
+	/* kernel */
+	char *mountpoint; /* absolute */
+	struct fuse_session *session;
+	struct transport transport;
+	struct crew crew;
+	struct follow follow;
+	struct awake awake;
+	struct notifier notifier;
+	pthread_mutex_t buffers_lock;
+	struct request *free_buffers;
+	unsigned free_count;
+	int up;                   /* eventfd: INIT was answered */
+	int down;                 /* eventfd: the connection ended */
+	_Atomic bool background;  /* stderr is gone: syslog */
+	_Atomic bool initialised; /* INIT was answered */
+	int connection_error;     /* why the connection ended otherwise than by unmounting; 0 */
+};
+
+/* ---- fuse_main.c ---- */
+/* One line for people: stderr before the daemon is in the background, syslog afterwards. */
+void front_log(struct front *front, enum ash_log_level level, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+uint64_t front_now_ns(void);
+
+/* ---- fuse_awake.c ---- */
+/* Start the threads where they help; nothing is lost where they cannot be had. */
+void awake_start(struct front *front);
+/* The leader has a request. */
+void awake_request(struct awake *awake);
+void awake_stop(struct front *front);
+
+/* ---- fuse_device.c ---- */
+/* Open device and volume as the options say. On failure a line was printed. */
+int device_open(struct front *front);
+/* Give up the exclusive claim for the kernel's. */
+int device_release_claim(struct front *front);
+/* Everything to the device, then close it; may be called twice. */
+int device_close(struct front *front);
+
+/* ---- fuse_mount.c ---- */
+/* The mount point: exists, is a folder, becomes absolute. On failure a line was printed. */
+int mount_check_point(struct front *front);
+/* Arguments for libfuse's session: the mount options when fusermount3 mounts for an ordinary user. */
+int mount_arguments(struct front *front, struct fuse_args *args);
+/* Mount and connect the session. On failure a line was printed. */
+int mount_attach(struct front *front);
+/* Ask the kernel to unmount; requests must be served meanwhile. `lazy`: also when it is in use. */
+int mount_detach(struct front *front, bool lazy);
+/* Readahead and dirty limits of the mount, where permitted. */
+void mount_tune(struct front *front);
+
+/* ---- fuse_session.c ---- */
+int session_open(struct front *front);
+/* The session works on this descriptor of /dev/fuse from now on, and owns it. */
+int session_connect(struct front *front, int descriptor);
+void session_close(struct front *front);
+/* Handle the request in the worker's buffer; afterwards the worker has a free buffer again. */
+void session_dispatch(struct worker *worker);
+struct request *request_get(struct front *front);
+void request_put(struct request *request);
+/* Replies of our own handlers. 0, or negative errno when the kernel did not take it (-ENOENT: interrupted). */
+int reply_error(struct request *request, int error);
+int reply_data(struct request *request, const void *data, size_t length);
+/* The first `length` bytes of the payload, without a copy. */
+int reply_payload(struct request *request, size_t length);
+/* Ends an asynchronous request: logs it and frees its buffer. */
+void request_finish(struct request *request);
+/* Scratch memory of the current request for handlers behind libfuse: FRONT_SCRATCH_SIZE bytes. */
+void *session_scratch(void);
+
+/* ---- fuse_workers.c ---- */
+extern _Thread_local struct worker *current_worker;
+int crew_start(struct front *front);
+void crew_stop(struct front *front);
+void crew_join(struct front *front);
+/* Wait until no other worker is inside a request. Called by the leader, which keeps the lead. */
+void crew_quiesce(struct front *front);
+void crew_wait_begin(void *context);
+void crew_wait_end(void *context);
+
+/* ---- fuse_follow.c ---- */
+void follow_init(struct follow *follow);
+struct follow_hint {
+	uint32_t caller; /* thread that made the request; 0: the kernel itself */
+	bool bulk;
+};
+/* What a request says, before it is handled; `busy`: others are in flight. */
+struct follow_hint follow_look(const struct request *request, bool busy);
+/* After the reply, so that looking and moving do not delay it. */
+void follow_caller(struct follow *follow, struct follow_hint hint);
+/* Poll instead of sleeping? Moves when it is over. */
+bool follow_warming(struct follow *follow);
+/* Run anywhere again. */
+void follow_release(struct follow *follow);
+
+/* ---- fuse_notify.c ---- */
+int notify_start(struct front *front);
+void notify_stop(struct front *front);
+void notify_attributes_changed(void *context, uint64_t ino);
+/* Tell the kernel at once that attributes of `ino` changed; the caller holds no lock of the core. */
+void notify_attributes_now(struct front *front, uint64_t ino);
+/* Answer SEEK_DATA or SEEK_HOLE after the kernel wrote back the pages that matter. Takes the request. */
+void notify_seek(struct request *request);
+
+/* ---- fuse_ops*.c: handlers behind libfuse ---- */
+void ops_fill(struct fuse_lowlevel_ops *ops);
+void ops_directory_fill(struct fuse_lowlevel_ops *ops);
+void ops_xattr_fill(struct fuse_lowlevel_ops *ops);
+void ops_ioctl_fill(struct fuse_lowlevel_ops *ops);
+struct front *request_front(fuse_req_t request);
+void attr_to_stat(const struct ash_attr *attr, struct stat *out);
+void attr_to_entry(const struct ash_attr *attr, struct fuse_entry_param *out);
+
+/* ---- handlers of our own: true when the request was kept (its reply comes later) ---- */
+typedef bool (*request_handler)(struct request *request);
+void attr_to_fuse(const struct ash_attr *attr, struct fuse_attr *out);
+bool raw_read(struct request *request);
+bool raw_write(struct request *request);
+bool raw_seek(struct request *request);
+bool raw_copy_range(struct request *request);
+bool raw_setattr(struct request *request);
+bool raw_statx(struct request *request);
+bool raw_open(struct request *request);
+bool raw_opendir(struct request *request);
+bool raw_tmpfile(struct request *request);
+bool raw_setxattr(struct request *request);
+bool raw_syncfs(struct request *request);
+bool raw_unsupported(struct request *request);
+
+/* The argument of a request as a structure, or NULL (and EINVAL replied) when it is too short. */
+#define request_argument(request, type) ((const type *)request_argument_check(request, sizeof(type)))
+const void *request_argument_check(struct request *request, size_t size);
+/* The NUL-terminated name `offset` bytes into the argument, or NULL (and EINVAL replied). */
+const char *request_name(struct request *request, size_t offset);
+
+#endif

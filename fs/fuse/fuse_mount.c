@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The kernel's side of a mount: attaching, detaching, and limits that only /sys offers.
+ *
+ * Root calls mount(2) itself, so that the flags are exactly those that mount(8) would use (libfuse adds nosuid and
+ * nodev), as type fuseblk.ashlar on a block device and fuse.ashlar otherwise. Ordinary users go through
+ * fusermount3, that is fuse_session_mount().
+ *
+ * Called by the main thread, but for mount_tune(), which the leader calls once. No locks.
+ */
+#include "fuse_front.h"
+
+#include <ashlar/format.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define READ_AHEAD_KIB 2048 /* two requests of the largest size */
+
+int mount_check_point(struct front *front)
+{
+	const char *name = front->options.mountpoint;
+	struct stat stat_point;
+
+	front->mountpoint = realpath(name, NULL);
+	if (front->mountpoint && stat(front->mountpoint, &stat_point) == 0) {
+		if (S_ISDIR(stat_point.st_mode))
+			return 0;
+		front_log(front, ASH_LOG_ERROR, "mount point %s is not a folder", name);
+		return -ENOTDIR;
+	}
+	int error = errno;
+	if (error == ENOENT)
+		front_log(front, ASH_LOG_ERROR, "mount point %s does not exist (make it with mkdir)", name);
+	else if (error == ENOTCONN)
+		front_log(front, ASH_LOG_ERROR,
+			  "mount point %s holds a mount whose program has ended (remove it with umount -l)", name);
+	else
+		front_log(front, ASH_LOG_ERROR, "mount point %s: %s", name, strerror(error));
+	return -error;
+}
+
+/* ---- Ordinary users ---- */
+
+static const struct {
+	unsigned long flag;
+	const char *option;
+} user_flags[] = {
+	{ MS_RDONLY, "ro" },       { MS_NOEXEC, "noexec" },   { MS_SYNCHRONOUS, "sync" },
+	{ MS_DIRSYNC, "dirsync" }, { MS_NOATIME, "noatime" },
+};
+
+/* Commas and backslashes of a path are special in a list of options. */
+static void escape(char *out, size_t size, const char *text)
+{
+	size_t used = strlen(out);
+
+	for (; *text && used + 3 < size; text++) {
+		if (*text == ',' || *text == '\\')
+			out[used++] = '\\';
+		out[used++] = *text;
+	}
+	out[used] = '\0';
+}
+
+int mount_arguments(struct front *front, struct fuse_args *args)
+{
+	char list[9000] = "default_permissions,subtype=ashlar,fsname=";
+
+	if (geteuid() == 0)
+		return 0;
+	escape(list, sizeof(list) - 128, front->source);
+	if (front->options.allow_other)
+		strcat(list, ",allow_other");
+	for (size_t i = 0; i < sizeof(user_flags) / sizeof(user_flags[0]); i++) {
+		if (!(front->options.mount_flags & user_flags[i].flag))
+			continue;
+		strcat(list, ",");
+		strcat(list, user_flags[i].option);
+	}
+	return fuse_opt_add_arg(args, "-o") || fuse_opt_add_arg(args, list) ? -ENOMEM : 0;
+}
+
+static int attach_user(struct front *front)
+{
+	/* fusermount3 has printed why. */
+	if (fuse_session_mount(front->session, front->mountpoint))
+		return -EPERM;
+	int descriptor = fuse_session_fd(front->session);
+	fcntl(descriptor, F_SETFD, FD_CLOEXEC);
+	return session_connect(front, descriptor);
+}
+
+/* ---- Root ---- */
+
+static int open_fuse(struct front *front)
+{
+	int descriptor = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+
+	if (descriptor >= 0)
+		return descriptor;
+	int error = errno;
+	front_log(front, ASH_LOG_ERROR, "/dev/fuse: %s%s", strerror(error),
+		  error == ENOENT || error == ENODEV ? " (load the kernel module with modprobe fuse)" : "");
+	return -error;
+}
+
+static int attach_failed(struct front *front, int error)
+{
+	const char *text = strerror(error);
+
+	if (error == EBUSY)
+		text = "the device is in use";
+	else if (error == ENODEV)
+		text = "this kernel has no FUSE (load it with modprobe fuse)";
+	else if (error == EPERM)
+		text = "not permitted to mount";
+	front_log(front, ASH_LOG_ERROR, "cannot mount %s on %s: %s", front->source, front->mountpoint, text);
+	return -error;
+}
+
+static int attach_root(struct front *front)
+{
+	const struct front_options *options = &front->options;
+	char *data;
+	int descriptor = open_fuse(front);
+
+	if (descriptor < 0)
+		return descriptor;
+	if (asprintf(&data, "fd=%d,rootmode=%o,user_id=0,group_id=0,default_permissions,allow_other%s%s%s", descriptor,
+		     S_IFDIR, front->block_device ? ",blksize=4096" : "", options->security ? "," : "",
+		     options->security ? options->security : "") < 0) {
+		close(descriptor);
+		return -ENOMEM;
+	}
+	int rc = mount(front->source, front->mountpoint, front->block_device ? "fuseblk.ashlar" : "fuse.ashlar",
+		       options->mount_flags, data);
+	int error = errno;
+	free(data);
+	if (rc) {
+		close(descriptor);
+		return attach_failed(front, error);
+	}
+	rc = session_connect(front, descriptor);
+	if (rc) {
+		close(descriptor);
+		umount2(front->mountpoint, MNT_DETACH);
+	}
+	return rc;
+}
+
+int mount_attach(struct front *front)
+{
+	return geteuid() == 0 ? attach_root(front) : attach_user(front);
+}
+
+/* ---- Detaching ---- */
+
+static int detach_user(struct front *front, bool lazy)
+{
+	int status;
+	pid_t child = fork();
+
+	if (child < 0)
+		return -errno;
+	if (child == 0) {
+		execlp("fusermount3", "fusermount3", "-u", "-q", lazy ? "-z" : "--", "--", front->mountpoint, NULL);
+		_exit(127);
+	}
+	while (waitpid(child, &status, 0) < 0)
+		if (errno != EINTR)
+			return -errno;
+	return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -EBUSY;
+}
+
+int mount_detach(struct front *front, bool lazy)
+{
+	if (geteuid() != 0)
+		return detach_user(front, lazy);
+	return umount2(front->mountpoint, lazy ? MNT_DETACH : 0) ? -errno : 0;
+}
+
+/* ---- Limits ---- */
+
+/* Octal escapes of /proc/self/mountinfo. */
+static void unescape(char *text)
+{
+	char *out = text;
+
+	for (; *text; text++) {
+		if (text[0] == '\\' && text[1] >= '0' && text[1] <= '3' && text[2] && text[3]) {
+			*out++ = (char)((text[1] - '0') * 64 + (text[2] - '0') * 8 + (text[3] - '0'));
+			text += 3;
+		} else {
+			*out++ = *text;
+		}
+	}
+	*out = '\0';
+}
+
+/* "MAJOR:MINOR" of the mount. Not by stat(2): that would be a request to ourselves. */
+static bool mount_number(const struct front *front, unsigned *major_out, unsigned *minor_out)
+{
+	FILE *file = fopen("/proc/self/mountinfo", "re");
+	char *line = NULL, *point = NULL;
+	size_t size = 0;
+	bool found = false;
+
+	while (file && getline(&line, &size, file) > 0) {
+		unsigned major, minor;
+		if (sscanf(line, "%*d %*d %u:%u %*s %ms", &major, &minor, &point) == 3) {
+			unescape(point);
+			if (strcmp(point, front->mountpoint) == 0) {
+				*major_out = major;
+				*minor_out = minor;
+				found = true; /* the last one is on top */
+			}
+			free(point);
+			point = NULL;
+		}
+	}
+	free(line);
+	if (file)
+		fclose(file);
+	return found;
+}
+
+static void write_limit(const struct front *front, unsigned major, unsigned minor, const char *name, unsigned value)
+{
+	char path[128], text[16];
+
+	snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u%s/%s", major, minor, front->block_device ? "-fuseblk" : "",
+		 name);
+	int descriptor = open(path, O_WRONLY | O_CLOEXEC);
+	if (descriptor < 0)
+		return; /* not permitted, or an older kernel: slower, not wrong */
+	int length = snprintf(text, sizeof(text), "%u", value);
+	if (write(descriptor, text, (size_t)length) < 0 && front->options.debug)
+		fprintf(stderr, "%s: %s\n", path, strerror(errno));
+	close(descriptor);
+}
+
+void mount_tune(struct front *front)
+{
+	unsigned major, minor;
+
+	if (geteuid() != 0 || !mount_number(front, &major, &minor))
+		return;
+	/* The kernel distrusts FUSE servers: 1 % of the dirty limit, strictly. This one writes as fast as its device. */
+	write_limit(front, major, minor, "strict_limit", 0);
+	write_limit(front, major, minor, "max_ratio", 100);
+	write_limit(front, major, minor, "read_ahead_kb", READ_AHEAD_KIB);
+}

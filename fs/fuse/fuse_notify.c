@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What the kernel is told unasked.
+ *
+ * Attributes. The kernel keeps attributes for ever, so whatever changes on an inode otherwise than by a reply that
+ * describes it has to be announced: blocks after delayed allocation, for one. The core calls back from its own threads;
+ * the inodes go into a small ring, and a thread that holds no lock writes the notifications. A full ring
+ * makes the callback wait for room: losing an announcement would leave a wrong st_blocks for ever.
+ *
+ * SEEK_DATA and SEEK_HOLE. They arrive without the kernel's dirty pages, so what looks like a hole, or like the end
+ * of the file, may be data that was written and not yet sent. The answer "data here" is right in any case. Any other
+ * answer is given only after the kernel has written back and dropped its pages of the range in question:
+ * NOTIFY_INVAL_INODE with a range does that, and waits for the WRITE requests. So it must not be called by a worker
+ * that the WRITEs may need; the requests are passed to the thread here, which asks the volume again afterwards.
+ *
+ * Locking: `lock` protects ring and list, and is released before the kernel or the volume is called.
+ */
+#include "fuse_front.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#define RING_START 1024u
+#define RING_LIMIT (1u << 20)
+#define SEEK_ROUNDS 4u /* a writer may keep filling the hole in front of us: then it is data */
+
+void notify_attributes_now(struct front *front, uint64_t ino)
+{
+	/* Offset -1: attributes only. -ENOENT: the kernel does not know the inode, all the better. */
+	fuse_lowlevel_notify_inval_inode(front->session, ino, -1, 0);
+}
+
+static bool ring_grow(struct notifier *notifier)
+{
+	size_t size = notifier->size ? notifier->size * 2 : RING_START;
+	uint64_t *inodes = size <= RING_LIMIT ? malloc(size * sizeof(*inodes)) : NULL;
+
+	if (!inodes)
+		return false;
+	for (size_t i = 0; i < notifier->count; i++)
+		inodes[i] = notifier->inodes[(notifier->head + i) % notifier->size];
+	free(notifier->inodes);
+	notifier->inodes = inodes;
+	notifier->size = size;
+	notifier->head = 0;
+	return true;
+}
+
+void notify_attributes_changed(void *context, uint64_t ino)
+{
+	struct notifier *notifier = &((struct front *)context)->notifier;
+
+	pthread_mutex_lock(&notifier->lock);
+	while (notifier->started && !notifier->stopping && notifier->count == notifier->size && !ring_grow(notifier))
+		pthread_cond_wait(&notifier->changed, &notifier->lock);
+	if (notifier->started && !notifier->stopping) {
+		size_t last = notifier->count ? (notifier->head + notifier->count - 1) % notifier->size : 0;
+		if (!notifier->count || notifier->inodes[last] != ino)
+			notifier->inodes[(notifier->head + notifier->count++) % notifier->size] = ino;
+		pthread_cond_broadcast(&notifier->changed);
+	}
+	pthread_mutex_unlock(&notifier->lock);
+}
+
+void notify_seek(struct request *request)
+{
+	struct notifier *notifier = &request->front->notifier;
+
+	request->next = NULL;
+	pthread_mutex_lock(&notifier->lock);
+	*notifier->seeks_end = request;
+	notifier->seeks_end = &request->next;
+	pthread_cond_broadcast(&notifier->changed);
+	pthread_mutex_unlock(&notifier->lock);
+}
+
+/* Make the kernel write back and drop its pages from `offset` to `end` (exclusive; 0: to the end of the file). */
+static int pages_write_back(struct front *front, uint64_t ino, uint64_t offset, uint64_t end)
+{
+	int rc = fuse_lowlevel_notify_inval_inode(front->session, ino, (off_t)offset, end ? (off_t)(end - offset) : 0);
+
+	return rc == -ENOENT ? 0 : rc;
+}
+
+static void seek_reply(struct request *request, int64_t result)
+{
+	struct fuse_lseek_out out = { .offset = (uint64_t)result };
+
+	if (result < 0)
+		reply_error(request, (int)result);
+	else
+		reply_data(request, &out, sizeof(out));
+	request_finish(request);
+}
+
+/* Where the next data after the hole at `offset` begins; 0 when there is none. */
+static uint64_t hole_end(struct front *front, uint64_t ino, uint64_t offset)
+{
+	int64_t data = ash_seek(front->volume, ino, offset, SEEK_DATA);
+
+	return data > (int64_t)offset ? (uint64_t)data : 0;
+}
+
+static void seek_answer(struct request *request)
+{
+	struct front *front = request->front;
+	const uint64_t ino = request->nodeid, offset = request->seek_offset;
+	int64_t before = ash_seek(front->volume, ino, offset, request->seek_whence);
+
+	for (unsigned round = 0; round < SEEK_ROUNDS; round++) {
+		/* SEEK_DATA: the hole from `offset` to the answer is in doubt; SEEK_HOLE: the hole at the answer. */
+		uint64_t start = request->seek_whence == SEEK_HOLE && before >= 0 ? (uint64_t)before : offset;
+		uint64_t end = request->seek_whence == SEEK_DATA && before >= 0 ? (uint64_t)before :
+										  hole_end(front, ino, start);
+		if (before < 0 && before != -ENXIO)
+			break;
+		if (request->seek_whence == SEEK_DATA && before == (int64_t)offset)
+			break;
+		if (pages_write_back(front, ino, start, end))
+			continue;
+		int64_t after = ash_seek(front->volume, ino, offset, request->seek_whence);
+		if (after == before) {
+			seek_reply(request, after);
+			return;
+		}
+		before = after;
+	}
+	/* Pages kept changing: as data, which is never wrong. There is always a hole at the end. */
+	if (before == -ENXIO && request->seek_whence == SEEK_DATA) {
+		seek_reply(request, -ENXIO);
+		return;
+	}
+	if (before >= 0 && request->seek_whence == SEEK_DATA)
+		before = (int64_t)offset;
+	seek_reply(request, before);
+}
+
+/* Take what there is to do. False: stop. */
+static bool take_work(struct notifier *notifier, struct request **seek, uint64_t *inodes, size_t room, size_t *count)
+{
+	pthread_mutex_lock(&notifier->lock);
+	while (!notifier->stopping && !notifier->seeks && !notifier->count)
+		pthread_cond_wait(&notifier->changed, &notifier->lock);
+	*seek = notifier->seeks;
+	if (*seek) {
+		notifier->seeks = (*seek)->next;
+		if (!notifier->seeks)
+			notifier->seeks_end = &notifier->seeks;
+	}
+	for (*count = 0; *count < room && notifier->count; notifier->count--) {
+		inodes[(*count)++] = notifier->inodes[notifier->head];
+		notifier->head = (notifier->head + 1) % notifier->size;
+	}
+	pthread_cond_broadcast(&notifier->changed);
+	bool stop = notifier->stopping;
+	pthread_mutex_unlock(&notifier->lock);
+	return !stop || *seek;
+}
+
+static void *notifier_main(void *argument)
+{
+	struct front *front = argument;
+	struct request *seek;
+	uint64_t inodes[64];
+	size_t count;
+
+	prctl(PR_SET_NAME, "ashlarfs-notify");
+	while (take_work(&front->notifier, &seek, inodes, sizeof(inodes) / sizeof(inodes[0]), &count)) {
+		for (size_t i = 0; i < count; i++)
+			notify_attributes_now(front, inodes[i]);
+		if (seek)
+			seek_answer(seek);
+	}
+	return NULL;
+}
+
+int notify_start(struct front *front)
+{
+	struct notifier *notifier = &front->notifier;
+
+	pthread_mutex_lock(&notifier->lock);
+	bool room = ring_grow(notifier);
+	notifier->started = room;
+	pthread_mutex_unlock(&notifier->lock);
+	if (!room)
+		return -ENOMEM;
+	int rc = pthread_create(&notifier->thread, NULL, notifier_main, front);
+	if (rc)
+		notifier->started = false;
+	return -rc;
+}
+
+void notify_stop(struct front *front)
+{
+	struct notifier *notifier = &front->notifier;
+
+	pthread_mutex_lock(&notifier->lock);
+	bool stop = notifier->started && !notifier->stopping;
+	notifier->stopping = true;
+	pthread_cond_broadcast(&notifier->changed);
+	pthread_mutex_unlock(&notifier->lock);
+	if (stop)
+		pthread_join(notifier->thread, NULL);
+}

@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * File data: READ, WRITE, SEEK_DATA and SEEK_HOLE, COPY_FILE_RANGE; handlers of our own.
+ *
+ * A lone READ is done by the blocking call, straight into the buffer that the reply is written from. When another
+ * request is waiting already, or data is in flight, it is submitted and the leader goes on with the next request,
+ * so that the depth that callers offer reaches the device; the reply is sent from the completion. A submission that
+ * the core declines (hole, buffered data, unaligned) falls back to the blocking call.
+ *
+ * No locks. Completions run in the leader, inside ash_queue_reap().
+ */
+#include "fuse_front.h"
+#include "fuse_protocol.h"
+
+#include <ashlar/format.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+/* Bytes: what is smaller, and not O_DIRECT, belongs into the write-behind buffer. */
+#define ASYNC_WRITE_MINIMUM (128u * 1024u)
+
+/* Is it worth while not to wait for this one? Only the leader may use the queue. */
+static bool others_wait(const struct front *front)
+{
+	return current_worker->leading && front->queue &&
+	       (ash_queue_in_flight(front->queue) > 0 || transport_pending(&front->transport));
+}
+
+static void read_reply(struct request *request, int64_t result)
+{
+	if (result < 0)
+		reply_error(request, (int)result);
+	else
+		reply_payload(request, (size_t)result);
+}
+
+static void read_done(void *user, int64_t result)
+{
+	struct request *request = user;
+
+	read_reply(request, result);
+	request_finish(request);
+}
+
+static bool submit_read(struct request *request, size_t size, uint64_t offset)
+{
+	struct front *front = request->front;
+
+	if (!others_wait(front))
+		return false;
+	current_worker->keep_lead = true;
+	int rc = ash_submit_read(front->queue, request->nodeid, request->payload, size, offset, read_done, request);
+	current_worker->keep_lead = false;
+	return rc > 0;
+}
+
+/*
+ * The kernel takes a short answer for the end of the file, or for a hole, and shows zeroes. So a read that ended before
+ * that, at the end of an extent, is tried again from there: the reason is the answer.
+ */
+static int64_t read_blocking(struct request *request, size_t size, uint64_t offset)
+{
+	struct ash_volume *volume = request->front->volume;
+	int64_t done = ash_read(volume, request->nodeid, request->payload, size, offset);
+
+	while (done > 0 && (size_t)done < size && (offset + (uint64_t)done) % ASH_BLOCK_SIZE == 0) {
+		int64_t more = ash_read(volume, request->nodeid, request->payload + done, size - (size_t)done,
+					offset + (uint64_t)done);
+		if (more <= 0)
+			return more ? more : done;
+		done += more;
+	}
+	return done;
+}
+
+bool raw_read(struct request *request)
+{
+	const struct fuse_read_in *in = request_argument(request, struct fuse_read_in);
+
+	if (!in)
+		return false;
+	/* Copies: the reply's header is put over the end of the request. */
+	size_t size = in->size < FRONT_MAX_WRITE ? in->size : FRONT_MAX_WRITE;
+	uint64_t offset = in->offset;
+	if (submit_read(request, size, offset))
+		return true;
+	read_reply(request, read_blocking(request, size, offset));
+	return false;
+}
+
+static unsigned write_flags(const struct fuse_write_in *in)
+{
+	unsigned flags = 0;
+
+	if (in->write_flags & FUSE_WRITE_CACHE)
+		return ASH_WRITE_NO_TIMES; /* from the page cache: file flags and credentials are guesses */
+	if (in->write_flags & FUSE_WRITE_KILL_SUIDGID)
+		flags |= ASH_WRITE_KILL_SUIDGID;
+	if (in->flags & O_DIRECT)
+		flags |= ASH_WRITE_THROUGH;
+	if (in->flags & (O_SYNC | O_DSYNC))
+		flags |= ASH_WRITE_SYNC;
+	return flags;
+}
+
+static void write_reply(struct request *request, int64_t result)
+{
+	struct fuse_write_out out = { .size = (uint32_t)result };
+
+	if (result < 0)
+		reply_error(request, (int)result);
+	else
+		reply_data(request, &out, sizeof(out));
+}
+
+static void write_done(void *user, int64_t result)
+{
+	struct request *request = user;
+
+	write_reply(request, result);
+	request_finish(request);
+}
+
+static bool submit_write(struct request *request, const void *data, const struct fuse_write_in *in, unsigned flags)
+{
+	struct front *front = request->front;
+
+	if ((!(flags & ASH_WRITE_THROUGH) && in->size < ASYNC_WRITE_MINIMUM) || (flags & ASH_WRITE_KILL_SUIDGID) ||
+	    !others_wait(front))
+		return false;
+	current_worker->keep_lead = true;
+	int rc =
+		ash_submit_write(front->queue, request->nodeid, data, in->size, in->offset, flags, write_done, request);
+	current_worker->keep_lead = false;
+	return rc > 0;
+}
+
+/*
+ * The kernel does not look at the count of a WRITE from its page cache: a short one would lose the rest without an
+ * error. So the rest is tried again, until it is done or the reason is known.
+ */
+static int64_t write_blocking(struct request *request, const struct fuse_write_in *in, const unsigned char *data,
+			      unsigned flags)
+{
+	struct ash_volume *volume = request->front->volume;
+	int64_t done = ash_write(volume, request->nodeid, data, in->size, in->offset, flags);
+
+	while ((in->write_flags & FUSE_WRITE_CACHE) && done > 0 && done < in->size) {
+		int64_t more = ash_write(volume, request->nodeid, data + done, in->size - (size_t)done,
+					 in->offset + (uint64_t)done, flags);
+		if (more <= 0)
+			return more ? more : -EIO;
+		done += more;
+	}
+	return done;
+}
+
+bool raw_write(struct request *request)
+{
+	const struct fuse_write_in *in = request_argument(request, struct fuse_write_in);
+
+	if (!in)
+		return false;
+	const unsigned char *data = (const unsigned char *)(in + 1);
+	if (in->size > request->argument_length - sizeof(*in)) {
+		reply_error(request, -EINVAL);
+		return false;
+	}
+	unsigned flags = write_flags(in);
+	if (submit_write(request, data, in, flags))
+		return true;
+	int64_t result = write_blocking(request, in, data, flags);
+	/* The kernel goes on believing in the old mode: a set-user-id that is gone must not be executed. */
+	if (result > 0 && (flags & ASH_WRITE_KILL_SUIDGID))
+		notify_attributes_now(request->front, request->nodeid);
+	write_reply(request, result);
+	return false;
+}
+
+bool raw_seek(struct request *request)
+{
+	const struct fuse_lseek_in *in = request_argument(request, struct fuse_lseek_in);
+
+	if (!in)
+		return false;
+	if (in->whence != SEEK_DATA && in->whence != SEEK_HOLE) {
+		reply_error(request, -EINVAL);
+		return false;
+	}
+	request->seek_offset = in->offset;
+	request->seek_whence = (int)in->whence;
+	int64_t result = ash_seek(request->front->volume, request->nodeid, in->offset, (int)in->whence);
+	bool certain = in->whence == SEEK_DATA ? result == (int64_t)in->offset : result < 0 && result != -ENXIO;
+	if (certain && result >= 0) {
+		struct fuse_lseek_out out = { .offset = (uint64_t)result };
+		reply_data(request, &out, sizeof(out));
+	} else if (certain || (result < 0 && result != -ENXIO)) {
+		reply_error(request, (int)result);
+	} else {
+		notify_seek(request);
+		return true;
+	}
+	return false;
+}
+
+bool raw_copy_range(struct request *request)
+{
+	const struct fuse_copy_file_range_in *in = request_argument(request, struct fuse_copy_file_range_in);
+
+	if (!in)
+		return false;
+	/* The older request has 32 bits for the answer; a short copy is always allowed. */
+	bool wide = request->opcode != FUSE_COPY_FILE_RANGE;
+	uint64_t length = !wide && in->len > 0x7ffff000u ? 0x7ffff000u : in->len;
+	int64_t copied = in->flags ? -EINVAL :
+				     ash_copy_range(request->front->volume, request->nodeid, in->off_in, in->nodeid_out,
+						    in->off_out, length);
+	struct protocol_copy_range_out out = { .bytes_copied = (uint64_t)copied };
+	if (wide && copied >= 0)
+		reply_data(request, &out, sizeof(out));
+	else
+		write_reply(request, copied);
+	return false;
+}

@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * READDIR and READDIRPLUS.
+ *
+ * The reply is built in the scratch memory of the request by the core's callback, which runs under the
+ * directory's lock and so does nothing but format. Positions are the core's (keys of entries), so that nothing is
+ * kept between two requests and OPENDIR is not answered at all.
+ *
+ * READDIRPLUS gives a lookup count for every entry but "." and ".."; when the reply is not taken, or an entry did not
+ * fit, the counts go back.
+ */
+#include "fuse_front.h"
+
+#include <errno.h>
+#include <string.h>
+
+struct listing {
+	fuse_req_t request;
+	char *buffer;
+	size_t size, used;
+};
+
+static bool is_dot(const char *name, size_t length)
+{
+	return name[0] == '.' && (length == 1 || (length == 2 && name[1] == '.'));
+}
+
+static int emit_plain(void *context, const char *name, size_t length, uint64_t ino, unsigned type, uint64_t next,
+		      const struct ash_attr *attr)
+{
+	struct listing *listing = context;
+	struct fuse_dirent *entry = (void *)(listing->buffer + listing->used);
+	size_t size = FUSE_DIRENT_ALIGN(FUSE_NAME_OFFSET + length);
+
+	(void)attr;
+	if (listing->used + size > listing->size)
+		return 1;
+	*entry = (struct fuse_dirent){ .ino = ino, .off = next, .namelen = (uint32_t)length, .type = type };
+	memcpy(entry->name, name, length);
+	memset(entry->name + length, 0, size - FUSE_NAME_OFFSET - length);
+	listing->used += size;
+	return 0;
+}
+
+static int emit_plus(void *context, const char *name, size_t length, uint64_t ino, unsigned type, uint64_t next,
+		     const struct ash_attr *attr)
+{
+	struct listing *listing = context;
+	struct fuse_direntplus *entry = (void *)(listing->buffer + listing->used);
+	size_t size = FUSE_DIRENT_ALIGN(FUSE_NAME_OFFSET_DIRENTPLUS + length);
+
+	if (listing->used + size > listing->size)
+		return 1;
+	memset(entry, 0, size);
+	entry->dirent = (struct fuse_dirent){ .ino = ino, .off = next, .namelen = (uint32_t)length, .type = type };
+	memcpy(entry->dirent.name, name, length);
+	/* Node 0: no lookup goes with this entry. */
+	if (attr && !is_dot(name, length)) {
+		entry->entry_out.nodeid = attr->ino;
+		entry->entry_out.generation = attr->generation;
+		entry->entry_out.entry_valid = FRONT_TIMEOUT_SECONDS;
+		entry->entry_out.attr_valid = FRONT_TIMEOUT_SECONDS;
+		attr_to_fuse(attr, &entry->entry_out.attr);
+	}
+	listing->used += size;
+	return 0;
+}
+
+static void forget_listing(struct front *front, const struct listing *listing)
+{
+	for (size_t at = 0; at < listing->used;) {
+		const struct fuse_direntplus *entry = (const void *)(listing->buffer + at);
+		if (entry->entry_out.nodeid)
+			ash_forget(front->volume, entry->entry_out.nodeid, 1);
+		at += FUSE_DIRENTPLUS_SIZE(entry);
+	}
+}
+
+static void list(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset, bool plus)
+{
+	struct front *front = request_front(request);
+	struct listing listing = { .request = request,
+				   .buffer = session_scratch(),
+				   .size = size < FRONT_SCRATCH_SIZE ? size : FRONT_SCRATCH_SIZE };
+	int rc = ash_readdir(front->volume, ino, (uint64_t)offset, plus, plus ? emit_plus : emit_plain, &listing);
+
+	/* An error behind some entries is met again at the next request, which starts there. */
+	if (rc < 0 && listing.used == 0) {
+		fuse_reply_err(request, -rc);
+		return;
+	}
+	if (fuse_reply_buf(request, listing.buffer, listing.used) && plus)
+		forget_listing(front, &listing);
+}
+
+static void operation_readdir(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset,
+			      struct fuse_file_info *file)
+{
+	(void)file;
+	list(request, ino, size, offset, false);
+}
+
+static void operation_readdirplus(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset,
+				  struct fuse_file_info *file)
+{
+	(void)file;
+	list(request, ino, size, offset, true);
+}
+
+static void operation_releasedir(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *file)
+{
+	(void)ino;
+	(void)file;
+	fuse_reply_err(request, 0);
+}
+
+void ops_directory_fill(struct fuse_lowlevel_ops *ops)
+{
+	ops->readdir = operation_readdir;
+	ops->readdirplus = operation_readdirplus;
+	ops->releasedir = operation_releasedir;
+}

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Extent map of a file: file blocks to device blocks, over the B+tree of the data fork.
+ * The inode's lock owns it. A data fork of kind EMPTY or INLINE has no extents; INLINE must be turned into
+ * blocks by file.c before the first insert.
+ */
+#ifndef FS_MAP_H
+#define FS_MAP_H
+
+#include "alloc.h"
+#include "btree.h"
+
+struct ash_mapping {
+	uint64_t file_block; /* first */
+	uint64_t count;      /* blocks, at least 1 */
+	uint64_t start;      /* device block; 0: a hole */
+	bool unwritten;
+};
+
+/* What lies at `file_block`: an extent's rest or a hole up to the next extent (at most `limit` blocks). 0 or errno. */
+int ash_map_get(const struct ash_tree *tree, uint64_t file_block, uint64_t limit, struct ash_mapping *out);
+/* Map a hole to device blocks (already logged as allocated in this transaction); merges with neighbours. */
+int ash_map_insert(struct ash_txn *txn, struct ash_tree *tree, const struct ash_mapping *mapping);
+/* Turn [file_block, +count), all unwritten, into written; splits and merges. At most 2 more extents. */
+int ash_map_set_written(struct ash_txn *txn, struct ash_tree *tree, uint64_t file_block, uint64_t count);
+/* The reverse, for ZERO_RANGE. */
+int ash_map_set_unwritten(struct ash_txn *txn, struct ash_tree *tree, uint64_t file_block, uint64_t count);
+/*
+ * Take extents out of [file_block, +count) and free their blocks, from the end backwards, until done or `txn` has
+ * collected about `byte_limit` log bytes. *remaining: blocks of the range, from its start, not yet looked at
+ * (0: done). *freed: data blocks freed (the caller corrects ash_inode.blocks).
+ */
+int ash_map_remove(struct ash_txn *txn, struct ash_tree *tree, uint64_t file_block, uint64_t count, uint32_t byte_limit,
+		   uint64_t *remaining, uint64_t *freed);
+
+#endif

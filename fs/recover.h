@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Replay of the log into memory: metadata blocks as they are after the last complete record. Nothing is
+ * written. The mount puts the images into its cache; fsck and read-only tools look through them.
+ *
+ * Nothing in the log is trusted: every item is checked for bounds before it is applied (I8).
+ */
+#ifndef FS_RECOVER_H
+#define FS_RECOVER_H
+
+#include <ashlar/blockdev.h>
+#include <ashlar/format.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct ash_overlay;
+
+struct ash_overlay_info {
+	struct ash_log_control control; /* the one that rules */
+	uint64_t end_position;          /* first position not in the log */
+	uint32_t end_crc;               /* of the block before it */
+	uint64_t records, bytes;
+	bool clean; /* control says so and no record follows */
+};
+
+/* `super` is a checked superblock (any copy). -EUCLEAN with a text: the log is damaged. -EIO, -ENOMEM. */
+int ash_overlay_open(struct bdev *dev, const struct ash_super *super, struct ash_overlay **out, char *error);
+void ash_overlay_close(struct ash_overlay *overlay);
+const struct ash_overlay_info *ash_overlay_info(const struct ash_overlay *overlay);
+/* The replayed image of a block with right checksums, or NULL when the device's content is current. Thread-safe. */
+const uint8_t *ash_overlay_block(const struct ash_overlay *overlay, uint64_t block);
+/* Numbers of orphan inodes. */
+void ash_overlay_orphans(const struct ash_overlay *overlay, const uint64_t **list, size_t *count);
+/* Blocks whose home content was bad and that no home-write record explains. */
+void ash_overlay_damaged(const struct ash_overlay *overlay, const uint64_t **blocks, size_t *count);
+/* All images, in no order; stops at nonzero. */
+int ash_overlay_each(const struct ash_overlay *overlay,
+		     int (*each)(void *context, uint64_t block, const uint8_t *image), void *context);
+
+/* One line of text per record and item, for `ashlarctl log`. */
+struct ash_log_view {
+	uint64_t lsn, position;
+	uint32_t length, items;
+	const uint8_t *record; /* header and items */
+};
+int ash_overlay_each_record(const struct ash_overlay *overlay,
+			    int (*each)(void *context, const struct ash_log_view *view), void *context);
+
+#endif

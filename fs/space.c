@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/*
+ * Getting space back: preallocations, in-core inodes kept for them, and what to do about ENOSPC.
+ *
+ * Concept: a preallocation is a claim that is not logged: blocks behind the last extent of a file that grows in small
+ * pieces. It costs nothing after a crash, counts as free for statfs, and is dropped by age, by truncation and whenever
+ * space runs out. Since in-core inodes vanish with their last reference, those with a preallocation (or a fresh
+ * truncation to zero, I7) are kept by a small table of references.
+ *
+ * Locks: wb->lock for the table; the inode's lock for the preallocation itself. The table is emptied by trying the
+ * inode locks, so it may be done from anywhere; an inode that is busy stays.
+ */
+#include "file_edit.h"
+
+void ash_drop_preallocation(struct ash_volume *volume, struct ash_icore *icore)
+{
+	if (!icore->preallocated.count)
+		return;
+	ash_unclaim(volume, icore->preallocated, 0);
+	icore->preallocated = (struct ash_extent){ 0 };
+}
+
+/* wb lock held: the entry of the inode, or a free one, or NULL. */
+static struct ash_wb_keeper *keeper_for(struct ash_write_behind *wb, const struct ash_icore *icore)
+{
+	struct ash_wb_keeper *empty = NULL;
+
+	for (unsigned i = 0; i < ASH_WB_KEEPERS; i++) {
+		if (wb->keepers[i].icore == icore)
+			return &wb->keepers[i];
+		if (!wb->keepers[i].icore)
+			empty = &wb->keepers[i];
+	}
+	return empty;
+}
+
+static uint64_t oldest_kept(struct ash_write_behind *wb)
+{
+	uint64_t oldest = UINT64_MAX;
+
+	pthread_mutex_lock(&wb->lock);
+	for (unsigned i = 0; i < ASH_WB_KEEPERS; i++)
+		if (wb->keepers[i].icore && wb->keepers[i].since_ns < oldest)
+			oldest = wb->keepers[i].since_ns;
+	pthread_mutex_unlock(&wb->lock);
+	return oldest;
+}
+
+/* False when the table is full of others. */
+static bool try_keep(struct ash_volume *volume, struct ash_icore *icore)
+{
+	struct ash_write_behind *wb = volume->wb;
+
+	pthread_mutex_lock(&wb->lock);
+	struct ash_wb_keeper *keeper = keeper_for(wb, icore);
+	bool fresh = keeper && !keeper->icore;
+	if (keeper)
+		*keeper = (struct ash_wb_keeper){ icore, ash_monotonic_ns() };
+	pthread_mutex_unlock(&wb->lock);
+	if (fresh)
+		ash_edit_hold(volume, icore);
+	return keeper != NULL;
+}
+
+void ash_wb_keep(struct ash_volume *volume, struct ash_icore *icore)
+{
+	if (try_keep(volume, icore))
+		return;
+	ash_wb_drop_kept(volume, oldest_kept(volume->wb));
+	if (!try_keep(volume, icore))
+		ash_drop_preallocation(volume, icore); /* nobody would give it back */
+}
+
+void ash_wb_unkeep(struct ash_volume *volume, struct ash_icore *icore)
+{
+	struct ash_write_behind *wb = volume->wb;
+	bool kept = false;
+
+	pthread_mutex_lock(&wb->lock);
+	for (unsigned i = 0; i < ASH_WB_KEEPERS; i++) {
+		if (wb->keepers[i].icore != icore)
+			continue;
+		wb->keepers[i].icore = NULL;
+		kept = true;
+	}
+	pthread_mutex_unlock(&wb->lock);
+	if (kept)
+		ash_icore_put(volume, icore);
+}
+
+/* Take an entry out of the table whose inode can be locked at once. */
+static struct ash_icore *take_kept(struct ash_write_behind *wb, unsigned index, uint64_t before_ns)
+{
+	struct ash_wb_keeper *keeper = &wb->keepers[index];
+	struct ash_icore *icore = NULL;
+
+	pthread_mutex_lock(&wb->lock);
+	if (keeper->icore && keeper->since_ns <= before_ns && !pthread_rwlock_trywrlock(&keeper->icore->lock)) {
+		icore = keeper->icore;
+		keeper->icore = NULL;
+	}
+	pthread_mutex_unlock(&wb->lock);
+	return icore;
+}
+
+bool ash_wb_drop_kept(struct ash_volume *volume, uint64_t before_ns)
+{
+	bool came_back = false;
+
+	for (unsigned i = 0; i < ASH_WB_KEEPERS; i++) {
+		struct ash_icore *icore = take_kept(volume->wb, i, before_ns);
+
+		if (!icore)
+			continue;
+		came_back |= icore->preallocated.count != 0;
+		ash_drop_preallocation(volume, icore);
+		ash_icore_unlock(icore);
+		ash_icore_put(volume, icore);
+	}
+	return came_back;
+}
+
+void ash_wb_drop_preallocations(struct ash_volume *volume)
+{
+	ash_wb_drop_kept(volume, UINT64_MAX);
+}
+
+/* True: something may have been freed. */
+static bool reclaim(struct ash_volume *volume)
+{
+	bool freed = ash_wb_drop_kept(volume, UINT64_MAX);
+	uint64_t buffered = ash_wb_reserved_blocks(volume);
+
+	/* The reserve is the worst case; written out, data takes what it takes. */
+	if (buffered && !ash_wb_flush_all(volume))
+		freed = true;
+	if (!ash_alloc_pending(volume))
+		return freed;
+	if (ash_log_force(volume, ash_log_end(volume)))
+		return freed;
+	ash_alloc_reap(volume);
+	return true;
+}
+
+bool ash_reclaim_space(struct ash_volume *volume)
+{
+	struct ash_write_behind *wb = volume->wb;
+	uint64_t before = atomic_load(&wb->reclaims);
+
+	if (atomic_load(&volume->read_only))
+		return false;
+	pthread_mutex_lock(&wb->reclaim_lock);
+	/* Somebody else's finished while this thread waited for it: what it freed may do. */
+	bool freed = atomic_load(&wb->reclaims) != before;
+	if (!freed) {
+		freed = reclaim(volume);
+		if (freed)
+			atomic_fetch_add(&wb->reclaims, 1);
+	}
+	pthread_mutex_unlock(&wb->reclaim_lock);
+	return freed;
+}

@@ -1,0 +1,795 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The volume as a whole: open, close, sync, figures, the background worker.
+ *
+ * Order of opening: owner lock, superblock (or a backup), log replay into memory, cache and log, superblock again
+ * through the cache (replay may have changed it), allocator, inode table, in-core inodes, write-behind, orphans,
+ * worker. Closing is the reverse. The owner lock is held before the log is read and until everything is down, so that
+ * nobody else can replay or write in between.
+ *
+ * Locks: worker_lock guards only the worker's flags. Everything else here is set while opening, single-threaded.
+ */
+#include "engine.h"
+#include "inode.h"
+#include "recover.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define DEFAULT_CACHE (64ull << 20)
+#define DEFAULT_WRITE_BEHIND (32ull << 20)
+#define DEFAULT_COMMIT_SECONDS 5u
+#define LOCK_WAIT_MS 3000u /* a daemon that is shutting down gives the device up within this time */
+
+const char *ash_version(void)
+{
+	return ASHLAR_VERSION;
+}
+
+static const char *level_name(enum ash_log_level level)
+{
+	return level == ASH_LOG_ERROR ? "error" : level == ASH_LOG_WARNING ? "warning" : "notice";
+}
+
+void ash_say(struct ash_volume *volume, enum ash_log_level level, const char *format, ...)
+{
+	char text[512];
+	va_list arguments;
+
+	va_start(arguments, format);
+	vsnprintf(text, sizeof(text), format, arguments);
+	va_end(arguments);
+	if (volume->options.log)
+		volume->options.log(volume->options.context, level, text);
+	else
+		fprintf(stderr, "ashlar: %s: %s: %s\n", bdev_name(volume->dev), level_name(level), text);
+}
+
+struct timespec ash_now(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	return now;
+}
+
+void ash_set_read_only(struct ash_volume *volume, const char *reason)
+{
+	if (!atomic_exchange(&volume->read_only, true))
+		ash_say(volume, ASH_LOG_ERROR, "the volume is read-only from now on: %s", reason);
+}
+
+static __attribute__((format(printf, 3, 4))) int fail_with(char *text, int error, const char *format, ...)
+{
+	va_list arguments;
+
+	if (text) {
+		va_start(arguments, format);
+		vsnprintf(text, BDEV_ERROR_TEXT, format, arguments);
+		va_end(arguments);
+	}
+	return error;
+}
+
+/* ---- Superblock ---- */
+
+/* NULL, or why this is not a usable superblock at `block`. */
+static const char *super_check(const struct ash_super *super, uint64_t block)
+{
+	uint64_t blocks = ash_get64(super->block_count), log = ash_get64(super->log_start);
+	uint64_t log_blocks = ash_get64(super->log_blocks), table = ash_get64(super->group_table_start);
+	uint64_t table_blocks = ash_get64(super->group_table_blocks), groups = ash_get32(super->group_count);
+
+	if (memcmp(super->volume_magic, ASH_VOLUME_MAGIC, 8) || ash_get32(super->header.magic) != ASH_MAGIC_SUPER)
+		return "no Ashlar volume";
+	if (ash_get32(super->header.crc) != ash_block_crc(0, super))
+		return "bad checksum";
+	if (ash_get64(super->header.address) != block)
+		return "belongs to another address";
+	if (ash_get32(super->version) != ASH_FORMAT_VERSION || ash_get32(super->block_shift) != ASH_BLOCK_SHIFT)
+		return NULL; /* judged by its own message */
+	if (blocks < ASH_VOLUME_MIN_BLOCKS || blocks > 1ull << 50 ||
+	    ash_get32(super->blocks_per_group) != ASH_BLOCKS_PER_GROUP || groups == 0 ||
+	    ash_group_start(groups - 1) >= blocks || blocks > ash_group_start(groups))
+		return "impossible geometry";
+	if (log_blocks < ASH_LOG_MIN_BLOCKS || log_blocks > ASH_LOG_MAX_BLOCKS || log == 0 || log >= blocks ||
+	    log_blocks > blocks - log)
+		return "impossible log";
+	if (table == 0 || table >= blocks || table_blocks > blocks - table || table_blocks > ASH_BLOCKS_PER_GROUP ||
+	    table_blocks < (groups + ASH_GROUPS_PER_TABLE_BLOCK - 1) / ASH_GROUPS_PER_TABLE_BLOCK)
+		return "impossible group table";
+	if (ash_get32(super->inodes_per_run) == 0 || ash_get32(super->inodes_per_run) % ASH_INODES_PER_BLOCK ||
+	    ash_get32(super->inodes_per_run) > ASH_BITS_PER_BITMAP)
+		return "impossible inode runs";
+	return NULL;
+}
+
+static int super_try(struct bdev *dev, uint64_t block, struct ash_super *super, const char **wrong)
+{
+	int error;
+
+	*wrong = "outside the device";
+	if ((block + 1) * ASH_BLOCK_SIZE > bdev_geometry(dev)->size)
+		return -EUCLEAN;
+	error = bdev_read(dev, super, ASH_BLOCK_SIZE, block * ASH_BLOCK_SIZE);
+	if (error)
+		return error;
+	*wrong = super_check(super, block);
+	return *wrong ? -EUCLEAN : 0;
+}
+
+static int super_find_backup(struct bdev *dev, struct ash_super *super)
+{
+	static const uint64_t groups[] = { 1, 3, 5, 7, 9, 25, 27, 49 };
+	uint64_t last = bdev_geometry(dev)->size / ASH_BLOCK_SIZE;
+	const char *wrong;
+
+	if (last && !super_try(dev, last - 1, super, &wrong))
+		return 0;
+	for (size_t i = 0; i < sizeof(groups) / sizeof(groups[0]); i++)
+		if (!super_try(dev, ash_group_start(groups[i]), super, &wrong))
+			return 0;
+	return -EUCLEAN;
+}
+
+/* A superblock that says where the log is. Block 0 itself must be good (or mended by replay) later. */
+static int super_read(struct ash_volume *volume, struct ash_super *super, char *text)
+{
+	const char *name = bdev_name(volume->dev), *wrong;
+	uint64_t size = bdev_geometry(volume->dev)->size;
+	bool ours;
+	int error;
+
+	if (size < ASH_BLOCK_SIZE)
+		return fail_with(text, -EINVAL,
+				 "%s: too small (%llu bytes) to hold an Ashlar volume; make one with mkfs.ashlar", name,
+				 (unsigned long long)size);
+	error = super_try(volume->dev, 0, super, &wrong);
+	if (!error)
+		return 0;
+	if (error != -EUCLEAN)
+		return fail_with(text, error, "%s: reading the superblock: %s", name, strerror(-error));
+	ours = !memcmp(super->volume_magic, ASH_VOLUME_MAGIC, 8);
+	if (!super_find_backup(volume->dev, super)) {
+		ash_say(volume, ASH_LOG_WARNING, "the superblock is damaged (%s); using a backup", wrong);
+		return 0;
+	}
+	if (!ours)
+		return fail_with(text, -EINVAL, "%s: not an Ashlar volume; make one with mkfs.ashlar", name);
+	return fail_with(text, -EUCLEAN, "%s: superblock: %s and no backup is good; run fsck.ashlar", name, wrong);
+}
+
+static int super_features(struct ash_volume *volume, const struct ash_super *super, char *text)
+{
+	const char *name = bdev_name(volume->dev);
+	uint64_t incompat = ash_get64(super->incompat) & ~ASH_INCOMPAT_KNOWN;
+	uint64_t ro_compat = ash_get64(super->ro_compat) & ~ASH_RO_COMPAT_KNOWN;
+	uint64_t size = bdev_geometry(volume->dev)->size;
+
+	if (ash_get32(super->version) != ASH_FORMAT_VERSION)
+		return fail_with(text, -ENOTSUP,
+				 "%s: format version %u; this program knows version %u: use a newer one", name,
+				 ash_get32(super->version), ASH_FORMAT_VERSION);
+	if (ash_get32(super->block_shift) != ASH_BLOCK_SHIFT)
+		return fail_with(text, -ENOTSUP, "%s: unknown block size", name);
+	if (incompat)
+		return fail_with(text, -ENOTSUP,
+				 "%s: has features that this version does not know (incompat 0x%llx): use a newer one",
+				 name, (unsigned long long)incompat);
+	if (ash_get64(super->block_count) > size / ASH_BLOCK_SIZE)
+		return fail_with(
+			text, -ENODATA,
+			"%s: the volume has %llu blocks, the device only %llu: a truncated image or the wrong device",
+			name, (unsigned long long)ash_get64(super->block_count),
+			(unsigned long long)(size / ASH_BLOCK_SIZE));
+	if (ro_compat && !volume->no_write) {
+		ash_say(volume, ASH_LOG_WARNING, "unknown ro-compat features 0x%llx: opened read-only",
+			(unsigned long long)ro_compat);
+		volume->no_write = true; /* not even a replay: what it would have to keep true is not known */
+		atomic_store(&volume->read_only, true);
+	}
+	return 0;
+}
+
+static void super_take(struct ash_volume *volume, const struct ash_super *super)
+{
+	volume->block_count = ash_get64(super->block_count);
+	volume->group_count = ash_get32(super->group_count);
+	volume->group_table_start = ash_get64(super->group_table_start);
+	volume->group_table_blocks = ash_get64(super->group_table_blocks);
+	volume->log_start = ash_get64(super->log_start);
+	volume->log_blocks = ash_get64(super->log_blocks);
+	volume->checksum_seed = ash_get32(super->checksum_seed);
+	volume->inodes_per_run = ash_get32(super->inodes_per_run);
+	memcpy(volume->hash_key, super->hash_key, 16);
+	memcpy(volume->metadata_uuid, super->header.metadata_uuid, 16);
+}
+
+/* ---- Worker ---- */
+
+void ash_worker_kick(struct ash_volume *volume)
+{
+	if (!volume->worker_running)
+		return;
+	pthread_mutex_lock(&volume->worker_lock);
+	if (!volume->worker_kick) {
+		volume->worker_kick = true;
+		pthread_cond_signal(&volume->worker_wake);
+	}
+	pthread_mutex_unlock(&volume->worker_lock);
+}
+
+static bool checkpoint_due(struct ash_volume *volume)
+{
+	struct ash_log *log = volume->log;
+	bool due;
+
+	pthread_mutex_lock(&log->lock);
+	due = log->dirty_count > log->dirty_limit / 2 || ash_log_used_blocks_locked(log) > log->blocks / 2;
+	pthread_mutex_unlock(&log->lock);
+	return due;
+}
+
+/* What waits longer than the commit interval becomes durable; space is freed before somebody has to wait for it. */
+static void worker_turn(struct ash_volume *volume, bool interval)
+{
+	ash_wb_tick(volume);
+	if (atomic_load(&volume->failed))
+		return;
+	if (interval ||
+	    ash_log_end(volume) - ash_log_durable(volume) > volume->log->memory_blocks / 4 * ASH_LOG_PAYLOAD)
+		ash_log_force(volume, ash_log_end(volume));
+	ash_alloc_reap(volume);
+	ash_alloc_discard(volume);
+	if (checkpoint_due(volume))
+		ash_log_checkpoint(volume, false);
+}
+
+static void *worker_main(void *argument)
+{
+	struct ash_volume *volume = argument;
+	struct timespec until;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += volume->options.commit_seconds;
+	pthread_mutex_lock(&volume->worker_lock);
+	while (!volume->worker_stop) {
+		struct timespec now;
+		bool interval;
+
+		if (!volume->worker_kick)
+			pthread_cond_timedwait(&volume->worker_wake, &volume->worker_lock, &until);
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		/* also when so many kicks come that the wait never times out */
+		interval = now.tv_sec > until.tv_sec || (now.tv_sec == until.tv_sec && now.tv_nsec >= until.tv_nsec);
+		volume->worker_kick = false;
+		if (volume->worker_stop)
+			break;
+		pthread_mutex_unlock(&volume->worker_lock);
+		worker_turn(volume, interval);
+		if (interval) {
+			clock_gettime(CLOCK_MONOTONIC, &until);
+			until.tv_sec += volume->options.commit_seconds;
+		}
+		pthread_mutex_lock(&volume->worker_lock);
+	}
+	pthread_mutex_unlock(&volume->worker_lock);
+	return NULL;
+}
+
+static int worker_start(struct ash_volume *volume)
+{
+	if (volume->options.no_threads || atomic_load(&volume->read_only))
+		return 0;
+	volume->worker_running = true;
+	if (pthread_create(&volume->worker, NULL, worker_main, volume)) {
+		volume->worker_running = false;
+		return -EAGAIN;
+	}
+	return 0;
+}
+
+static void worker_end(struct ash_volume *volume)
+{
+	if (!volume->worker_running)
+		return;
+	pthread_mutex_lock(&volume->worker_lock);
+	volume->worker_stop = true;
+	pthread_cond_signal(&volume->worker_wake);
+	pthread_mutex_unlock(&volume->worker_lock);
+	pthread_join(volume->worker, NULL);
+	volume->worker_running = false;
+}
+
+/* ---- Open ---- */
+
+static void options_take(struct ash_volume *volume, const struct ash_open_options *options)
+{
+	if (options)
+		volume->options = *options;
+	if (!volume->options.cache_bytes)
+		volume->options.cache_bytes = DEFAULT_CACHE;
+	if (volume->options.cache_bytes < 1u << 20)
+		volume->options.cache_bytes = 1u << 20;
+	if (!volume->options.write_behind_bytes)
+		volume->options.write_behind_bytes = DEFAULT_WRITE_BEHIND;
+	if (!volume->options.commit_seconds)
+		volume->options.commit_seconds = DEFAULT_COMMIT_SECONDS;
+	volume->no_write = volume->options.no_write;
+	atomic_store(&volume->read_only, volume->options.read_only || volume->options.no_write);
+}
+
+static void locks_init(struct ash_volume *volume)
+{
+	pthread_condattr_t attributes;
+
+	pthread_mutex_init(&volume->rename_lock, NULL);
+	pthread_mutex_init(&volume->worker_lock, NULL);
+	pthread_condattr_init(&attributes);
+	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+	pthread_cond_init(&volume->worker_wake, &attributes);
+	pthread_condattr_destroy(&attributes);
+}
+
+static void volume_free(struct ash_volume *volume)
+{
+	worker_end(volume);
+	ash_wb_close(volume);
+	ash_icache_close(volume);
+	ash_itable_close(volume);
+	ash_alloc_close(volume);
+	ash_log_close(volume);
+	ash_cache_close(volume);
+	if (volume->locked_device)
+		bdev_unlock(volume->dev);
+	pthread_mutex_destroy(&volume->rename_lock);
+	pthread_mutex_destroy(&volume->worker_lock);
+	pthread_cond_destroy(&volume->worker_wake);
+	free(volume);
+}
+
+static int device_lock(struct ash_volume *volume, char *text)
+{
+	int error;
+
+	if (volume->options.skip_lock)
+		return 0;
+	error = bdev_lock(volume->dev, !volume->no_write, LOCK_WAIT_MS);
+	if (error)
+		return fail_with(text, error,
+				 "%s: in use by another Ashlar program (%s): unmount it or wait for it to end",
+				 bdev_name(volume->dev), strerror(-error));
+	volume->locked_device = true;
+	return 0;
+}
+
+/* A read-only open of a volume that needs no replay writes nothing at all. */
+static int overlay_decide(struct ash_volume *volume, const struct ash_overlay *overlay, char *text)
+{
+	const struct ash_overlay_info *info = ash_overlay_info(overlay);
+	const uint64_t *orphans;
+	size_t orphan_count;
+
+	ash_overlay_orphans(overlay, &orphans, &orphan_count);
+	if (info->records)
+		ash_say(volume, ASH_LOG_NOTICE, "replaying the log: %llu records", (unsigned long long)info->records);
+	if (bdev_geometry(volume->dev)->read_only && !volume->no_write) {
+		if (info->records)
+			return fail_with(text, -EROFS, "%s: the device is read-only and its log must be replayed first",
+					 bdev_name(volume->dev));
+		volume->no_write = true;
+		atomic_store(&volume->read_only, true);
+	}
+	if (atomic_load(&volume->read_only) && !info->records && !orphan_count)
+		volume->no_write = true;
+	return 0;
+}
+
+/*
+ * The superblock as it is after replay must be good, and tell of the same log, before anything is written: the device may
+ * hold another filesystem by now, with no more of an old Ashlar volume than its backup superblock and its log.
+ */
+static int super_judge(struct ash_volume *volume, const struct ash_overlay *overlay, const struct ash_super *first,
+		       char *text)
+{
+	const uint8_t *replayed = ash_overlay_block(overlay, 0);
+	struct ash_super *super = bdev_buffer_alloc(ASH_BLOCK_SIZE);
+	const char *wrong = NULL;
+	int error = 0;
+
+	if (!super)
+		return -ENOMEM;
+	if (replayed)
+		memcpy(super, replayed, ASH_BLOCK_SIZE);
+	else
+		error = bdev_read(volume->dev, super, ASH_BLOCK_SIZE, 0);
+	if (!error)
+		wrong = super_check(super, 0);
+	if (!error && !wrong &&
+	    (ash_get64(super->log_start) != ash_get64(first->log_start) ||
+	     ash_get64(super->log_blocks) != ash_get64(first->log_blocks) ||
+	     ash_get32(super->checksum_seed) != ash_get32(first->checksum_seed) ||
+	     memcmp(super->header.metadata_uuid, first->header.metadata_uuid, 16)))
+		wrong = "tells of another log";
+	if (wrong)
+		error = fail_with(text, -EUCLEAN,
+				  "%s: block 0: %s; a backup superblock is there: run fsck.ashlar if this is an "
+				  "Ashlar volume",
+				  bdev_name(volume->dev), wrong);
+	if (!error)
+		error = super_features(volume, super, text);
+	bdev_buffer_free(super, ASH_BLOCK_SIZE);
+	return error;
+}
+
+/* Block 0 as it is after replay: it may differ from the backup that led here, and is trusted no more than that was. */
+static int super_take_replayed(struct ash_volume *volume, char *text)
+{
+	struct ash_super *super = bdev_buffer_alloc(ASH_BLOCK_SIZE);
+	const char *wrong;
+
+	if (!super)
+		return -ENOMEM;
+	memcpy(super, volume->super->data, ASH_BLOCK_SIZE);
+	ash_image_stamp(volume->checksum_seed, ASH_MAGIC_SUPER, 0, (uint8_t *)super);
+	wrong = super_check(super, 0);
+	if (!wrong)
+		super_take(volume, super);
+	bdev_buffer_free(super, ASH_BLOCK_SIZE);
+	if (wrong)
+		return fail_with(text, -EUCLEAN, "%s: superblock: %s; run fsck.ashlar", bdev_name(volume->dev), wrong);
+	return 0;
+}
+
+static int engine_open(struct ash_volume *volume, const struct ash_super *super, char *text)
+{
+	struct ash_block_id id = { 0, ASH_MAGIC_SUPER, 0 };
+	struct ash_overlay *overlay;
+	int error;
+
+	if (text)
+		*text = 0;
+	error = ash_overlay_open(volume->dev, super, &overlay, text);
+	if (error)
+		return text && *text ? error :
+				       fail_with(text, error, "%s: reading the log: %s", bdev_name(volume->dev),
+						 strerror(-error));
+	error = super_judge(volume, overlay, super, text);
+	if (!error)
+		error = overlay_decide(volume, overlay, text);
+	if (!error)
+		error = ash_cache_open(volume);
+	if (!error)
+		error = ash_log_open_overlay(volume, overlay);
+	ash_overlay_close(overlay);
+	if (!error)
+		error = ash_buffer_get(volume, id, &volume->super);
+	return error ? error : super_take_replayed(volume, text);
+}
+
+static int layers_open(struct ash_volume *volume)
+{
+	int error = ash_alloc_open(volume);
+
+	if (!error)
+		error = ash_itable_open(volume);
+	if (!error)
+		error = ash_icache_open(volume);
+	if (!error)
+		error = ash_wb_open(volume);
+	return error;
+}
+
+/* Finish what a crash left, also for a caller who may only read afterwards, as ext4 does. */
+static int recover_finish(struct ash_volume *volume)
+{
+	int error;
+
+	if (volume->no_write)
+		return 0;
+	if (!volume->options.read_only)
+		return ash_orphan_recover(volume); /* does nothing when damage has made the volume read-only */
+	if (!atomic_load(&volume->damaged_blocks) || volume->options.continue_on_damage)
+		atomic_store(&volume->read_only, false);
+	error = ash_orphan_recover(volume);
+	if (!error)
+		error = ash_log_checkpoint(volume, true);
+	atomic_store(&volume->read_only, true);
+	return error;
+}
+
+static int volume_open(struct ash_volume *volume, char *text)
+{
+	struct ash_super *super = bdev_buffer_alloc(ASH_BLOCK_SIZE);
+	const char *name = bdev_name(volume->dev);
+	int error = super ? device_lock(volume, text) : -ENOMEM;
+
+	if (!error)
+		error = super_read(volume, super, text);
+	if (!error)
+		error = super_features(volume, super, text);
+	if (!error) {
+		super_take(volume, super);
+		error = engine_open(volume, super, text);
+		if (!error)
+			error = layers_open(volume);
+		if (!error)
+			error = recover_finish(volume);
+		if (!error)
+			error = worker_start(volume);
+		if (error && text && !*text)
+			fail_with(text, error, "%s: %s%s", name, strerror(-error),
+				  error == -EUCLEAN ? "; run fsck.ashlar" : "");
+	}
+	bdev_buffer_free(super, ASH_BLOCK_SIZE);
+	return error;
+}
+
+int ash_open(struct bdev *dev, const struct ash_open_options *options, struct ash_volume **out, char *error_text)
+{
+	struct ash_volume *volume = calloc(1, sizeof(*volume));
+	int error;
+
+	*out = NULL;
+	if (!volume)
+		return fail_with(error_text, -ENOMEM, "out of memory");
+	volume->dev = dev;
+	options_take(volume, options);
+	locks_init(volume);
+	error = volume_open(volume, error_text);
+	if (error) {
+		volume_free(volume);
+		return error;
+	}
+	*out = volume;
+	return 0;
+}
+
+/* ---- Close ---- */
+
+/* Damage seen is told to fsck through the superblock. */
+static void error_state_write(struct ash_volume *volume)
+{
+	struct ash_super *super = (void *)volume->super->data;
+	ash_le64 count = ash_put64(ash_get64(super->error_count) + atomic_load(&volume->damaged_blocks));
+	ash_le64 when = ash_put64((uint64_t)ash_now().tv_sec);
+	ash_le32 state = ash_put32(ash_get32(super->state) | ASH_STATE_ERRORS);
+	struct ash_txn *txn;
+
+	if (!atomic_load(&volume->damaged_blocks) || atomic_load(&volume->failed) || volume->options.read_only)
+		return;
+	atomic_store(&volume->read_only, false);
+	if (ash_txn_begin(volume, ASH_TXN_SMALL, &txn))
+		return;
+	ash_txn_set(txn, volume->super, offsetof(struct ash_super, error_count), &count, sizeof(count));
+	ash_txn_set(txn, volume->super, offsetof(struct ash_super, error_time), &when, sizeof(when));
+	ash_txn_set(txn, volume->super, offsetof(struct ash_super, state), &state, sizeof(state));
+	ash_txn_commit(txn);
+}
+
+static int backup_write(struct ash_volume *volume, struct ash_super *copy, uint64_t block)
+{
+	copy->header.address = ash_put64(block);
+	copy->header.crc = ash_put32(ash_block_crc(0, copy));
+	return bdev_write(volume->dev, copy, ASH_BLOCK_SIZE, block * ASH_BLOCK_SIZE, 0);
+}
+
+/* Write the copy at `block` if it is not `now` already. */
+static int backup_refresh(struct ash_volume *volume, struct ash_super *now, struct ash_super *old, uint64_t block,
+			  bool flush)
+{
+	const uint32_t from = offsetof(struct ash_super, volume_magic);
+	int error = bdev_read(volume->dev, old, ASH_BLOCK_SIZE, block * ASH_BLOCK_SIZE);
+
+	if (error)
+		return error;
+	if (!super_check(old, block) && !memcmp((uint8_t *)old + from, (uint8_t *)now + from, ASH_BLOCK_SIZE - from))
+		return 0;
+	error = backup_write(volume, now, block);
+	return error || !flush ? error : bdev_flush(volume->dev);
+}
+
+/*
+ * Backups follow the superblock when the inode table grew or a name changed. They are not logged: each is compared, so
+ * that one which a power cut tore is mended by the next unmount. The one in the last block is durable before the
+ * others are touched: a torn write costs one copy, never all.
+ */
+static int backups_refresh(struct ash_volume *volume)
+{
+	struct ash_super *pair = bdev_buffer_alloc(2 * ASH_BLOCK_SIZE), *now = &pair[1];
+	int error;
+
+	if (!pair)
+		return -ENOMEM;
+	memcpy(now, volume->super->data, ASH_BLOCK_SIZE);
+	ash_image_stamp(volume->checksum_seed, ASH_MAGIC_SUPER, 0, (uint8_t *)now);
+	error = backup_refresh(volume, now, pair, volume->block_count - 1, true);
+	for (uint64_t group = 1; !error && group < volume->group_count; group++)
+		if (ash_group_has_super(group))
+			error = backup_refresh(volume, now, pair, ash_group_start(group), false);
+	bdev_buffer_free(pair, 2 * ASH_BLOCK_SIZE);
+	return error;
+}
+
+static int volume_settle(struct ash_volume *volume)
+{
+	uint64_t free_blocks, available, total, used;
+	int error = 0;
+
+	if (!atomic_load(&volume->read_only))
+		error = ash_wb_flush_all(volume);
+	else if (ash_wb_bytes(volume))
+		error = -EIO; /* the volume became read-only under data that was acknowledged to write(2) (I5) */
+	ash_wb_drop_preallocations(volume);
+	error_state_write(volume);
+	if (atomic_load(&volume->failed))
+		return -EIO;
+	/* also when an inode's data could not be written: the metadata goes home, the caller hears of it */
+	if (ash_log_checkpoint(volume, true) || backups_refresh(volume))
+		return -EIO;
+	ash_alloc_counts(volume, &free_blocks, &available);
+	ash_itable_counts(volume, &total, &used);
+	if (volume->log->orphans.count)
+		return error; /* somebody still holds them: the next open finishes them */
+	if (ash_log_write_control(volume, volume->log->tail_lsn, true, free_blocks, used))
+		error = -EIO;
+	return error;
+}
+
+int ash_close(struct ash_volume *volume)
+{
+	int error = 0;
+
+	worker_end(volume);
+	if (!volume->no_write)
+		error = volume_settle(volume);
+	volume_free(volume);
+	return error;
+}
+
+void ash_abandon(struct ash_volume *volume)
+{
+	volume_free(volume);
+}
+
+/* ---- Sync ---- */
+
+int ash_sync(struct ash_volume *volume)
+{
+	int data_error, error;
+
+	if (volume->no_write)
+		return 0;
+	data_error = ash_wb_flush_all(volume);
+	error = ash_log_force(volume, ash_log_end(volume));
+	if (!error)
+		error = ash_log_flush_data(volume);
+	ash_alloc_reap(volume);
+	return error ? error : data_error;
+}
+
+int ash_checkpoint(struct ash_volume *volume)
+{
+	int error = ash_sync(volume);
+
+	return error || volume->no_write ? error : ash_log_checkpoint(volume, true);
+}
+
+/* ---- Figures ---- */
+
+int ash_statfs(struct ash_volume *volume, struct ash_statfs *out)
+{
+	const struct ash_super *super = (const void *)volume->super->data;
+	uint64_t total, used;
+
+	memset(out, 0, sizeof(*out));
+	out->block_size = ASH_BLOCK_SIZE;
+	out->blocks = volume->block_count;
+	ash_alloc_counts(volume, &out->free_blocks, &out->available_blocks);
+	ash_itable_counts(volume, &total, &used);
+	/* the table grows: every free block can become eight inodes */
+	out->free_inodes = (total > used ? total - used : 0) + out->available_blocks * ASH_INODES_PER_BLOCK;
+	out->inodes = used + out->free_inodes;
+	out->name_max = ASH_NAME_MAX;
+	memcpy(out->uuid, super->uuid, 16);
+	return 0;
+}
+
+static void info_super(const struct ash_super *super, struct ash_volume_info *out)
+{
+	memcpy(out->uuid, super->uuid, 16);
+	memcpy(out->label, super->label, ASH_LABEL_SIZE);
+	out->compat = ash_get64(super->compat);
+	out->ro_compat = ash_get64(super->ro_compat);
+	out->incompat = ash_get64(super->incompat);
+	out->created = ash_get64(super->created);
+	out->error_count = ash_get64(super->error_count);
+	out->error_time = ash_get64(super->error_time);
+	out->inode_runs = ash_get64(super->inode_runs);
+	out->version = ash_get32(super->version);
+	out->state = ash_get32(super->state);
+}
+
+int ash_volume_info(struct ash_volume *volume, struct ash_volume_info *out)
+{
+	struct ash_log *log = volume->log;
+	uint64_t total, available;
+
+	memset(out, 0, sizeof(*out));
+	info_super((const void *)volume->super->data, out);
+	memcpy(out->metadata_uuid, volume->metadata_uuid, 16);
+	out->block_count = volume->block_count;
+	out->group_count = volume->group_count;
+	out->log_start = volume->log_start;
+	out->log_blocks = volume->log_blocks;
+	out->group_table_start = volume->group_table_start;
+	out->group_table_blocks = volume->group_table_blocks;
+	out->inodes_per_run = volume->inodes_per_run;
+	out->epoch = volume->epoch;
+	ash_itable_counts(volume, &total, &out->used_inodes);
+	ash_alloc_counts(volume, &out->free_blocks, &available);
+	pthread_mutex_lock(&log->lock);
+	out->log_tail_lsn = log->tail_lsn;
+	out->log_end_lsn = ash_log_append_lsn(log);
+	out->log_durable_lsn = log->durable_lsn;
+	pthread_mutex_unlock(&log->lock);
+	out->read_only = atomic_load(&volume->read_only);
+	out->failed = atomic_load(&volume->failed) != 0;
+	return 0;
+}
+
+void ash_counters(struct ash_volume *volume, struct ash_counters *out)
+{
+	struct ash_log *log = volume->log;
+
+	memset(out, 0, sizeof(*out));
+	out->transactions = atomic_load(&log->transactions);
+	out->log_records_bytes = atomic_load(&log->record_bytes);
+	out->log_blocks_written = atomic_load(&log->blocks_written);
+	out->commits = atomic_load(&log->commits);
+	out->flushes = atomic_load(&volume->flushes);
+	out->checkpoints = atomic_load(&log->checkpoints);
+	out->home_writes = atomic_load(&log->home_writes);
+	ash_cache_hits(volume, &out->cache_hits, &out->cache_misses);
+	out->cache_blocks = ash_cache_blocks(volume);
+	out->inodes_in_core = ash_icache_count(volume);
+	out->write_behind_bytes = ash_wb_bytes(volume);
+	out->damaged_blocks = atomic_load(&volume->damaged_blocks);
+}
+
+/* ---- Label and UUID ---- */
+
+/* A field of the superblock: owned by rename_lock, which everything that changes the whole volume takes. */
+static int super_field_set(struct ash_volume *volume, uint32_t offset, const void *value, uint32_t length)
+{
+	struct ash_txn *txn;
+	uint64_t lsn;
+	int error;
+
+	pthread_mutex_lock(&volume->rename_lock);
+	error = ash_txn_begin(volume, ASH_TXN_SMALL, &txn);
+	if (!error) {
+		ash_txn_set(txn, volume->super, offset, value, length);
+		lsn = ash_txn_commit(txn);
+		error = ash_log_force(volume, lsn);
+	}
+	pthread_mutex_unlock(&volume->rename_lock);
+	return error;
+}
+
+int ash_set_label(struct ash_volume *volume, const char *label)
+{
+	char padded[ASH_LABEL_SIZE] = { 0 };
+	size_t length = strlen(label);
+
+	if (length > ASH_LABEL_SIZE)
+		return -E2BIG;
+	memcpy(padded, label, length);
+	return super_field_set(volume, offsetof(struct ash_super, label), padded, sizeof(padded));
+}
+
+int ash_set_uuid(struct ash_volume *volume, const uint8_t uuid[16])
+{
+	return super_field_set(volume, offsetof(struct ash_super, uuid), uuid, 16);
+}

@@ -1,0 +1,639 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/*
+ * Writing out what the write-behind buffer holds.
+ *
+ * Concept: buffered data gets its blocks here (delayed allocation). One inode: its pages in order, each contiguous run
+ * one claim and one vectored write, one transaction for as many as fit. Many new files: a batch takes them from the
+ * dirty list, claims one run of blocks for all their pages, writes it at once and puts all their records into one
+ * transaction; that is what makes many small files cheap.
+ *
+ * Rules
+ * - Data is complete before its record (I2). Pages leave the buffer when the record is appended, under the same lock.
+ * - Space was reserved when the data was taken in, for blocks and tree nodes, so claims cannot fail for want of it.
+ * - A data or metadata error drops the inode's buffered data and stays on the inode, which the icache keeps in core
+ *   therefore, until an fsync has reported it (I5). After ENOMEM, or on a volume turned read-only, the pages stay.
+ *
+ * Locks: flush_lock -> transaction -> inode locks; those of a batch are only tried, never waited for.
+ */
+#include <stdlib.h>
+#include "file_edit.h"
+
+#define BATCH_FILES 48u /* locks held at once; ThreadSanitizer can follow 64 */
+#define BATCH_PAGES 1024u
+#define BATCH_CLAIMS 4u
+#define BATCH_RANGES 4u /* of one file: with BATCH_CLAIMS its extents fit the root */
+#define FLUSH_IOV 1024u
+#define CHANGED_START 64u
+
+/* ---- One inode ---- */
+
+/* Pages [index, ..) with adjacent file blocks, at most `limit`. */
+static uint32_t run_length(const struct ash_write_buffer *buffer, uint32_t index, uint64_t limit)
+{
+	uint32_t count = 1;
+
+	while (count < limit && index + count < buffer->count &&
+	       buffer->pages[index + count].block == buffer->pages[index].block + count)
+		count++;
+	return count;
+}
+
+/* Vectors over `count` pages; neighbours in memory are joined. Returns how many vectors. */
+static unsigned page_vectors(const struct ash_volume *volume, const struct ash_wb_page *pages, uint32_t count,
+			     struct iovec *iov, unsigned used)
+{
+	for (uint32_t i = 0; i < count; i++) {
+		uint8_t *bytes = ash_wb_page_bytes(volume, pages[i].page);
+
+		if (used && (uint8_t *)iov[used - 1].iov_base + iov[used - 1].iov_len == bytes)
+			iov[used - 1].iov_len += ASH_BLOCK_SIZE;
+		else
+			iov[used++] = (struct iovec){ bytes, ASH_BLOCK_SIZE };
+	}
+	return used;
+}
+
+static int write_pages(struct ash_edit *edit, uint32_t index, uint32_t count, uint64_t device_block)
+{
+	struct iovec iov[FLUSH_IOV];
+	unsigned used = page_vectors(edit->volume, edit->icore->buffered->pages + index, count, iov, 0);
+
+	return ash_data_writev(edit->volume, iov, used, device_block);
+}
+
+/* Write pages from `index` on that lie in one mapping: *done pages. `*fatal`: the transaction is spoilt. */
+static int flush_step(struct ash_edit *edit, uint32_t index, uint32_t *done, bool *fatal)
+{
+	struct ash_write_buffer *buffer = edit->icore->buffered;
+	uint64_t block = buffer->pages[index].block;
+	uint32_t count = run_length(buffer, index, FLUSH_IOV);
+	struct ash_mapping mapping;
+	struct ash_extent extent;
+	int rc = ash_edit_map(edit, block, count, &mapping);
+
+	if (rc)
+		return rc;
+	if (mapping.start) {
+		if (!mapping.unwritten)
+			rc = ash_edit_settle_end(edit, block, mapping.count);
+		if (!rc)
+			rc = write_pages(edit, index, (uint32_t)mapping.count, mapping.start);
+		*done = (uint32_t)mapping.count;
+		if (rc || !mapping.unwritten)
+			return rc;
+		*fatal = true;
+		rc = ash_map_set_written(edit->txn, &edit->tree, block, mapping.count);
+	} else {
+		rc = ash_edit_claim(edit, block, mapping.count, ASH_CLAIM_RESERVED, &extent);
+		if (rc)
+			return rc;
+		*done = (uint32_t)extent.count;
+		*fatal = true;
+		rc = write_pages(edit, index, *done, extent.start);
+		if (!rc)
+			rc = ash_edit_map_new(edit, block, extent, false);
+	}
+	*fatal = rc != 0;
+	return rc;
+}
+
+static bool stays_inline(const struct ash_write_buffer *buffer, const struct ash_inode *inode)
+{
+	return inode->data_kind != ASH_FORK_TREE && buffer->icore->buffered_size <= ASH_DATA_FORK_SIZE &&
+	       buffer->count == 1 && buffer->pages[0].block == 0;
+}
+
+static void stamp(struct ash_inode *header, const struct ash_write_buffer *buffer)
+{
+	const struct timespec *at = &buffer->modified;
+	int64_t ctime = (int64_t)ash_get64(header->ctime);
+
+	if (!buffer->times)
+		return;
+	ash_stamp_mtime(header, *at);
+	if (ctime < at->tv_sec || (ctime == at->tv_sec && ash_get32(header->ctime_ns) < at->tv_nsec))
+		ash_stamp_ctime(header, *at);
+}
+
+static bool changed_room(struct ash_write_behind *wb)
+{
+	unsigned capacity = wb->changed_capacity ? wb->changed_capacity * 2 : CHANGED_START;
+
+	if (wb->changed_count < wb->changed_capacity)
+		return true;
+	uint64_t *changed = realloc(wb->changed, capacity * sizeof(*changed));
+	if (!changed)
+		return false;
+	wb->changed = changed;
+	wb->changed_capacity = capacity;
+	return true;
+}
+
+/* Without memory the kernel goes on believing in an old st_blocks: no reason to fail a flush. */
+static void remember_changed(struct ash_volume *volume, uint64_t ino)
+{
+	struct ash_write_behind *wb = volume->wb;
+
+	if (!volume->options.attributes_changed || volume->options.no_threads)
+		return; /* nobody to tell, or to tell it */
+	pthread_mutex_lock(&wb->lock);
+	bool known = wb->changed_count && wb->changed[wb->changed_count - 1] == ino;
+	if (!known && changed_room(wb))
+		wb->changed[wb->changed_count++] = ino;
+	pthread_mutex_unlock(&wb->lock);
+}
+
+/* Tree nodes that the flush allocated came out of the inode's reserve. (Merged extents may also have freed some.) */
+static void take_node_share(struct ash_edit *edit, uint64_t before)
+{
+	struct ash_write_buffer *buffer = edit->icore->buffered;
+	uint64_t now = ash_get64(edit->record.inode->blocks), nodes = now > before ? now - before : 0;
+
+	assert(nodes <= buffer->reserved);
+	buffer->reserved -= nodes;
+	atomic_fetch_sub(&edit->volume->wb->reserved, nodes);
+}
+
+/* The first `done` pages are on the device and mapped: the record follows, the pages go. */
+static void finish_pages(struct ash_edit *edit, uint32_t done, uint64_t blocks_before)
+{
+	struct ash_icore *icore = edit->icore;
+	struct ash_write_buffer *buffer = icore->buffered;
+	uint64_t size = icore->buffered_size;
+	uint64_t shown_before = blocks_before + buffer->holes;
+	struct ash_inode header;
+
+	take_node_share(edit, blocks_before);
+	if (done < buffer->count) {
+		uint64_t reached = (buffer->pages[done - 1].block + 1) << ASH_BLOCK_SHIFT;
+
+		if (reached < size)
+			size = reached;
+	}
+	ash_edit_header(edit, &header);
+	if (size > ash_get64(header.size))
+		header.size = ash_put64(size);
+	stamp(&header, buffer);
+	ash_edit_set_header(edit, &header);
+	ash_wb_remove_pages(edit->volume, buffer, 0, done);
+	uint64_t shown = ash_get64(header.blocks) + buffer->holes;
+	if (!buffer->count)
+		ash_wb_detach(edit->volume, icore);
+	if (shown != shown_before)
+		remember_changed(edit->volume, icore->ino);
+	ash_edit_commit(edit, true);
+}
+
+/* An error that will not go away: drop the data, keep the error for fsync, and with it the in-core inode (I5). */
+static void give_up(struct ash_edit *edit, int error)
+{
+	struct ash_icore *icore = edit->icore;
+
+	ash_say(edit->volume, ASH_LOG_ERROR, "inode %llu: buffered data lost: %s", (unsigned long long)icore->ino,
+		strerror(-error));
+	icore->write_error = error;
+	ash_wb_remove_pages(edit->volume, icore->buffered, 0, icore->buffered->count);
+	ash_wb_detach(edit->volume, icore);
+}
+
+static bool may_try_again(int error)
+{
+	return error == -ENOSPC || error == -ENOMEM || error == -EROFS;
+}
+
+/* One transaction. 1: more is buffered, 0: nothing left, negative errno. Ends the edit. */
+static int flush_piece(struct ash_edit *edit)
+{
+	struct ash_write_buffer *buffer = edit->icore->buffered;
+	uint64_t blocks = ash_get64(edit->record.inode->blocks);
+	uint32_t done = 0, step = 0;
+	bool fatal = false;
+	int rc = 0;
+
+	edit->tree.claim_flags = ASH_CLAIM_RESERVED;
+	if (stays_inline(buffer, edit->record.inode)) {
+		ash_edit_set_inline(edit, ash_wb_page_bytes(edit->volume, buffer->pages[0].page),
+				    edit->icore->buffered_size);
+		done = 1;
+	} else if (edit->record.inode->data_kind == ASH_FORK_INLINE) {
+		ash_edit_set_inline(edit, NULL, 0); /* page 0 holds it */
+	}
+	while (done < buffer->count && !rc && ash_edit_room(edit)) {
+		rc = flush_step(edit, done, &step, &fatal);
+		if (!rc)
+			done += step;
+	}
+	if (!fatal && done) {
+		bool more = done < buffer->count;
+
+		finish_pages(edit, done, blocks);
+		return more;
+	}
+	if (!rc)
+		rc = -EIO;
+	ash_edit_undo(edit);
+	if (!may_try_again(rc))
+		give_up(edit, rc);
+	ash_edit_abort(edit);
+	return rc;
+}
+
+int ash_wb_flush_inode(struct ash_volume *volume, struct ash_icore *icore)
+{
+	struct ash_edit edit;
+	int rc;
+
+	do {
+		rc = ash_edit_begin(&edit, volume, icore, ASH_EDIT_LOG_BYTES);
+		if (rc)
+			return rc == -ESTALE ? 0 : rc;
+		if (ash_truncation_pending(volume, icore->ino)) {
+			ash_edit_abort(&edit);
+			rc = ash_file_resume_truncate(volume, icore);
+			if (rc)
+				return rc;
+			rc = 1;
+		} else if (!icore->buffered) {
+			ash_edit_abort(&edit);
+			return 0;
+		} else {
+			rc = flush_piece(&edit);
+		}
+	} while (rc > 0);
+	return rc;
+}
+
+/* ---- A batch of new files ---- */
+
+struct batch_file {
+	struct ash_write_buffer *buffer;
+	struct ash_icore *icore;
+	struct ash_record record;
+	bool joined;   /* locked and part of the batch's transaction */
+	bool embedded; /* content goes into the inode */
+};
+
+struct batch {
+	struct ash_volume *volume;
+	struct ash_txn *txn;
+	unsigned count, pages, claim_count;
+	struct ash_extent claims[BATCH_CLAIMS];
+	struct batch_file files[BATCH_FILES];
+};
+
+/* Take buffers off the dirty list, oldest first, no newer than `sequence`. */
+static void batch_collect(struct batch *batch, uint64_t sequence)
+{
+	struct ash_write_behind *wb = batch->volume->wb;
+
+	pthread_mutex_lock(&wb->lock);
+	for (struct ash_write_buffer *buffer = wb->head, *next; buffer && batch->count < BATCH_FILES; buffer = next) {
+		next = buffer->next;
+		if (buffer->sequence > sequence)
+			continue;
+		ash_wb_unlink(wb, buffer);
+		buffer->taken = true;
+		batch->files[batch->count++] = (struct batch_file){ .buffer = buffer, .icore = buffer->icore };
+	}
+	pthread_mutex_unlock(&wb->lock);
+}
+
+/* A file that has no extents yet and that can be locked at once joins. */
+static void batch_join(struct batch *batch, struct batch_file *file)
+{
+	struct ash_volume *volume = batch->volume;
+	struct ash_write_buffer *buffer = file->buffer;
+	struct ash_icore *icore = file->icore;
+
+	if (pthread_rwlock_trywrlock(&icore->lock))
+		return;
+	if (icore->buffered != buffer || icore->deleted || batch->pages + buffer->count > BATCH_PAGES ||
+	    buffer->ranges > BATCH_RANGES || buffer->holes != buffer->count ||
+	    ash_truncation_pending(volume, icore->ino) || ash_record_get(volume, icore->ino, &file->record))
+		goto unlock;
+	if (!S_ISREG(ash_get32(file->record.inode->mode)) || file->record.inode->data_kind == ASH_FORK_TREE) {
+		ash_record_put(volume, &file->record);
+		goto unlock;
+	}
+	file->joined = true;
+	file->embedded = stays_inline(buffer, file->record.inode);
+	if (!file->embedded)
+		batch->pages += buffer->count;
+	return;
+unlock:
+	ash_icore_unlock(icore);
+}
+
+static int batch_claim(struct batch *batch)
+{
+	struct ash_volume *volume = batch->volume;
+	uint64_t left = batch->pages;
+
+	while (left) {
+		struct ash_extent *extent = &batch->claims[batch->claim_count];
+
+		if (batch->claim_count == BATCH_CLAIMS)
+			return -ENOSPC;
+		int rc = ash_claim(volume, atomic_load_explicit(&volume->wb->rotor, memory_order_relaxed), left,
+				   ASH_CLAIM_RESERVED, extent);
+		if (rc)
+			return rc;
+		batch->claim_count++;
+		left -= extent->count;
+		atomic_store_explicit(&volume->wb->rotor, extent->start + extent->count, memory_order_relaxed);
+	}
+	return 0;
+}
+
+/* Where the next block of the batch comes from. */
+struct supply {
+	unsigned claim;
+	uint64_t used; /* blocks of it */
+};
+
+/* Write all pages, claim by claim. */
+static int batch_write(struct batch *batch)
+{
+	struct iovec iov[BATCH_PAGES];
+	struct supply supply = { 0 };
+	unsigned used = 0;
+	int rc = 0;
+
+	for (unsigned i = 0; i < batch->count && !rc; i++) {
+		const struct batch_file *file = &batch->files[i];
+		uint32_t index = 0;
+
+		while (file->joined && !file->embedded && index < file->buffer->count && !rc) {
+			const struct ash_extent *claim = &batch->claims[supply.claim];
+			uint64_t left = claim->count - supply.used;
+			uint32_t take = file->buffer->count - index < left ? file->buffer->count - index :
+									     (uint32_t)left;
+
+			used = page_vectors(batch->volume, file->buffer->pages + index, take, iov, used);
+			index += take;
+			supply.used += take;
+			if (supply.used < claim->count)
+				continue;
+			rc = ash_data_writev(batch->volume, iov, used, claim->start);
+			supply = (struct supply){ supply.claim + 1, 0 };
+			used = 0;
+		}
+	}
+	return rc;
+}
+
+/* Map the file's pages to the next blocks of the claims. */
+static int batch_map(struct batch *batch, struct batch_file *file, struct supply *supply)
+{
+	struct ash_write_buffer *buffer = file->buffer;
+	struct ash_tree tree;
+	uint32_t index = 0;
+
+	ash_record_tree(batch->volume, &file->record, false, &tree);
+	while (index < buffer->count) {
+		const struct ash_extent *claim = &batch->claims[supply->claim];
+		uint32_t count = run_length(buffer, index, claim->count - supply->used);
+		const struct ash_mapping mapping = { .file_block = buffer->pages[index].block,
+						     .count = count,
+						     .start = claim->start + supply->used };
+		int rc = ash_map_insert(batch->txn, &tree, &mapping);
+
+		if (rc)
+			return rc;
+		index += count;
+		supply->used += count;
+		if (supply->used == claim->count)
+			*supply = (struct supply){ supply->claim + 1, 0 };
+	}
+	return 0;
+}
+
+static int batch_log_file(struct batch *batch, struct batch_file *file, struct supply *supply)
+{
+	struct ash_volume *volume = batch->volume;
+	struct ash_edit edit = { .volume = volume, .icore = file->icore, .txn = batch->txn, .record = file->record };
+	struct ash_inode header;
+	int rc = 0;
+
+	if (file->embedded) {
+		ash_edit_set_inline(&edit, ash_wb_page_bytes(volume, file->buffer->pages[0].page),
+				    file->icore->buffered_size);
+	} else {
+		if (file->record.inode->data_kind == ASH_FORK_INLINE)
+			ash_edit_set_inline(&edit, NULL, 0);
+		rc = batch_map(batch, file, supply);
+		edit.added = file->buffer->count;
+	}
+	if (rc)
+		return rc;
+	ash_edit_header(&edit, &header);
+	if (file->icore->buffered_size > ash_get64(header.size))
+		header.size = ash_put64(file->icore->buffered_size);
+	stamp(&header, file->buffer);
+	ash_edit_set_header(&edit, &header);
+	ash_icore_touch(batch->txn, file->icore, true);
+	return 0;
+}
+
+static int batch_log(struct batch *batch)
+{
+	struct supply supply = { 0 };
+	int rc = 0;
+
+	for (unsigned i = 0; i < batch->claim_count && !rc; i++)
+		rc = ash_alloc_log(batch->txn, batch->claims[i]);
+	for (unsigned i = 0; i < batch->count && !rc; i++)
+		if (batch->files[i].joined)
+			rc = batch_log_file(batch, &batch->files[i], &supply);
+	return rc;
+}
+
+/* The claims became blocks: they no longer count as reserved. */
+static void batch_release_pages(struct batch *batch, struct batch_file *file)
+{
+	struct ash_volume *volume = batch->volume;
+	struct ash_write_buffer *buffer = file->buffer;
+
+	if (!file->embedded) {
+		buffer->reserved -= buffer->count;
+		atomic_fetch_sub(&volume->wb->reserved, buffer->count);
+	}
+	ash_wb_remove_pages(volume, buffer, 0, buffer->count);
+	ash_wb_detach(volume, file->icore);
+}
+
+static void batch_unlock(struct batch *batch)
+{
+	for (unsigned i = 0; i < batch->count; i++) {
+		struct batch_file *file = &batch->files[i];
+
+		if (!file->joined)
+			continue;
+		ash_record_put(batch->volume, &file->record);
+		ash_icore_unlock(file->icore);
+		file->joined = false;
+	}
+}
+
+/* All that joined, or none. */
+static void batch_run(struct batch *batch)
+{
+	struct ash_volume *volume = batch->volume;
+
+	if (ash_txn_begin(volume, ASH_EDIT_LOG_BYTES, &batch->txn))
+		return;
+	for (unsigned i = 0; i < batch->count; i++)
+		batch_join(batch, &batch->files[i]);
+	int rc = batch_claim(batch);
+	if (!rc)
+		rc = batch_write(batch);
+	if (!rc)
+		rc = batch_log(batch);
+	if (rc) {
+		ash_txn_abort(batch->txn);
+		while (batch->claim_count)
+			ash_unclaim(volume, batch->claims[--batch->claim_count], ASH_CLAIM_RESERVED);
+	} else {
+		ash_txn_commit(batch->txn);
+		for (unsigned i = 0; i < batch->count; i++)
+			if (batch->files[i].joined)
+				batch_release_pages(batch, &batch->files[i]);
+	}
+	batch_unlock(batch);
+}
+
+/* Those that did not join are flushed alone. True: the buffer is gone. */
+static bool batch_settle(struct batch *batch, struct batch_file *file, int *error)
+{
+	struct ash_write_behind *wb = batch->volume->wb;
+
+	pthread_mutex_lock(&wb->lock);
+	bool detached = file->buffer->detached;
+	pthread_mutex_unlock(&wb->lock);
+	if (!detached) {
+		int rc = ash_wb_flush_inode(batch->volume, file->icore);
+
+		if (rc && !*error)
+			*error = rc;
+	}
+	pthread_mutex_lock(&wb->lock);
+	detached = file->buffer->detached;
+	if (!detached) {
+		file->buffer->taken = false;
+		ash_wb_append(wb, file->buffer);
+	}
+	pthread_mutex_unlock(&wb->lock);
+	if (detached) {
+		ash_wb_free(file->buffer);
+		ash_icore_put(batch->volume, file->icore);
+	}
+	return detached;
+}
+
+/* flush_lock held. Flush some of the oldest; returns how many buffers went away. */
+static unsigned flush_some(struct ash_volume *volume, uint64_t sequence, int *error)
+{
+	struct batch *batch = malloc(sizeof(*batch));
+	unsigned gone = 0;
+
+	if (!batch) {
+		*error = *error ? *error : -ENOMEM;
+		return 0;
+	}
+	batch->volume = volume;
+	batch->count = batch->pages = batch->claim_count = 0;
+	batch_collect(batch, sequence);
+	if (batch->count > 1)
+		batch_run(batch);
+	for (unsigned i = 0; i < batch->count; i++)
+		gone += batch_settle(batch, &batch->files[i], error);
+	free(batch);
+	return gone;
+}
+
+/* ---- All, by amount, by age ---- */
+
+int ash_wb_flush_all(struct ash_volume *volume)
+{
+	struct ash_write_behind *wb = volume->wb;
+	int error = 0;
+
+	pthread_mutex_lock(&wb->flush_lock);
+	pthread_mutex_lock(&wb->lock);
+	uint64_t sequence = wb->sequence;
+	pthread_mutex_unlock(&wb->lock);
+	while (flush_some(volume, sequence, &error))
+		;
+	pthread_mutex_unlock(&wb->flush_lock);
+	return error;
+}
+
+static uint32_t pages_in_use(struct ash_write_behind *wb)
+{
+	pthread_mutex_lock(&wb->lock);
+	uint32_t used = wb->page_count - wb->free_count;
+	pthread_mutex_unlock(&wb->lock);
+	return used;
+}
+
+int ash_wb_flush_down(struct ash_volume *volume, uint32_t pages)
+{
+	struct ash_write_behind *wb = volume->wb;
+	int error = 0;
+
+	pthread_mutex_lock(&wb->flush_lock);
+	while (pages_in_use(wb) > pages && flush_some(volume, UINT64_MAX, &error))
+		;
+	pthread_mutex_unlock(&wb->flush_lock);
+	return error;
+}
+
+/* The youngest buffer that is old enough: 0 if none is. */
+static uint64_t sequence_before(struct ash_write_behind *wb, uint64_t limit_ns)
+{
+	uint64_t sequence = 0;
+
+	pthread_mutex_lock(&wb->lock);
+	for (const struct ash_write_buffer *buffer = wb->head; buffer; buffer = buffer->next)
+		if (buffer->since_ns <= limit_ns && buffer->sequence > sequence)
+			sequence = buffer->sequence;
+	pthread_mutex_unlock(&wb->lock);
+	return sequence;
+}
+
+static void tell_changed(struct ash_volume *volume)
+{
+	struct ash_write_behind *wb = volume->wb;
+
+	pthread_mutex_lock(&wb->lock);
+	uint64_t *changed = wb->changed;
+	unsigned count = wb->changed_count;
+	wb->changed = NULL;
+	wb->changed_count = wb->changed_capacity = 0;
+	pthread_mutex_unlock(&wb->lock);
+	for (unsigned i = 0; i < count; i++)
+		volume->options.attributes_changed(volume->options.context, changed[i]);
+	free(changed);
+}
+
+void ash_wb_tick(struct ash_volume *volume)
+{
+	struct ash_write_behind *wb = volume->wb;
+	uint64_t age = (volume->options.commit_seconds ? volume->options.commit_seconds : 5) * 1000000000ull;
+	uint64_t now = ash_monotonic_ns(), limit = now > age ? now - age : 0;
+	int error = 0;
+
+	if (!wb->page_count || atomic_load(&volume->read_only))
+		return;
+	if (pages_in_use(wb) > wb->page_count / 2)
+		ash_wb_flush_down(volume, wb->page_count / 4);
+	uint64_t sequence = sequence_before(wb, limit);
+	if (sequence) {
+		pthread_mutex_lock(&wb->flush_lock);
+		while (flush_some(volume, sequence, &error))
+			;
+		pthread_mutex_unlock(&wb->flush_lock);
+	}
+	ash_wb_drop_kept(volume, limit);
+	tell_changed(volume);
+}

@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The rounds of a check.
+ *
+ * Passes 0 to 3 look at structure. When they repaired something, everything that was learnt may be wrong, so
+ * they run again from the start, a few times at most; only on sound structure are bitmaps and counts compared (4, 5).
+ * A check that only looks runs each pass once. No locks, no global state.
+ */
+#include "internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+/* ---- One round's memory ---- */
+
+static void round_free(struct checker *checker)
+{
+	map_close(&checker->found);
+	map_close(&checker->twice);
+	LIST_FREE(&checker->table);
+	LIST_FREE(&checker->directories);
+	LIST_FREE(&checker->rebuilds);
+	LIST_FREE(&checker->additions);
+	LIST_FREE(&checker->losses);
+	free(checker->runs);
+	free(checker->inode_bits);
+	free(checker->state);
+	free(checker->info);
+	free(checker->group_flags);
+	free(checker->group_free);
+	free(checker->table_block_good);
+	checker->runs = NULL;
+	checker->inode_bits = checker->state = NULL;
+	checker->info = NULL;
+	checker->group_flags = checker->group_free = NULL;
+	checker->table_block_good = NULL;
+	checker->run_count = checker->inode_count = 0;
+}
+
+/* What is in use in any volume, besides each group's fixed blocks. */
+static int round_begin(struct checker *checker)
+{
+	const struct ash_super *super = checker->super;
+	int result;
+
+	round_free(checker);
+	checker->changed = false;
+	checker->twice_count = 0;
+	checker->next_free_block = 0;
+	result = map_open(&checker->found, checker->block_count, true);
+	if (!result)
+		result = map_open(&checker->twice, checker->block_count, false);
+	if (!result)
+		result = map_set(&checker->found, ash_get64(super->group_table_start),
+				 ash_get64(super->group_table_blocks), NULL, NULL);
+	if (!result)
+		result =
+			map_set(&checker->found, ash_get64(super->log_start), ash_get64(super->log_blocks), NULL, NULL);
+	if (!result)
+		result = map_set(&checker->found, checker->block_count - 1, 1, NULL, NULL);
+	return result;
+}
+
+/* ---- Passes ---- */
+
+/* Go on with the next pass only when nothing waits to be repaired and nothing forbids to go on. */
+static bool settled(const struct checker *checker)
+{
+	return !checker->rebuilds.count && !checker->changed && !checker->result->stopped;
+}
+
+static int structure(struct checker *checker)
+{
+	int result = round_begin(checker);
+
+	if (!result)
+		result = super_check(checker);
+	if (!result)
+		result = group_table_check(checker);
+	if (!result)
+		result = table_load(checker);
+	if (!result && !checker->repair && !checker->inode_count)
+		return 0;
+	if (!result)
+		result = inodes_check(checker);
+	if (!result && checker->twice_count)
+		result = claims_resolve(checker);
+	if (!result && !checker->changed)
+		result = directories_check(checker);
+	if (!result && settled(checker))
+		result = connect_check(checker);
+	if (!result && checker->rebuilds.count)
+		result = rebuild_all(checker);
+	return result;
+}
+
+static int rounds(struct checker *checker)
+{
+	int result = 0;
+
+	for (unsigned round = 0; round < MAX_ROUNDS && !result; round++) {
+		result = structure(checker);
+		if (result || checker->result->stopped || !checker->changed)
+			break;
+	}
+	if (!result && checker->changed) {
+		snprintf(checker->result->error, sizeof(checker->result->error),
+			 "%s: the structure is not sound after %u rounds of repair: run fsck.ashlar again",
+			 bdev_name(checker->dev), MAX_ROUNDS);
+		checker->result->left++;
+		return 0;
+	}
+	if (!result && !checker->result->stopped)
+		result = inode_bitmaps_check(checker);
+	if (!result && !checker->result->stopped)
+		result = bitmaps_check(checker);
+	return result || checker->result->stopped ? result : totals_check(checker);
+}
+
+/* ---- Begin and end ---- */
+
+static int checker_open(struct checker *checker)
+{
+	checker->super = bdev_buffer_alloc(ASH_BLOCK_SIZE);
+	checker->scratch = bdev_buffer_alloc(2 * ASH_BLOCK_SIZE);
+	checker->node_buffers = bdev_buffer_alloc(NODE_LEVELS * ASH_BLOCK_SIZE);
+	return checker->super && checker->scratch && checker->node_buffers ? 0 : -ENOMEM;
+}
+
+static void checker_close(struct checker *checker)
+{
+	round_free(checker);
+	journal_close(checker);
+	free(checker->declined);
+	free(checker->names);
+	bdev_buffer_free(checker->super, ASH_BLOCK_SIZE);
+	bdev_buffer_free(checker->scratch, 2 * ASH_BLOCK_SIZE);
+	bdev_buffer_free(checker->node_buffers, NODE_LEVELS * ASH_BLOCK_SIZE);
+	bdev_buffer_free(checker->value, ASH_XATTR_SIZE_MAX);
+}
+
+/* Quick answer for a volume that was closed in order. */
+static bool may_skip(struct checker *checker)
+{
+	struct ash_log_control control;
+	uint64_t block;
+
+	return checker->repair && !checker->options->force && !checker->super_from &&
+	       !(ash_get32(checker->super->state) & ASH_STATE_ERRORS) && !journal_control(checker, &control, &block) &&
+	       ash_get32(control.clean) == 1;
+}
+
+/* The mark goes last, when all else is durable; it stays when something was left. */
+static int finish(struct checker *checker)
+{
+	bool marked = ash_get32(checker->super->state) & ASH_STATE_ERRORS;
+	int result = 0;
+
+	if (!checker->repair || checker->result->stopped)
+		return 0;
+	if (checker->result->changed)
+		result = check_flush(checker);
+	if (result || !marked || checker->result->left)
+		return result;
+	checker->super->state = ash_put32(ash_get32(checker->super->state) & ~ASH_STATE_ERRORS);
+	checker->marked = true;
+	result = super_write_all(checker);
+	return result ? result : check_flush(checker);
+}
+
+static int run(struct checker *checker)
+{
+	int result = checker_open(checker);
+
+	if (!result)
+		result = super_find(checker);
+	if (result)
+		return result;
+	super_geometry(checker);
+	if (may_skip(checker)) {
+		checker->result->skipped = true;
+		return 0;
+	}
+	if (checker->repair && bdev_geometry(checker->dev)->read_only)
+		return -EROFS;
+	result = journal_open(checker);
+	if (!result)
+		result = rounds(checker);
+	return result ? result : finish(checker);
+}
+
+int ash_check(struct bdev *dev, const struct ash_check_options *options, struct ash_check_result *result)
+{
+	struct checker checker = {
+		.dev = dev, .options = options, .result = result, .repair = options->mode != ASH_CHECK_NO
+	};
+	int error;
+
+	memset(result, 0, sizeof(*result));
+	error = run(&checker);
+	if (error && !result->error[0])
+		snprintf(result->error, sizeof(result->error), "%s: %s", bdev_name(dev), strerror(-error));
+	checker_close(&checker);
+	return error;
+}

@@ -1,0 +1,317 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * State of one check, and what the passes offer each other.
+ *
+ * Files, in the order in which a check runs:
+ *   check.c      the rounds: passes 0-3 again until nothing was repaired, then 4 and 5
+ *   super.c      pass 0: superblock, backups, group table;  journal.c: log control, replay or overlay
+ *   table.c      the inode table: its map, run bitmaps, sequential reading (with a helper thread)
+ *   lost.c       runs that only a lost superblock knew
+ *   inode.c      pass 1: every record; fork.c: extents and attributes; tree.c: walking trees
+ *   claim.c      pass 1b: who owns blocks that are claimed twice
+ *   directory.c  pass 2: names;  connect.c  pass 3: reachability, links, lost+found
+ *   rebuild.c    writes a fork anew from its good records: the one way in which trees are repaired
+ *   bitmap.c     passes 4 and 5
+ *   io.c         reading through the log's overlay, writing with checksums; map.c  block maps
+ *
+ * Rules: nothing that was read is used before magic, checksum, owner, address and bounds are checked (I8). Only
+ * io.c writes. A fork is never repaired in place: its good records are written to free blocks, flushed, and then
+ * the 512-byte inode record is switched, so an interrupted repair leaves the old tree or the new one.
+ * Locks: none; one thread checks. The helper of table.c only reads the device.
+ */
+#ifndef FSCK_INTERNAL_H
+#define FSCK_INTERNAL_H
+
+#include <ashlar/ashlar.h>
+#include <ashlar/format.h>
+#include <dirent.h>
+#include <errno.h>
+#include "check.h"
+#include "fs/btree.h"
+#include "fs/checksum.h"
+#include "fs/recover.h"
+#include "problem.h"
+
+#define NODE_LEVELS (ASH_TREE_MAX_LEVEL + 1)
+#define GROUP_WORDS (ASH_BITS_PER_BITMAP / 64u)
+#define MAX_ROUNDS 8u
+#define MAX_FILE_BLOCK (1ull << (63 - ASH_BLOCK_SHIFT))
+
+/* ---- Block maps (map.c): bits of a group in the form of its bitmap block; NULL: only fixed blocks are in use. ---- */
+
+struct block_map {
+	uint64_t **groups;
+	uint64_t group_count;
+	uint64_t block_count;
+	bool fixed; /* a new group starts with its fixed blocks and what lies behind the volume's end */
+};
+int map_open(struct block_map *map, uint64_t block_count, bool fixed);
+void map_close(struct block_map *map);
+bool map_test(const struct block_map *map, uint64_t block);
+/* Set a range inside the volume; bits that were set already go to `twice` (may be NULL) and are counted in *hits. */
+int map_set(struct block_map *map, uint64_t start, uint64_t count, struct block_map *twice, uint64_t *hits);
+bool map_any(const struct block_map *map, uint64_t start, uint64_t count);
+uint64_t map_group_used(const struct block_map *map, uint64_t group);
+/* Bits as the bitmap block of the group should hold them. */
+void map_group_bits(const struct block_map *map, uint64_t group, uint64_t bits[GROUP_WORDS]);
+uint64_t group_length(uint64_t block_count, uint64_t group);
+
+/* ---- What is remembered ---- */
+
+#define INODE_TYPE 0x0fu    /* DT_*; 0: free */
+#define INODE_ORPHAN 0x10u  /* in the log's orphan set */
+#define INODE_DAMAGED 0x20u /* reported, not repaired */
+#define INODE_NAMED_ROOT 0x40u
+#define INODE_HAS_FLAGS 0x80u
+
+struct inode_info {
+	uint32_t nlink; /* of the record */
+	uint32_t links; /* names found (and for directories: 2 + children, at the end) */
+};
+
+struct directory_info {
+	uint64_t ino;
+	uint64_t parent;       /* of the record */
+	uint64_t found_parent; /* 0: none */
+	uint64_t found_key;    /* of the entry that counts */
+	uint32_t children;     /* directories in it */
+	uint32_t mark;         /* of the reachability walk */
+};
+
+struct table_extent {
+	uint64_t file_block, start, count;
+};
+
+struct run_info {
+	uint64_t bitmap_block;
+	uint32_t initialized; /* inode blocks to look at */
+	bool valid;           /* bitmap block is good */
+};
+
+/* A fork that will be written anew at the end of the round. */
+struct rebuild {
+	uint64_t ino;
+	bool attribute;
+};
+/* A name that will be added to a directory then. */
+struct addition {
+	uint64_t directory, ino;
+	uint8_t type;
+};
+/* Blocks of an inode that it must give up. */
+struct loss {
+	uint64_t ino;
+	uint64_t start, count; /* device blocks */
+	bool copy;             /* it gets a copy */
+};
+
+#define LIST(type)                   \
+	struct {                     \
+		type *items;         \
+		size_t count, space; \
+	}
+int list_grow(void *items, size_t *space, size_t count, size_t size);
+/* 0 or -ENOMEM */
+#define LIST_ADD(list, ...)                                                                    \
+	(((list)->count < (list)->space ||                                                     \
+	  !list_grow(&(list)->items, &(list)->space, (list)->count, sizeof(*(list)->items))) ? \
+		 ((list)->items[(list)->count++] = (__VA_ARGS__), 0) :                         \
+		 -ENOMEM)
+#define LIST_FREE(list) (free((list)->items), (list)->items = NULL, (list)->count = (list)->space = 0)
+
+struct declined;
+
+struct checker {
+	struct bdev *dev;
+	const struct ash_check_options *options;
+	struct ash_check_result *result;
+	bool repair;                 /* mode allows writing */
+	bool log_clean;              /* totals and free counts must be true */
+	bool marked;                 /* ASH_STATE_ERRORS was set before the first write */
+	bool stale_super;            /* table inode came from a backup: runs may be missing */
+	bool outvoted;               /* the primary looks good but all backups say otherwise */
+	bool restore;                /* the primary will be written when the table is known: see lost.c */
+	uint64_t super_from;         /* block */
+	struct ash_overlay *overlay; /* NULL: the device itself is current */
+	const uint64_t *orphans;
+	size_t orphan_count;
+	struct declined *declined;
+	size_t declined_count;
+
+	struct ash_super *super; /* current content, aligned */
+	uint64_t block_count;
+	uint64_t group_count;
+	uint32_t seed, inodes_per_run;
+
+	/* a round's findings */
+	bool changed; /* this round repaired structure: run another */
+	struct block_map found, twice;
+	uint64_t twice_count;
+	LIST(struct table_extent) table;
+	struct run_info *runs;
+	uint64_t run_count;
+	uint8_t *inode_bits;  /* as on disk, run by run */
+	uint64_t inode_count; /* run_count * inodes_per_run */
+	uint8_t *state;       /* per inode, INODE_* */
+	struct inode_info *info;
+	LIST(struct directory_info) directories; /* by ascending number */
+	LIST(struct rebuild) rebuilds;
+	LIST(struct addition) additions;
+	LIST(struct loss) losses; /* by inode */
+	uint64_t lost_found;      /* 0: none */
+	uint64_t next_free_block; /* where the repair's allocator looks next */
+	uint32_t *group_flags;    /* per group; valid where group_table_good */
+	uint32_t *group_free;
+	bool *table_block_good;
+
+	uint8_t *node_buffers; /* NODE_LEVELS blocks: one for each level of a walk */
+	uint8_t *scratch;      /* 2 blocks */
+	uint8_t *value;        /* ASH_XATTR_SIZE_MAX, for external values; on demand */
+	uint8_t *names;        /* of equal hash, in one directory; on demand */
+};
+
+/* ---- io.c ---- */
+
+int block_read(struct checker *checker, uint64_t block, void *data);
+/* `count` blocks; those that cannot be read are zero, and *bad (may be NULL) counts them. */
+int blocks_read(struct checker *checker, uint64_t first, uint64_t count, void *data, uint64_t *bad);
+void overlay_apply(struct checker *checker, uint64_t first, uint64_t count, uint8_t *data);
+/* NULL when the header (crc included) is right, else what is wrong. */
+const char *block_wrong(const struct checker *checker, const void *data, uint64_t block, uint32_t magic,
+			uint64_t owner);
+void block_begin(const struct checker *checker, void *data, uint64_t block, uint32_t magic, uint64_t owner);
+/* Seal and write a block with a header. */
+int block_write(struct checker *checker, uint64_t block, void *data);
+int block_write_raw(struct checker *checker, uint64_t block, const void *data, uint64_t count);
+int check_flush(struct checker *checker);
+/* Replace record `ino` of the table (sealed here). Record 0 is never in use: */
+int record_write(struct checker *checker, uint64_t ino, struct ash_inode *record);
+/* the inode of that number is the table's own and lies in the superblock. */
+int inode_write(struct checker *checker, uint64_t ino, struct ash_inode *record);
+int inode_read(struct checker *checker, uint64_t ino, struct ash_inode *record);
+/* In volume, not behind its end, count at least 1. */
+bool extent_inside(const struct checker *checker, uint64_t start, uint64_t count);
+void say(struct checker *checker, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void progress(struct checker *checker, unsigned pass, uint64_t done, uint64_t total);
+
+/* ---- super.c, journal.c ---- */
+
+/* NULL when it is a superblock of a volume that fits the device and that we know, else what is wrong; *error is
+ * -ENOTSUP, -ENODATA or -EINVAL then. */
+const char *super_wrong(const struct ash_super *super, uint64_t address, uint64_t device_blocks, int *error);
+int super_find(struct checker *checker);
+int super_check(struct checker *checker);
+/* Write checker->super home and to the backups. */
+int super_write(struct checker *checker);
+int super_write_all(struct checker *checker);
+void super_geometry(struct checker *checker);
+int group_table_check(struct checker *checker);
+int journal_open(struct checker *checker);
+void journal_close(struct checker *checker);
+/* The valid control block with the highest sequence: 0, -ENOENT. */
+int journal_control(struct checker *checker, struct ash_log_control *out, uint64_t *block);
+int journal_totals(struct checker *checker, uint64_t free_blocks, uint64_t used_inodes);
+
+/* ---- tree.c ---- */
+
+struct tree_walk {
+	struct checker *checker;
+	uint64_t owner;
+	void *context;
+	/* All return 0 to go on, else the walk ends with that value. `node`: a good node below the root; returning 1 skips what
+	 * lies under it. `bad`: a node that cannot be used; block 0: the root. */
+	int (*node)(void *context, uint64_t block);
+	int (*bad)(void *context, uint64_t block, const char *why);
+	int (*record)(void *context, uint64_t key, const uint8_t *value, uint32_t length);
+};
+int tree_walk(struct tree_walk *walk, const uint8_t *root, uint32_t size);
+
+/* ---- table.c ---- */
+
+int table_load(struct checker *checker);
+uint64_t table_block(const struct checker *checker, uint64_t file_block); /* 0: hole */
+/* Device block and offset of a record; -ENOENT. */
+int table_locate(const struct checker *checker, uint64_t ino, uint64_t *block, uint32_t *offset);
+/* Visit initialized inode blocks in order. With `wanted`, only blocks with an inode for which it says yes. */
+typedef int (*table_visit)(struct checker *checker, uint64_t first_ino, struct ash_inode *records);
+int table_scan(struct checker *checker, unsigned pass, bool (*wanted)(struct checker *checker, uint64_t ino),
+	       table_visit visit);
+bool bit_test(const uint8_t *bits, uint64_t bit);
+void bit_set(uint8_t *bits, uint64_t bit, bool value);
+bool inode_bit(const struct checker *checker, uint64_t ino);
+
+/* ---- lost.c ---- */
+
+/* After table_map(): runs behind run_count. */
+int lost_runs_find(struct checker *checker);
+
+/* ---- inode.c, fork.c ---- */
+
+int inodes_check(struct checker *checker);
+/* Header fields: NULL or what is wrong. */
+const char *record_wrong(const struct ash_inode *record);
+bool record_is_free(const struct ash_inode *record);
+bool record_is_zero(const struct ash_inode *record);
+
+struct fork_result {
+	uint64_t blocks;     /* nodes and data */
+	uint64_t end;        /* file block behind the last extent */
+	bool damaged;        /* something was wrong in it */
+	uint64_t beyond_eof; /* a written extent behind the end of file: its file block + 1; 0: none */
+	uint64_t records;
+};
+/* Walk both forks: mark blocks, report and schedule what is wrong. `quiet`: mark only, report nothing. */
+int forks_check(struct checker *checker, uint64_t ino, const struct ash_inode *record, bool quiet,
+		struct fork_result *data, struct fork_result *attribute);
+/* One extent of a file: NULL or what is wrong. */
+const char *extent_wrong(const struct checker *checker, uint64_t file_block, const uint8_t *value, uint32_t length,
+			 uint64_t floor);
+/* One attribute, but for its external value. */
+const char *attribute_wrong(const struct checker *checker, const uint8_t *value, uint32_t length);
+/* Where a long value lies, decoded: on disk it follows the name and so has no alignment. */
+struct external {
+	uint32_t crc, count;
+	struct block_run {
+		uint64_t start, count;
+	} extents[ASH_XATTR_MAX_EXTENTS];
+};
+/* Of an attribute that attribute_wrong() let through; count 0 when the value is in the record. */
+void external_get(const struct ash_xattr_value *attribute, struct external *out);
+/* NULL or what is wrong with the value of a well-formed external attribute. */
+const char *attribute_value_wrong(struct checker *checker, const uint8_t *value, int *error);
+uint64_t name_key(const struct checker *checker, const void *name, size_t length);
+#define KEY_COLLISION_MASK ((1ull << ASH_DIR_COLLISION_BITS) - 1)
+int rebuild_schedule(struct checker *checker, uint64_t ino, bool attribute);
+/* A place for names of equal hash: true when the name was there already. */
+struct name_set {
+	uint64_t hash;
+	uint32_t used; /* bytes of checker->names */
+};
+int name_set_add(struct checker *checker, struct name_set *set, uint64_t key, const uint8_t *name, uint8_t length,
+		 bool *seen);
+
+/* ---- claim.c ---- */
+
+int claims_resolve(struct checker *checker);
+/* Does `ino` give up part of this range? First such block in *at and its run in *run. */
+const struct loss *loss_find(const struct checker *checker, uint64_t ino, uint64_t start, uint64_t count);
+
+/* ---- directory.c, connect.c ---- */
+
+int directories_check(struct checker *checker);
+const char *dirent_wrong(const uint8_t *value, uint32_t length);
+struct directory_info *directory_find(struct checker *checker, uint64_t ino);
+int connect_check(struct checker *checker);
+
+/* ---- rebuild.c ---- */
+
+int rebuild_all(struct checker *checker);
+int block_allocate(struct checker *checker, uint64_t *block);
+
+/* ---- bitmap.c ---- */
+
+int bitmaps_check(struct checker *checker);
+int inode_bitmaps_check(struct checker *checker);
+int totals_check(struct checker *checker);
+
+#endif

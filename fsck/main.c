@@ -1,0 +1,403 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * fsck.ashlar: the command line over ash_check(). Opens and locks the device, shows problems, asks, draws the progress
+ * bar, prints the summary, and turns the result into the exit codes that fsck(8) documents:
+ * 0 clean, 1 repaired, 4 errors left, 8 could not run, 16 usage, 32 interrupted, 128 library error (not used).
+ *
+ * An interrupt (SIGINT) ends the program at once in -n; while repairing it only stops further questions, so that
+ * no repair is left half written. Single-threaded but for the library's helper.
+ */
+#include "check.h"
+
+#include <ashlar/ashlar.h>
+#include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "mkfs/json.h"
+#include "mkfs/probe.h"
+#include "mkfs/tool.h"
+
+enum exit_code {
+	EXIT_CLEAN = 0,
+	EXIT_REPAIRED = 1,
+	EXIT_LEFT = 4,
+	EXIT_OPERATION = 8,
+	EXIT_USAGE = 16,
+	EXIT_INTERRUPTED = 32,
+};
+#define BAR_WIDTH 50u
+#define PASS_COUNT 5u
+
+struct front {
+	const char *name;
+	struct ash_check_options options;
+	bool json_wanted, bar, bar_shown, quiet;
+	unsigned bar_last; /* thousandths */
+	struct json json;
+};
+
+/* The one piece of state that a signal handler can reach. */
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int signal_number)
+{
+	interrupted = signal_number;
+}
+
+/* ---- What the check tells ---- */
+
+static void bar_clear(struct front *front)
+{
+	if (front->bar_shown)
+		fprintf(stdout, "\r%*s\r", (int)(BAR_WIDTH + 40), "");
+	front->bar_shown = false;
+}
+
+static void on_progress(void *context, unsigned pass, uint64_t done, uint64_t total)
+{
+	struct front *front = context;
+	unsigned now = total ? (unsigned)(done * 1000 / total) : 1000;
+	unsigned all = (pass * 1000 + (now > 1000 ? 1000 : now)) / (PASS_COUNT + 1), filled = all * BAR_WIDTH / 1000;
+
+	if (!front->bar || (front->bar_shown && all == front->bar_last))
+		return;
+	front->bar_last = all;
+	front->bar_shown = true;
+	printf("\r%s: |%.*s%*s| %u.%u%%  ", front->name, (int)filled,
+	       "==================================================", (int)(BAR_WIDTH - filled), "", all / 10, all % 10);
+	fflush(stdout);
+}
+
+static void on_say(void *context, const char *text)
+{
+	struct front *front = context;
+
+	if (front->json_wanted)
+		return;
+	bar_clear(front);
+	printf("%s\n", text);
+}
+
+static const char *severity_name(enum ash_check_severity severity)
+{
+	static const char *const names[] = { "note", "error", "loss" };
+
+	return names[severity];
+}
+
+static void report_json(struct front *front, const struct ash_check_problem *problem)
+{
+	json_open(&front->json, NULL, '{');
+	json_string(&front->json, "code", problem->code);
+	json_string(&front->json, "severity", severity_name(problem->severity));
+	json_bytes(&front->json, "message", problem->message, strlen(problem->message));
+	if (problem->ino)
+		json_number(&front->json, "inode", problem->ino);
+	if (problem->block)
+		json_number(&front->json, "block", problem->block);
+	json_bool(&front->json, "fixed", problem->fixed);
+	json_close(&front->json, '}');
+}
+
+static void on_report(void *context, const struct ash_check_problem *problem)
+{
+	struct front *front = context;
+
+	if (front->json_wanted) {
+		report_json(front, problem);
+		return;
+	}
+	/* Notes are everyday matters (a crash leaves some); shown when they are acted on. A question showed its problem. */
+	if ((problem->severity == ASH_CHECK_NOTE && !problem->fixed) || problem->asked)
+		return;
+	bar_clear(front);
+	printf("%s. %s? %s.\n", problem->message, problem->question, problem->fixed ? "yes" : "no");
+}
+
+static bool on_ask(void *context, const struct ash_check_problem *problem)
+{
+	char answer[64];
+
+	bar_clear(context);
+	while (!interrupted) {
+		printf("%s. %s [y/n]? ", problem->message, problem->question);
+		fflush(stdout);
+		if (!fgets(answer, sizeof(answer), stdin))
+			break;
+		if (answer[0] == 'y' || answer[0] == 'Y')
+			return true;
+		if (answer[0] == 'n' || answer[0] == 'N')
+			return false;
+	}
+	printf("no\n");
+	return false;
+}
+
+/* ---- Opening ---- */
+
+static int open_failed(const char *name, const char *path, int result, const char *error)
+{
+	char what[PROBE_TEXT];
+
+	if (result == -EBUSY && path && probe_in_use(path, what) > 0)
+		return tool_error(EXIT_OPERATION, "%s %s: unmount it first", name, what);
+	return tool_error(EXIT_OPERATION, "%s", error);
+}
+
+static int open_device(const struct front *front, struct bdev **dev)
+{
+	bool look = front->options.mode == ASH_CHECK_NO;
+	struct bdev_open_options options = { .read_only = look, .exclusive = true };
+	const char *path = tool_device_path(front->name);
+	char error[BDEV_ERROR_TEXT] = "", what[PROBE_TEXT];
+	int result;
+
+	if (path && tool_check_kind(path))
+		return EXIT_OPERATION;
+	if (path && probe_in_use(path, what) > 0)
+		return tool_error(EXIT_OPERATION, "%s %s: unmount it first", front->name, what);
+	result = bdev_open(front->name, &options, dev, error);
+	if (result)
+		return open_failed(front->name, path, result, error);
+	result = bdev_lock(*dev, !look, TOOL_LOCK_TIMEOUT_MS);
+	if (!result)
+		return EXIT_CLEAN;
+	bdev_close(*dev);
+	return open_failed(front->name, path, result,
+			   result == -EBUSY ? "in use by another Ashlar program" : strerror(-result));
+}
+
+/* A device that was given to another filesystem may still hold our backups: nobody wants those brought back. */
+static int refuse_foreign(const struct front *front)
+{
+	const char *path = tool_device_path(front->name);
+	char what[PROBE_TEXT];
+
+	if (!path || front->options.mode == ASH_CHECK_NO || probe_signature(path, what) <= 0 ||
+	    strcasestr(what, "ashlar"))
+		return EXIT_CLEAN;
+	return tool_error(EXIT_OPERATION, "%s %s: not an Ashlar volume", front->name, what);
+}
+
+/* ---- Results ---- */
+
+static int exit_code(const struct front *front, int error, const struct ash_check_result *result)
+{
+	if (error)
+		return EXIT_OPERATION;
+	if (interrupted)
+		return EXIT_INTERRUPTED;
+	if (front->options.mode == ASH_CHECK_NO)
+		return result->problems ? EXIT_LEFT : EXIT_CLEAN;
+	if (result->left || result->stopped)
+		return EXIT_LEFT;
+	return result->fixed ? EXIT_REPAIRED : EXIT_CLEAN;
+}
+
+static void summary(const struct front *front, const struct ash_check_result *result)
+{
+	if (result->skipped) {
+		printf("%s: clean (use -f to check it all the same)\n", front->name);
+		return;
+	}
+	if (result->stopped) {
+		printf("%s: UNEXPECTED INCONSISTENCY; run fsck.ashlar by hand (without -p)\n", front->name);
+		return;
+	}
+	if (result->error[0])
+		printf("%s\n", result->error);
+	if (result->fixed || result->left)
+		printf("%s: %" PRIu64 " problems, %" PRIu64 " repaired, %" PRIu64 " left\n", front->name,
+		       result->problems, result->fixed, result->left);
+	printf("%s: %s, %" PRIu64 " files, %" PRIu64 " folders, %" PRIu64 "/%" PRIu64 " blocks\n", front->name,
+	       result->left ? "NOT CLEAN" : "clean", result->files, result->directories, result->used_blocks,
+	       result->block_count);
+}
+
+static void summary_json(struct front *front, int error, const struct ash_check_result *result)
+{
+	struct json *json = &front->json;
+
+	json_close(json, ']');
+	json_number(json, "problem_count", result->problems);
+	json_number(json, "notes", result->notes);
+	json_number(json, "fixed", result->fixed);
+	json_number(json, "left", result->left);
+	json_bool(json, "skipped", result->skipped);
+	json_bool(json, "stopped", result->stopped);
+	json_bool(json, "changed", result->changed);
+	json_bool(json, "clean", !error && !result->left && !result->stopped);
+	json_number(json, "blocks", result->block_count);
+	json_number(json, "used_blocks", result->used_blocks);
+	json_number(json, "inodes", result->inodes);
+	json_number(json, "used_inodes", result->used_inodes);
+	json_number(json, "files", result->files);
+	json_number(json, "directories", result->directories);
+	json_string(json, "error", result->error);
+	json_number(json, "exit_code", (uint64_t)exit_code(front, error, result));
+	json_close(json, '}');
+	json_end(json);
+}
+
+static int check(struct front *front)
+{
+	struct ash_check_result result;
+	struct bdev *dev;
+	int code = open_device(front, &dev), error;
+
+	if (code)
+		return code;
+	code = refuse_foreign(front);
+	if (code) {
+		bdev_close(dev);
+		return code;
+	}
+	if (front->json_wanted) {
+		json_begin(&front->json, stdout);
+		json_open(&front->json, NULL, '{');
+		json_string(&front->json, "device", front->name);
+		json_open(&front->json, "problems", '[');
+	}
+	error = ash_check(dev, &front->options, &result);
+	bdev_close(dev);
+	bar_clear(front);
+	if (front->json_wanted)
+		summary_json(front, error, &result);
+	if (error)
+		tool_error(0, "%s", result.error);
+	else if (!front->json_wanted)
+		summary(front, &result);
+	return exit_code(front, error, &result);
+}
+
+/* ---- Command line ---- */
+
+static void usage(FILE *out)
+{
+	fputs("Usage: fsck.ashlar [-n | -p | -y] [-f] [-C] [--json] DEVICE\n"
+	      "Check an Ashlar volume on a block device or in an image file, and repair it.\n\n"
+	      "  -n, --no        look only, write nothing; always checks everything\n"
+	      "  -p, -a, --preen repair what is safe without asking; stop at anything else\n"
+	      "  -y, --yes       repair everything without asking\n"
+	      "  -f, --force     check even when the volume was closed in order\n"
+	      "  -C, --progress  show a progress bar\n"
+	      "      --json      problems and result as JSON on standard output\n"
+	      "  -V, --version   show the version\n"
+	      "  -h, --help      show this text\n\n"
+	      "LABEL=text and UUID=... name a volume too. Without -n, -p or -y each repair is asked for.\n"
+	      "Exit: 0 clean, 1 repaired, 4 errors left, 8 could not run, 16 usage, 32 interrupted.\n",
+	      out);
+}
+
+static int set_mode(struct front *front, enum ash_check_mode mode)
+{
+	if (front->options.mode != ASH_CHECK_ASK && front->options.mode != mode)
+		return tool_error(EXIT_USAGE, "only one of -n, -p and -y can be given");
+	front->options.mode = mode;
+	return 0;
+}
+
+static int parse_option(struct front *front, int option)
+{
+	switch (option) {
+	case 'n':
+		return set_mode(front, ASH_CHECK_NO);
+	case 'a':
+	case 'p':
+		return set_mode(front, ASH_CHECK_PREEN);
+	case 'y':
+		return set_mode(front, ASH_CHECK_YES);
+	case 'f':
+		front->options.force = true;
+		return 0;
+	case 'C':
+		front->bar = true;
+		return 0;
+	case 'j':
+		front->json_wanted = true;
+		return 0;
+	}
+	usage(stderr);
+	return EXIT_USAGE;
+}
+
+static int parse(struct front *front, int argc, char **argv)
+{
+	static const struct option longs[] = {
+		{ "no", no_argument, NULL, 'n' },
+		{ "preen", no_argument, NULL, 'p' },
+		{ "yes", no_argument, NULL, 'y' },
+		{ "force", no_argument, NULL, 'f' },
+		{ "progress", no_argument, NULL, 'C' },
+		{ "json", no_argument, NULL, 'j' },
+		{ "version", no_argument, NULL, 'V' },
+		{ "help", no_argument, NULL, 'h' },
+		{ NULL, 0, NULL, 0 },
+	};
+	int option, code = 0;
+
+	while (!code && (option = getopt_long(argc, argv, "napyfC::Vh", longs, NULL)) != -1) {
+		if (option == 'h') {
+			usage(stdout);
+			exit(0);
+		}
+		if (option == 'V') {
+			printf("fsck.ashlar %s\n", ash_version());
+			exit(0);
+		}
+		code = parse_option(front, option);
+	}
+	if (!code && optind + 1 != argc) {
+		usage(stderr);
+		return EXIT_USAGE;
+	}
+	front->name = code ? NULL : argv[optind];
+	return code;
+}
+
+static int need_terminal(const struct front *front)
+{
+	if (front->options.mode != ASH_CHECK_ASK ||
+	    (isatty(STDIN_FILENO) && isatty(STDOUT_FILENO) && !front->json_wanted))
+		return 0;
+	return tool_error(EXIT_OPERATION, "need a terminal for questions: use -n, -p or -y");
+}
+
+int main(int argc, char **argv)
+{
+	struct front front = { .options = { .mode = ASH_CHECK_ASK,
+					    .ask = on_ask,
+					    .report = on_report,
+					    .say = on_say,
+					    .progress = on_progress } };
+	struct sigaction action = { .sa_handler = on_interrupt };
+	char *device = NULL;
+	int code = parse(&front, argc, argv);
+
+	front.options.context = &front;
+	if (!code)
+		code = need_terminal(&front);
+	if (code)
+		return code;
+	if (front.options.mode != ASH_CHECK_NO) {
+		sigaction(SIGINT, &action, NULL);
+		sigaction(SIGTERM, &action, NULL);
+	}
+	front.bar = front.bar && !front.json_wanted;
+	if (!strncmp(front.name, "LABEL=", 6) || !strncmp(front.name, "UUID=", 5)) {
+		int error = probe_resolve_tag(front.name, &device);
+
+		if (error)
+			return tool_error(EXIT_OPERATION, "%s: %s", front.name,
+					  error == -EEXIST ? "more than one volume has it" : "no such volume");
+		front.name = device;
+	}
+	code = check(&front);
+	free(device);
+	return code;
+}

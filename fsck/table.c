@@ -1,0 +1,525 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The inode table: its extents, the bitmaps of its runs, and reading all records in order.
+ *
+ * The table is read in pieces of up to 1 MiB. For a large table a helper thread reads the next piece while the
+ * checking thread works on the last one: two buffers, each owned by one side at a time; `lock` guards who owns
+ * which. The helper does nothing but read the device and look into the (read-only) overlay.
+ *
+ * A run whose bitmap block is lost is rebuilt at once from its records, which carry number and checksum each,
+ * before anything else looks at it.
+ */
+#include "internal.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+
+#define PIECE_BLOCKS 256u /* 1 MiB */
+#define THREAD_PIECES 16u /* from this many pieces on a helper is worth its start */
+
+bool bit_test(const uint8_t *bits, uint64_t bit)
+{
+	return bits[bit / 8] >> (bit % 8) & 1;
+}
+
+void bit_set(uint8_t *bits, uint64_t bit, bool value)
+{
+	if (value)
+		bits[bit / 8] |= (uint8_t)(1u << (bit % 8));
+	else
+		bits[bit / 8] &= (uint8_t) ~(1u << (bit % 8));
+}
+
+/* ---- The map ---- */
+
+static uint64_t run_blocks(const struct checker *checker)
+{
+	return 1 + checker->inodes_per_run / ASH_INODES_PER_BLOCK;
+}
+
+uint64_t table_block(const struct checker *checker, uint64_t file_block)
+{
+	size_t low = 0, high = checker->table.count;
+
+	while (low < high) {
+		size_t middle = (low + high) / 2;
+		const struct table_extent *extent = &checker->table.items[middle];
+
+		if (file_block < extent->file_block)
+			high = middle;
+		else if (file_block - extent->file_block >= extent->count)
+			low = middle + 1;
+		else
+			return extent->start + (file_block - extent->file_block);
+	}
+	return 0;
+}
+
+int table_locate(const struct checker *checker, uint64_t ino, uint64_t *block, uint32_t *offset)
+{
+	uint64_t run = ino / checker->inodes_per_run, index = ino % checker->inodes_per_run;
+
+	if (run >= checker->run_count)
+		return -ENOENT;
+	*block = table_block(checker, run * run_blocks(checker) + 1 + index / ASH_INODES_PER_BLOCK);
+	*offset = (uint32_t)(index % ASH_INODES_PER_BLOCK) * ASH_INODE_SIZE;
+	return *block ? 0 : -ENOENT;
+}
+
+bool inode_bit(const struct checker *checker, uint64_t ino)
+{
+	return bit_test(checker->inode_bits, ino);
+}
+
+struct table_walk {
+	struct checker *checker;
+	uint64_t floor;  /* next free file block */
+	uint64_t blocks; /* nodes and data */
+};
+
+static int table_bad_node(void *context, uint64_t block, const char *why)
+{
+	struct table_walk *walk = context;
+	struct problem_context at = { .block = block, .why = why };
+
+	if (problem(walk->checker, PROBLEM_TABLE_EXTENT, &at))
+		return rebuild_schedule(walk->checker, ASH_INO_TABLE, false);
+	return 0;
+}
+
+/* Blocks of the table belong to it before anybody else; what it claims twice is dropped. */
+static int table_claim(struct checker *checker, uint64_t start, uint64_t count, bool *taken)
+{
+	*taken = map_any(&checker->found, start, count);
+	return *taken ? 0 : map_set(&checker->found, start, count, NULL, NULL);
+}
+
+static int table_node(void *context, uint64_t block)
+{
+	struct table_walk *walk = context;
+	bool taken;
+	int result = table_claim(walk->checker, block, 1, &taken);
+
+	if (!result && taken)
+		return table_bad_node(walk, block, "a tree block lies where other metadata is");
+	walk->blocks++;
+	return result;
+}
+
+static int table_record(void *context, uint64_t key, const uint8_t *value, uint32_t length)
+{
+	struct table_walk *walk = context;
+	struct checker *checker = walk->checker;
+	const struct ash_extent_value *extent = (const void *)value;
+	struct table_extent entry = { .file_block = key };
+	const char *why = extent_wrong(checker, key, value, length, walk->floor);
+	bool taken = false;
+	int result;
+
+	if (!why) {
+		entry.start = ash_get64(extent->start);
+		entry.count = ash_get32(extent->count);
+		if (ash_get32(extent->flags))
+			why = "unwritten part";
+	}
+	if (!why) {
+		result = table_claim(checker, entry.start, entry.count, &taken);
+		if (result)
+			return result;
+		if (taken)
+			why = "part lies where other metadata is";
+	}
+	if (why)
+		return table_bad_node(walk, entry.start, why);
+	walk->floor = key + entry.count;
+	walk->blocks += entry.count;
+	return LIST_ADD(&checker->table, entry);
+}
+
+static int table_map(struct checker *checker)
+{
+	const struct ash_inode *inode = &checker->super->table_inode;
+	struct table_walk context = { .checker = checker };
+	struct tree_walk walk = { .checker = checker,
+				  .owner = ASH_INO_TABLE,
+				  .context = &context,
+				  .node = table_node,
+				  .bad = table_bad_node,
+				  .record = table_record };
+	struct problem_context count = { .have = ash_get64(inode->blocks) };
+	int result = 0;
+
+	checker->table.count = 0;
+	if (inode->data_kind == ASH_FORK_TREE)
+		result = tree_walk(&walk, inode->data, ASH_DATA_FORK_SIZE);
+	count.want = context.blocks;
+	if (!result && count.want != count.have && !checker->rebuilds.count &&
+	    problem(checker, PROBLEM_INODE_BLOCKS, &count)) {
+		checker->super->table_inode.blocks = ash_put64(context.blocks);
+		result = inode_write(checker, ASH_INO_TABLE, &checker->super->table_inode);
+	}
+	return result;
+}
+
+/* Runs that lie wholly inside the mapped part. */
+static uint64_t runs_mapped(const struct checker *checker)
+{
+	uint64_t last = 0;
+
+	if (checker->table.count) {
+		const struct table_extent *extent = &checker->table.items[checker->table.count - 1];
+
+		last = extent->file_block + extent->count;
+	}
+	last /= run_blocks(checker);
+	/* Each run takes blocks of its own, so that this cannot exceed what the volume holds. */
+	return last < checker->block_count ? last : checker->block_count;
+}
+
+static int table_count(struct checker *checker)
+{
+	struct ash_super *super = checker->super;
+	uint64_t mapped = runs_mapped(checker), runs = ash_get64(super->inode_runs);
+	uint64_t size = mapped * run_blocks(checker) << ASH_BLOCK_SHIFT;
+	struct problem_context context = { .have = runs, .want = mapped };
+
+	int result;
+
+	checker->run_count = mapped;
+	if (checker->stale_super) {
+		result = lost_runs_find(checker);
+		if (result)
+			return result;
+		mapped = checker->run_count;
+		context.want = mapped;
+		size = mapped * run_blocks(checker) << ASH_BLOCK_SHIFT;
+	}
+	checker->inode_count = mapped * checker->inodes_per_run;
+	if (runs == mapped && ash_get64(super->table_inode.size) == size)
+		return 0;
+	if (!problem(checker, PROBLEM_TABLE_SIZE, &context))
+		return 0;
+	super->inode_runs = ash_put64(mapped);
+	super->table_inode.size = ash_put64(size);
+	/* With the new extents, when there are some: rebuild.c writes the inode. */
+	return checker->rebuilds.count ? 0 : inode_write(checker, ASH_INO_TABLE, &super->table_inode);
+}
+
+/* ---- Runs ---- */
+
+static bool record_lives(const struct checker *checker, const struct ash_inode *record, uint64_t ino)
+{
+	return ash_get32(record->magic) == ASH_MAGIC_INODE && ash_get64(record->ino) == ino &&
+	       ash_get32(record->mode) && ash_get32(record->crc) == ash_inode_crc(checker->seed, record);
+}
+
+/* One block of a run without bitmap: bits of its living records. Returns whether there is any. */
+static bool run_block_bits(const struct checker *checker, const uint8_t *data, uint64_t first_ino, uint8_t *bits,
+			   uint64_t bit)
+{
+	bool any = false;
+
+	for (uint32_t i = 0; i < ASH_INODES_PER_BLOCK; i++) {
+		bool lives = record_lives(checker, (const void *)(data + i * ASH_INODE_SIZE), first_ino + i);
+
+		bit_set(bits, bit + i, lives);
+		any = any || lives;
+	}
+	return any;
+}
+
+/* Bits and `initialized` of a run from its records alone; what is no record there is zeroed when `write`. */
+static int run_from_records(struct checker *checker, uint64_t run, struct ash_bitmap_block *out, bool write)
+{
+	uint64_t base = run * checker->inodes_per_run, first = run * run_blocks(checker) + 1;
+	uint32_t blocks = checker->inodes_per_run / ASH_INODES_PER_BLOCK, last = 1;
+	uint8_t *data = checker->node_buffers;
+
+	for (uint32_t i = 0; i < blocks; i++) {
+		uint64_t block = table_block(checker, first + i), ino = base + (uint64_t)i * ASH_INODES_PER_BLOCK;
+
+		if (block && !block_read(checker, block, data) &&
+		    run_block_bits(checker, data, ino, out->bits, (uint64_t)i * ASH_INODES_PER_BLOCK))
+			last = i + 1;
+	}
+	for (uint32_t i = 0; i < last && write; i++) {
+		uint64_t block = table_block(checker, first + i);
+		bool dirty = false;
+		int result;
+
+		if (!block || block_read(checker, block, data))
+			continue;
+		for (uint32_t j = 0; j < ASH_INODES_PER_BLOCK; j++)
+			if (!bit_test(out->bits, i * ASH_INODES_PER_BLOCK + j)) {
+				struct ash_inode *record = (void *)(data + j * ASH_INODE_SIZE);
+
+				dirty = dirty || !record_is_zero(record);
+				memset(record, 0, sizeof(*record));
+			}
+		result = dirty ? block_write_raw(checker, block, data, 1) : 0;
+		if (result)
+			return result;
+	}
+	for (uint32_t i = 0; i < ASH_INO_FIRST_FREE && !run; i++)
+		bit_set(out->bits, i, true);
+	out->initialized = ash_put32(last);
+	return 0;
+}
+
+static bool bits_beyond(const struct checker *checker, const struct ash_bitmap_block *bitmap)
+{
+	uint32_t first = ash_get32(bitmap->initialized) * ASH_INODES_PER_BLOCK;
+
+	for (uint32_t bit = first; bit < checker->inodes_per_run; bit++)
+		if (bit_test(bitmap->bits, bit))
+			return true;
+	return false;
+}
+
+static const char *run_bitmap_wrong(struct checker *checker, uint64_t run, uint64_t block,
+				    struct ash_bitmap_block *bitmap)
+{
+	const char *why = !block ? "not mapped" : block_read(checker, block, bitmap) ? "cannot be read" : NULL;
+
+	if (!why)
+		why = block_wrong(checker, bitmap, block, ASH_MAGIC_INODE_BITMAP, run);
+	if (!why && (ash_get32(bitmap->initialized) > checker->inodes_per_run / ASH_INODES_PER_BLOCK ||
+		     (!run && !ash_get32(bitmap->initialized))))
+		why = "impossible count of initialized blocks";
+	if (!why && bits_beyond(checker, bitmap))
+		why = "inodes in use behind the initialized blocks";
+	return why;
+}
+
+static int run_load(struct checker *checker, uint64_t run)
+{
+	struct ash_bitmap_block *bitmap = (void *)(checker->node_buffers + 2 * ASH_BLOCK_SIZE);
+	struct run_info *info = &checker->runs[run];
+	uint64_t block = table_block(checker, run * run_blocks(checker));
+	struct problem_context context = { .number = run,
+					   .block = block,
+					   .why = run_bitmap_wrong(checker, run, block, bitmap) };
+	int result = 0;
+
+	info->bitmap_block = block;
+	info->valid = !context.why;
+	if (context.why) {
+		bool fix = problem(checker, PROBLEM_RUN_BITMAP, &context) && block;
+
+		block_begin(checker, bitmap, block, ASH_MAGIC_INODE_BITMAP, run);
+		result = run_from_records(checker, run, bitmap, fix);
+		if (!result && fix)
+			result = block_write(checker, block, bitmap);
+		checker->changed = checker->changed || fix;
+		info->valid = fix;
+	}
+	info->initialized = ash_get32(bitmap->initialized);
+	memcpy(checker->inode_bits + run * (checker->inodes_per_run / 8), bitmap->bits, checker->inodes_per_run / 8);
+	return result;
+}
+
+int table_load(struct checker *checker)
+{
+	int result = table_map(checker);
+
+	if (!result)
+		result = table_count(checker);
+	if (!result && checker->restore && !checker->rebuilds.count)
+		result = super_write(checker);
+	if (result)
+		return result;
+	checker->runs = calloc(checker->run_count + 1, sizeof(*checker->runs));
+	checker->inode_bits = calloc(checker->inode_count / 8 + 1, 1);
+	checker->state = calloc(checker->inode_count + 1, 1);
+	checker->info = calloc(checker->inode_count + 1, sizeof(*checker->info));
+	if (!checker->runs || !checker->inode_bits || !checker->state || !checker->info)
+		return -ENOMEM;
+	for (uint64_t run = 0; run < checker->run_count && !result; run++)
+		result = run_load(checker, run);
+	return result;
+}
+
+/* ---- Reading it all ---- */
+
+struct piece {
+	uint64_t first_ino, block;
+	uint32_t count; /* blocks; 0: the end */
+};
+
+struct reader {
+	struct checker *checker;
+	bool (*wanted)(struct checker *checker, uint64_t ino);
+	/* where the next piece begins */
+	uint64_t run;
+	uint32_t index; /* inode block in the run */
+	/* pieces in hand; `lock` guards full[] and stop */
+	struct piece pieces[2];
+	uint8_t *buffers[2];
+	bool full[2], stop;
+	uint64_t bad[2]; /* blocks that could not be read */
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+};
+
+static bool block_wanted(const struct reader *reader, uint64_t first_ino)
+{
+	if (!reader->wanted)
+		return true;
+	for (uint32_t i = 0; i < ASH_INODES_PER_BLOCK; i++)
+		if (reader->wanted(reader->checker, first_ino + i))
+			return true;
+	return false;
+}
+
+/* The next run of adjacent device blocks that are wanted; count 0 at the end. */
+static struct piece next_piece(struct reader *reader)
+{
+	struct checker *checker = reader->checker;
+	struct piece piece = { 0 };
+
+	for (; reader->run < checker->run_count; reader->run++, reader->index = 0) {
+		for (; reader->index < checker->runs[reader->run].initialized; reader->index++) {
+			uint64_t ino =
+				reader->run * checker->inodes_per_run + (uint64_t)reader->index * ASH_INODES_PER_BLOCK;
+			uint64_t block = table_block(checker, reader->run * run_blocks(checker) + 1 + reader->index);
+
+			if (piece.count && (block != piece.block + piece.count || piece.count == PIECE_BLOCKS ||
+					    !block_wanted(reader, ino)))
+				return piece;
+			if (!block || (!piece.count && !block_wanted(reader, ino)))
+				continue;
+			if (!piece.count)
+				piece = (struct piece){ .first_ino = ino, .block = block };
+			piece.count++;
+		}
+		if (piece.count)
+			return piece;
+	}
+	return piece;
+}
+
+static void read_piece(struct reader *reader, unsigned slot)
+{
+	struct piece *piece = &reader->pieces[slot];
+
+	*piece = next_piece(reader);
+	reader->bad[slot] = 0;
+	if (piece->count)
+		blocks_read(reader->checker, piece->block, piece->count, reader->buffers[slot], &reader->bad[slot]);
+}
+
+static void *helper(void *argument)
+{
+	struct reader *reader = argument;
+	bool more = true;
+
+	for (unsigned slot = 0; more; slot ^= 1) {
+		pthread_mutex_lock(&reader->lock);
+		while (reader->full[slot] && !reader->stop)
+			pthread_cond_wait(&reader->changed, &reader->lock);
+		more = !reader->stop;
+		pthread_mutex_unlock(&reader->lock);
+		if (!more)
+			break;
+		read_piece(reader, slot);
+		more = reader->pieces[slot].count > 0;
+		pthread_mutex_lock(&reader->lock);
+		reader->full[slot] = true;
+		pthread_cond_broadcast(&reader->changed);
+		pthread_mutex_unlock(&reader->lock);
+	}
+	return NULL;
+}
+
+static void wait_full(struct reader *reader, unsigned slot)
+{
+	pthread_mutex_lock(&reader->lock);
+	while (!reader->full[slot])
+		pthread_cond_wait(&reader->changed, &reader->lock);
+	pthread_mutex_unlock(&reader->lock);
+}
+
+static void give_back(struct reader *reader, unsigned slot)
+{
+	pthread_mutex_lock(&reader->lock);
+	reader->full[slot] = false;
+	pthread_cond_broadcast(&reader->changed);
+	pthread_mutex_unlock(&reader->lock);
+}
+
+static int visit_piece(struct reader *reader, unsigned slot, unsigned pass, table_visit visit)
+{
+	struct checker *checker = reader->checker;
+	const struct piece *piece = &reader->pieces[slot];
+	int result = 0;
+
+	if (reader->bad[slot])
+		problem(checker, PROBLEM_BLOCK_UNREADABLE, &(struct problem_context){ .block = piece->block });
+	for (uint32_t i = 0; i < piece->count && !result; i++)
+		result = visit(checker, piece->first_ino + (uint64_t)i * ASH_INODES_PER_BLOCK,
+			       (void *)(reader->buffers[slot] + ((size_t)i << ASH_BLOCK_SHIFT)));
+	progress(checker, pass, piece->first_ino, checker->inode_count);
+	return result;
+}
+
+static int scan_alone(struct reader *reader, unsigned pass, table_visit visit)
+{
+	int result = 0;
+
+	for (;;) {
+		read_piece(reader, 0);
+		if (!reader->pieces[0].count || result)
+			return result;
+		result = visit_piece(reader, 0, pass, visit);
+		if (result)
+			return result;
+	}
+}
+
+static int scan_with_helper(struct reader *reader, unsigned pass, table_visit visit)
+{
+	pthread_t thread;
+	int result = 0;
+
+	reader->buffers[1] = bdev_buffer_alloc((size_t)PIECE_BLOCKS << ASH_BLOCK_SHIFT);
+	if (!reader->buffers[1] || pthread_create(&thread, NULL, helper, reader))
+		return scan_alone(reader, pass, visit);
+	for (unsigned slot = 0; !result; slot ^= 1) {
+		wait_full(reader, slot);
+		if (!reader->pieces[slot].count)
+			break;
+		result = visit_piece(reader, slot, pass, visit);
+		give_back(reader, slot);
+	}
+	pthread_mutex_lock(&reader->lock);
+	reader->stop = true;
+	pthread_cond_broadcast(&reader->changed);
+	pthread_mutex_unlock(&reader->lock);
+	pthread_join(thread, NULL);
+	return result;
+}
+
+int table_scan(struct checker *checker, unsigned pass, bool (*wanted)(struct checker *checker, uint64_t ino),
+	       table_visit visit)
+{
+	struct reader reader = { .checker = checker,
+				 .wanted = wanted,
+				 .lock = PTHREAD_MUTEX_INITIALIZER,
+				 .changed = PTHREAD_COND_INITIALIZER };
+	uint64_t blocks = checker->inode_count / ASH_INODES_PER_BLOCK;
+	size_t piece = (size_t)(blocks < PIECE_BLOCKS ? blocks + 1 : PIECE_BLOCKS) << ASH_BLOCK_SHIFT;
+	int result;
+
+	reader.buffers[0] = bdev_buffer_alloc(piece);
+	if (!reader.buffers[0])
+		return -ENOMEM;
+	/* A helper's `wanted` may look only at what the visits do not change; only pass 1 asks for everything. */
+	if (blocks < THREAD_PIECES * PIECE_BLOCKS || checker->options->no_threads || wanted)
+		result = scan_alone(&reader, pass, visit);
+	else
+		result = scan_with_helper(&reader, pass, visit);
+	bdev_buffer_free(reader.buffers[0], piece);
+	if (reader.buffers[1])
+		bdev_buffer_free(reader.buffers[1], (size_t)PIECE_BLOCKS << ASH_BLOCK_SHIFT);
+	return result;
+}

@@ -1,0 +1,404 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * ashlarctl get: copy a file or tree out of an unmounted volume.
+ *
+ * Concept: what fill.c does, the other way. One descriptor per level, every entry made relative to it with O_EXCL
+ * and without following links, so that no name on a volume can lead out of the target. A folder gets mode and
+ * times when its content is there. It is a rescue tool too: an error in one file is reported and the rest goes on;
+ * the exit status says that something is missing.
+ *
+ * Rules: nothing that exists is overwritten. Owners are set only by root, attributes where the target takes them.
+ */
+#include "mkfs/ctl.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <search.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#define CHUNK ((size_t)1 << 20)
+
+struct link_made {
+	uint64_t ino;
+	char *path; /* relative to the current folder of the process, which is never changed */
+};
+
+struct getter {
+	struct ash_volume *volume;
+	struct ctl_visited visited;
+	void *links;     /* tsearch tree of struct link_made */
+	char *chunk;     /* CHUNK bytes */
+	char *value;     /* ASH_XATTR_SIZE_MAX bytes */
+	char path[8192]; /* of the target, for messages and hard links */
+	int parent;      /* descriptor of the target folder that is being filled */
+	bool top_exists; /* the next folder may exist: the volume's root is copied into a folder that is there */
+	uint64_t failures;
+};
+
+static int complain(struct getter *getter, int code, const char *what)
+{
+	getter->failures++;
+	return tool_error(code, "%s: %s: %s", getter->path, what, strerror(-code));
+}
+
+/* ---- Attributes ---- */
+
+static void get_xattr(struct getter *getter, const char *target, const char *name, uint64_t ino)
+{
+	int size = ash_getxattr(getter->volume, ino, name, getter->value, ASH_XATTR_SIZE_MAX);
+
+	if (size < 0)
+		complain(getter, size, name);
+	else if (lsetxattr(target, name, getter->value, (size_t)size, 0) && errno != EOPNOTSUPP && errno != EPERM)
+		complain(getter, -errno, name);
+}
+
+static void get_xattrs(struct getter *getter, int folder, const char *name, uint64_t ino)
+{
+	int length = ash_listxattr(getter->volume, ino, NULL, 0);
+	char target[512], *list;
+
+	if (length == 0)
+		return;
+	list = length > 0 ? malloc((size_t)length) : NULL;
+	if (list)
+		length = ash_listxattr(getter->volume, ino, list, (size_t)length);
+	if (!list || length < 0)
+		complain(getter, length < 0 ? length : -ENOMEM, "listing attributes");
+	snprintf(target, sizeof(target), "/proc/self/fd/%d/%s", folder, name);
+	for (char *p = list; list && p < list + length; p += strlen(p) + 1)
+		get_xattr(getter, target, p, ino);
+	free(list);
+}
+
+static void get_attributes(struct getter *getter, int folder, const char *name, const struct ash_attr *attr)
+{
+	struct timespec times[2] = { attr->atime, attr->mtime };
+
+	if (geteuid() == 0 && fchownat(folder, name, attr->uid, attr->gid, AT_SYMLINK_NOFOLLOW))
+		complain(getter, -errno, "setting the owner");
+	get_xattrs(getter, folder, name, attr->ino);
+	if (!S_ISLNK(attr->mode) && fchmodat(folder, name, attr->mode & 07777, 0))
+		complain(getter, -errno, "setting the mode");
+	if (utimensat(folder, name, times, AT_SYMLINK_NOFOLLOW))
+		complain(getter, -errno, "setting the times");
+}
+
+/* ---- File content ---- */
+
+static int write_all(int fd, const char *data, size_t length, off_t offset)
+{
+	while (length) {
+		ssize_t written = pwrite(fd, data, length, offset);
+
+		if (written < 0 && errno != EINTR)
+			return -errno;
+		if (written > 0) {
+			data += written;
+			offset += written;
+			length -= (size_t)written;
+		}
+	}
+	return 0;
+}
+
+static int get_range(struct getter *getter, int fd, uint64_t ino, uint64_t start, uint64_t end)
+{
+	while (start < end) {
+		size_t wanted = end - start < CHUNK ? (size_t)(end - start) : CHUNK;
+		int64_t got = ash_read(getter->volume, ino, getter->chunk, wanted, start);
+		int result;
+
+		if (got <= 0)
+			return got < 0 ? complain(getter, (int)got, "reading from the volume") : 0;
+		result = write_all(fd, getter->chunk, (size_t)got, (off_t)start);
+		if (result)
+			return complain(getter, result, "writing");
+		start += (uint64_t)got;
+	}
+	return 0;
+}
+
+static int get_data(struct getter *getter, int fd, const struct ash_attr *attr)
+{
+	uint64_t start = 0;
+
+	if (ftruncate(fd, (off_t)attr->size))
+		return complain(getter, -errno, "setting the size");
+	while (start < attr->size) {
+		int64_t data = ash_seek(getter->volume, attr->ino, start, SEEK_DATA), hole;
+		int result;
+
+		if (data == -ENXIO)
+			return 0;
+		hole = data < 0 ? data : ash_seek(getter->volume, attr->ino, (uint64_t)data, SEEK_HOLE);
+		if (hole < 0)
+			return complain(getter, (int)hole, "reading the map of the file");
+		if (hole <= data)
+			return complain(getter, -EUCLEAN, "reading the map of the file");
+		result = get_range(getter, fd, attr->ino, (uint64_t)data, (uint64_t)hole);
+		if (result)
+			return result;
+		start = (uint64_t)hole;
+	}
+	return 0;
+}
+
+static int get_file(struct getter *getter, const char *name, const struct ash_attr *attr)
+{
+	int fd = openat(getter->parent, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600), result;
+
+	if (fd < 0)
+		return complain(getter, -errno, "creating");
+	result = get_data(getter, fd, attr);
+	if (close(fd) && !result)
+		result = complain(getter, -errno, "closing");
+	return result;
+}
+
+static int get_symlink(struct getter *getter, const char *name, const struct ash_attr *attr)
+{
+	char target[4096];
+	int length = ash_readlink(getter->volume, attr->ino, target, sizeof(target) - 1);
+
+	if (length < 0)
+		return complain(getter, length, "reading the link");
+	target[length] = 0;
+	return symlinkat(target, getter->parent, name) ? complain(getter, -errno, "creating the link") : 0;
+}
+
+static int get_special(struct getter *getter, const char *name, const struct ash_attr *attr)
+{
+	if (mknodat(getter->parent, name, (attr->mode & S_IFMT) | 0600, attr->rdev))
+		return complain(getter, -errno, "creating the special file");
+	return 0;
+}
+
+/* ---- Hard links ---- */
+
+static int compare_links(const void *a, const void *b)
+{
+	const struct link_made *x = a, *y = b;
+
+	return x->ino < y->ino ? -1 : x->ino > y->ino;
+}
+
+static void free_link(void *pointer)
+{
+	struct link_made *made = pointer;
+
+	free(made->path);
+	free(made);
+}
+
+/* True when the entry was made as a further name of a file that is there already. */
+static bool get_as_link(struct getter *getter, const char *name, const struct ash_attr *attr)
+{
+	struct link_made key = { .ino = attr->ino };
+	struct link_made **found = tfind(&key, &getter->links, compare_links);
+
+	return found && linkat(AT_FDCWD, (*found)->path, getter->parent, name, 0) == 0;
+}
+
+/* Without memory the next name becomes a copy: a loss of a link, not of data. */
+static void remember_link(struct getter *getter, const struct ash_attr *attr)
+{
+	struct link_made *made = malloc(sizeof(*made)), **found = NULL;
+
+	if (!made)
+		return;
+	made->ino = attr->ino;
+	made->path = strdup(getter->path);
+	if (made->path)
+		found = tsearch(made, &getter->links, compare_links);
+	if (!found || *found != made)
+		free_link(made);
+}
+
+/* ---- The walk ---- */
+
+static int get_entry(struct getter *getter, const char *name, const struct ash_attr *attr);
+
+static int visit_entry(void *context, const struct ctl_entry *entry)
+{
+	struct getter *getter = context;
+	size_t length = strlen(getter->path);
+
+	if (entry->dot)
+		return 0;
+	if (strlen(entry->name) != entry->name_length || strchr(entry->name, '/') || !entry->name[0]) {
+		complain(getter, -EUCLEAN, "a name that cannot be");
+		return 0;
+	}
+	snprintf(getter->path + length, sizeof(getter->path) - length, "/%s", entry->name);
+	get_entry(getter, entry->name, &entry->attr);
+	getter->path[length] = 0;
+	return 0;
+}
+
+static void get_children(struct getter *getter, uint64_t ino)
+{
+	int result = ctl_visit_once(&getter->visited, ino);
+
+	if (!result)
+		result = ctl_each_entry(getter->volume, ino, visit_entry, getter);
+	if (result)
+		complain(getter, result,
+			 result == -ELOOP ? "damaged: this folder has two names" : "reading the folder");
+}
+
+static int get_folder(struct getter *getter, const char *name, const struct ash_attr *attr)
+{
+	int parent = getter->parent, fd;
+
+	if (mkdirat(parent, name, 0700) && !(errno == EEXIST && getter->top_exists))
+		return complain(getter, -errno, "creating the folder");
+	fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return complain(getter, -errno, "opening the folder");
+	getter->top_exists = false;
+	getter->parent = fd;
+	get_children(getter, attr->ino);
+	getter->parent = parent;
+	close(fd);
+	return 0;
+}
+
+static int get_content(struct getter *getter, const char *name, const struct ash_attr *attr)
+{
+	switch (attr->mode & S_IFMT) {
+	case S_IFDIR:
+		return get_folder(getter, name, attr);
+	case S_IFREG:
+		return get_file(getter, name, attr);
+	case S_IFLNK:
+		return get_symlink(getter, name, attr);
+	}
+	return get_special(getter, name, attr);
+}
+
+static int get_entry(struct getter *getter, const char *name, const struct ash_attr *attr)
+{
+	bool linked = attr->nlink > 1 && !S_ISDIR(attr->mode);
+	int result;
+
+	if (linked && get_as_link(getter, name, attr))
+		return 0;
+	result = get_content(getter, name, attr);
+	/* What could be read of a damaged file stays, with its attributes. */
+	if (!result || S_ISREG(attr->mode))
+		get_attributes(getter, getter->parent, name, attr);
+	if (!result && linked)
+		remember_link(getter, attr);
+	return result;
+}
+
+/* ---- The command ---- */
+
+static const char *last_component(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	return slash ? slash + 1 : path;
+}
+
+/* As cp does: into a folder that exists under the old name, else as the new name. */
+static int choose_target(struct getter *getter, const char *source, char *target, char **name)
+{
+	size_t length = strlen(target);
+	const char *base = last_component(source);
+	struct stat st;
+
+	while (length > 1 && target[length - 1] == '/')
+		target[--length] = 0;
+	if (stat(target, &st) == 0 && S_ISDIR(st.st_mode) && base[0] && strncmp(base, "inode:", 6) != 0)
+		snprintf(getter->path, sizeof(getter->path), "%s/%s", target, base);
+	else
+		snprintf(getter->path, sizeof(getter->path), "%s", target);
+	*name = strdup(last_component(getter->path));
+	if (!*name)
+		return tool_error(-ENOMEM, "out of memory");
+	length = strlen(getter->path) - strlen(*name);
+	snprintf(target, 8192, "%.*s", (int)length, getter->path);
+	getter->parent = open(length ? target : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return getter->parent < 0 ? tool_error(-errno, "%s: %s", length ? target : ".", strerror(errno)) : 0;
+}
+
+static int get_tree(struct getter *getter, const char *source, const char *target, const struct ash_attr *attr)
+{
+	char *name = NULL, *copy = malloc(8192), *trimmed = strdup(source);
+	size_t length = trimmed ? strlen(trimmed) : 0;
+	int result = copy && trimmed ? 0 : tool_error(-ENOMEM, "out of memory");
+
+	while (length > 1 && trimmed[length - 1] == '/')
+		trimmed[--length] = 0;
+	if (!result && (unsigned)snprintf(copy, 8192, "%s", target) >= 8192u)
+		result = tool_error(-ENAMETOOLONG, "the target's name is too long");
+	if (!result)
+		result = choose_target(getter, trimmed, copy, &name);
+	if (!result) {
+		getter->top_exists = !last_component(trimmed)[0];
+		result = get_entry(getter, name, attr);
+		close(getter->parent);
+	}
+	free(name);
+	free(copy);
+	free(trimmed);
+	return result;
+}
+
+static void raise_file_limit(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+		limit.rlim_cur = limit.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &limit);
+	}
+}
+
+static int get(struct ash_volume *volume, const char *source, const char *target)
+{
+	struct getter *getter = calloc(1, sizeof(*getter));
+	struct ctl_file file;
+	int result;
+
+	if (!getter)
+		return tool_error(-ENOMEM, "out of memory");
+	getter->volume = volume;
+	getter->chunk = bdev_buffer_alloc(CHUNK);
+	getter->value = malloc(ASH_XATTR_SIZE_MAX);
+	raise_file_limit();
+	result = getter->chunk && getter->value ? ctl_find(volume, source, &file) :
+						  tool_error(-ENOMEM, "out of memory");
+	if (!result) {
+		result = get_tree(getter, source, target, &file.attr);
+		ctl_drop(volume, &file);
+	}
+	if (!result && getter->failures)
+		result = tool_error(-EIO, "%" PRIu64 " errors: the copy is not complete", getter->failures);
+	tdestroy(getter->links, free_link);
+	ctl_visited_free(&getter->visited);
+	if (getter->chunk)
+		bdev_buffer_free(getter->chunk, CHUNK);
+	free(getter->value);
+	free(getter);
+	return result;
+}
+
+int ctl_get(const struct ctl *ctl)
+{
+	struct tool_volume opened;
+	int result = tool_open(ctl->arguments[0], TOOL_READ, &opened);
+
+	if (result)
+		return result;
+	result = get(opened.volume, ctl->arguments[1], ctl->arguments[2]);
+	return tool_close(&opened, result);
+}

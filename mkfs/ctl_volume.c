@@ -1,0 +1,383 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Commands about a volume as a whole: info, label, uuid, resize, trim.
+ *
+ * Rules: what only prints opens with no_write. What changes opens exclusively, so that a mounted volume is
+ * refused, with one exception that the kernel offers for mounted ones: trim (FITRIM).
+ */
+#include "mkfs/ctl.h"
+#include "mkfs/probe.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+/* ---- info ---- */
+
+struct info {
+	const char *device;
+	struct ash_volume_info volume;
+	bool in_use; /* read from block 0 alone: the figures that change are not known */
+	char use[PROBE_TEXT];
+};
+
+static void info_from_super(struct info *info, const struct ash_super *super)
+{
+	struct ash_volume_info *volume = &info->volume;
+
+	memset(volume, 0, sizeof(*volume));
+	memcpy(volume->uuid, super->uuid, sizeof(volume->uuid));
+	memcpy(volume->metadata_uuid, super->header.metadata_uuid, sizeof(volume->metadata_uuid));
+	memcpy(volume->label, super->label, ASH_LABEL_SIZE);
+	volume->block_count = ash_get64(super->block_count);
+	volume->group_count = ash_get32(super->group_count);
+	volume->log_start = ash_get64(super->log_start);
+	volume->log_blocks = ash_get64(super->log_blocks);
+	volume->group_table_start = ash_get64(super->group_table_start);
+	volume->group_table_blocks = ash_get64(super->group_table_blocks);
+	volume->compat = ash_get64(super->compat);
+	volume->ro_compat = ash_get64(super->ro_compat);
+	volume->incompat = ash_get64(super->incompat);
+	volume->created = ash_get64(super->created);
+	volume->error_count = ash_get64(super->error_count);
+	volume->error_time = ash_get64(super->error_time);
+	volume->inode_runs = ash_get64(super->inode_runs);
+	volume->version = ash_get32(super->version);
+	volume->inodes_per_run = ash_get32(super->inodes_per_run);
+	volume->state = ash_get32(super->state);
+}
+
+/* A volume in use belongs to its owner; block 0 alone says what does not change. */
+static int info_in_use(struct info *info)
+{
+	struct ctl_raw raw;
+	int result = ctl_open_raw(info->device, false, &raw);
+
+	if (result)
+		return result;
+	info_from_super(info, raw.super);
+	ctl_close_raw(&raw);
+	return 0;
+}
+
+static int info_read(struct info *info)
+{
+	const char *path = tool_device_path(info->device);
+	struct tool_volume opened;
+	int result;
+
+	info->in_use = path && probe_in_use(path, info->use) > 0;
+	if (info->in_use)
+		return info_in_use(info);
+	result = tool_open(info->device, TOOL_READ, &opened);
+	if (result)
+		return result;
+	result = ash_volume_info(opened.volume, &info->volume);
+	if (result)
+		tool_error(result, "%s: %s", info->device, strerror(-result));
+	return tool_close(&opened, result);
+}
+
+static const char *state_text(const struct info *info)
+{
+	return info->volume.state & ASH_STATE_ERRORS ? "damage was met: run fsck.ashlar" : "good";
+}
+
+static void info_dates(const struct ash_volume_info *volume)
+{
+	time_t created = (time_t)volume->created, damaged = (time_t)volume->error_time;
+	char text[64] = "";
+	struct tm tm;
+
+	if (localtime_r(&created, &tm))
+		strftime(text, sizeof(text), "%Y-%m-%d %H:%M:%S %z", &tm);
+	printf("created        %s\n", text);
+	if (volume->error_count && localtime_r(&damaged, &tm)) {
+		strftime(text, sizeof(text), "%Y-%m-%d %H:%M:%S %z", &tm);
+		printf("errors         %" PRIu64 ", last at %s\n", volume->error_count, text);
+	}
+}
+
+static void info_use(const char *device)
+{
+	char where[PROBE_TEXT];
+
+	if (probe_mount_point(tool_device_path(device), where) > 0)
+		printf("mounted        on %s\n", where);
+	else
+		puts("in use         by another program");
+}
+
+static void info_text(const struct info *info)
+{
+	const struct ash_volume_info *volume = &info->volume;
+	char uuid[TOOL_UUID_TEXT], size[32], free_size[32], log[32];
+
+	tool_format_uuid(volume->uuid, uuid);
+	tool_format_size(volume->block_count << ASH_BLOCK_SHIFT, size);
+	tool_format_size(volume->free_blocks << ASH_BLOCK_SHIFT, free_size);
+	tool_format_size(volume->log_blocks << ASH_BLOCK_SHIFT, log);
+	printf("label          %s\nUUID           %s\n", volume->label, uuid);
+	printf("format         version %" PRIu32 ", features %" PRIx64 " %" PRIx64 " %" PRIx64
+	       " (compat, ro, incompat)\n",
+	       volume->version, volume->compat, volume->ro_compat, volume->incompat);
+	printf("state          %s\n", state_text(info));
+	info_dates(volume);
+	printf("size           %s, %" PRIu64 " blocks of 4 KiB in %" PRIu64 " groups\n", size, volume->block_count,
+	       volume->group_count);
+	printf("log            %s at block %" PRIu64 "\n", log, volume->log_start);
+	if (info->in_use) {
+		info_use(info->device);
+		return;
+	}
+	printf("free           %s, %" PRIu64 " blocks\n", free_size, volume->free_blocks);
+	printf("inodes         %" PRIu64 " in use, %" PRIu64 " runs of %" PRIu32 "\n", volume->used_inodes,
+	       volume->inode_runs, volume->inodes_per_run);
+	printf("mount epoch    %" PRIu64 "\n", volume->epoch);
+	printf("log positions  tail %" PRIu64 ", end %" PRIu64 " (LSN)\n", volume->log_tail_lsn, volume->log_end_lsn);
+}
+
+static void info_json_changing(struct json *json, const struct ash_volume_info *volume)
+{
+	json_number(json, "free_blocks", volume->free_blocks);
+	json_number(json, "used_inodes", volume->used_inodes);
+	json_number(json, "epoch", volume->epoch);
+	json_number(json, "log_tail_lsn", volume->log_tail_lsn);
+	json_number(json, "log_end_lsn", volume->log_end_lsn);
+}
+
+static void info_json(const struct info *info)
+{
+	const struct ash_volume_info *volume = &info->volume;
+	char uuid[TOOL_UUID_TEXT], metadata_uuid[TOOL_UUID_TEXT];
+	struct json json;
+
+	tool_format_uuid(volume->uuid, uuid);
+	tool_format_uuid(volume->metadata_uuid, metadata_uuid);
+	json_begin(&json, stdout);
+	json_open(&json, NULL, '{');
+	json_string(&json, "device", info->device);
+	json_bool(&json, "in_use", info->in_use);
+	json_string(&json, "label", volume->label);
+	json_string(&json, "uuid", uuid);
+	json_string(&json, "metadata_uuid", metadata_uuid);
+	json_number(&json, "version", volume->version);
+	json_number(&json, "compat", volume->compat);
+	json_number(&json, "ro_compat", volume->ro_compat);
+	json_number(&json, "incompat", volume->incompat);
+	json_number(&json, "state", volume->state);
+	json_number(&json, "created", volume->created);
+	json_number(&json, "error_count", volume->error_count);
+	json_number(&json, "error_time", volume->error_time);
+	json_number(&json, "block_size", ASH_BLOCK_SIZE);
+	json_number(&json, "blocks", volume->block_count);
+	json_number(&json, "groups", volume->group_count);
+	json_number(&json, "group_table_start", volume->group_table_start);
+	json_number(&json, "group_table_blocks", volume->group_table_blocks);
+	json_number(&json, "log_start", volume->log_start);
+	json_number(&json, "log_blocks", volume->log_blocks);
+	json_number(&json, "inode_runs", volume->inode_runs);
+	json_number(&json, "inodes_per_run", volume->inodes_per_run);
+	if (!info->in_use)
+		info_json_changing(&json, volume);
+	json_close(&json, '}');
+	json_end(&json);
+}
+
+int ctl_info(const struct ctl *ctl)
+{
+	struct info info = { .device = ctl->arguments[0] };
+	int result = info_read(&info);
+
+	if (result)
+		return result;
+	if (ctl->json)
+		info_json(&info);
+	else
+		info_text(&info);
+	return 0;
+}
+
+/* ---- label and uuid ---- */
+
+int ctl_label(const struct ctl *ctl)
+{
+	struct info info = { .device = ctl->arguments[0] };
+	struct tool_volume opened;
+	int result;
+
+	if (ctl->count == 1) {
+		result = info_read(&info);
+		if (!result)
+			puts(info.volume.label);
+		return result;
+	}
+	if (strlen(ctl->arguments[1]) > ASH_LABEL_SIZE)
+		return tool_error(-1, "the label is longer than %u bytes", ASH_LABEL_SIZE);
+	result = tool_open(ctl->arguments[0], TOOL_WRITE, &opened);
+	if (result)
+		return result;
+	result = ash_set_label(opened.volume, ctl->arguments[1]);
+	if (result)
+		tool_error(result, "%s: setting the label: %s", ctl->arguments[0], strerror(-result));
+	return tool_close(&opened, result);
+}
+
+static int print_uuid(const char *device)
+{
+	struct info info = { .device = device };
+	char text[TOOL_UUID_TEXT];
+	int result = info_read(&info);
+
+	if (result)
+		return result;
+	tool_format_uuid(info.volume.uuid, text);
+	puts(text);
+	return 0;
+}
+
+int ctl_uuid(const struct ctl *ctl)
+{
+	struct tool_volume opened;
+	uint8_t uuid[16];
+	int result;
+
+	if (ctl->count == 1)
+		return print_uuid(ctl->arguments[0]);
+	if (tool_parse_uuid(ctl->arguments[1], uuid))
+		return tool_error(-1, "'%s' is not a UUID: give 32 hexadecimal digits or 'random'", ctl->arguments[1]);
+	result = tool_open(ctl->arguments[0], TOOL_WRITE, &opened);
+	if (result)
+		return result;
+	result = ash_set_uuid(opened.volume, uuid);
+	if (result)
+		tool_error(result, "%s: setting the UUID: %s", ctl->arguments[0], strerror(-result));
+	return tool_close(&opened, result);
+}
+
+/* ---- resize ---- */
+
+/* An image file is made longer first; a device has the size that it has. */
+static int lengthen_file(const char *path, uint64_t size)
+{
+	struct stat st;
+
+	if (tool_check_kind(path) || stat(path, &st))
+		return -1;
+	if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size >= size)
+		return 0;
+	return truncate(path, (off_t)size) ? tool_error(-1, "%s: %s", path, strerror(errno)) : 0;
+}
+
+/* Only a volume that is free and good may be made longer; looked at before the file is touched. */
+static int check_growable(const char *device, uint64_t size)
+{
+	struct info info = { .device = device };
+	int result = info_read(&info);
+
+	if (result)
+		return result;
+	if (info.in_use)
+		return tool_error(-1, "%s %s: unmount it to make it grow", device, info.use);
+	if (size && size >> ASH_BLOCK_SHIFT < info.volume.block_count)
+		return tool_error(-1, "%s: has %" PRIu64 " bytes; volumes can grow, not shrink", device,
+				  info.volume.block_count << ASH_BLOCK_SHIFT);
+	return 0;
+}
+
+static int grow(const char *device, uint64_t blocks)
+{
+	struct ash_volume_info info;
+	struct tool_volume opened;
+	char size[32];
+	int result = tool_open(device, TOOL_WRITE, &opened);
+
+	if (result)
+		return result;
+	result = ash_grow(opened.volume, blocks);
+	if (!result)
+		result = ash_volume_info(opened.volume, &info);
+	if (result)
+		tool_error(result, "%s: growing: %s", device,
+			   result == -EINVAL ? "the device is too small for that" : strerror(-result));
+	result = tool_close(&opened, result);
+	if (result)
+		return result;
+	tool_format_size(info.block_count << ASH_BLOCK_SHIFT, size);
+	printf("%s: now %s, %" PRIu64 " blocks\n", device, size, info.block_count);
+	return 0;
+}
+
+int ctl_resize(const struct ctl *ctl)
+{
+	const char *device = ctl->arguments[0], *path = tool_device_path(device);
+	uint64_t size = 0;
+
+	if (ctl->count == 2 && (bdev_parse_size(ctl->arguments[1], &size) || size < ASH_BLOCK_SIZE))
+		return tool_error(-1, "'%s' is not a size: write 512M or 4GiB", ctl->arguments[1]);
+	if (check_growable(device, size))
+		return -1;
+	if (size && path && lengthen_file(path, size))
+		return -1;
+	return grow(device, size >> ASH_BLOCK_SHIFT);
+}
+
+/* ---- trim ---- */
+
+static int trim_report(const char *name, uint64_t bytes)
+{
+	char size[32];
+
+	tool_format_size(bytes, size);
+	printf("%s: %s (%" PRIu64 " bytes) discarded\n", name, size, bytes);
+	return 0;
+}
+
+static int trim_mounted(const char *folder)
+{
+	struct fstrim_range range = { .len = UINT64_MAX };
+	int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC), error;
+
+	if (fd < 0)
+		return tool_error(-1, "%s: %s", folder, strerror(errno));
+	error = ioctl(fd, FITRIM, &range) ? errno : 0;
+	close(fd);
+	if (error == EOPNOTSUPP || error == ENOTTY)
+		return tool_error(-1, "%s: the device or file system cannot discard", folder);
+	return error ? tool_error(-1, "%s: %s", folder, strerror(error)) : trim_report(folder, range.len);
+}
+
+static int trim_unmounted(const char *device)
+{
+	struct tool_volume opened;
+	uint64_t trimmed = 0;
+	int result = tool_open(device, TOOL_WRITE, &opened);
+
+	if (result)
+		return result;
+	result = ash_trim(opened.volume, 0, UINT64_MAX, 0, &trimmed);
+	if (result)
+		tool_error(result, "%s: %s", device,
+			   result == -EOPNOTSUPP ? "the device cannot discard" : strerror(-result));
+	result = tool_close(&opened, result);
+	return result ? result : trim_report(device, trimmed);
+}
+
+int ctl_trim(const struct ctl *ctl)
+{
+	const char *name = ctl->arguments[0], *path = tool_device_path(name);
+	char where[PROBE_TEXT];
+	struct stat st;
+
+	if (path && stat(path, &st) == 0 && S_ISDIR(st.st_mode))
+		return trim_mounted(path);
+	if (path && probe_mount_point(path, where) > 0)
+		return trim_mounted(where);
+	return trim_unmounted(name);
+}

@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A small JSON writer: one line per member, tabs by depth. The caller opens and closes in pairs; the writer only
+ * places commas and escapes text.
+ */
+#include "mkfs/json.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+void json_begin(struct json *json, FILE *out)
+{
+	*json = (struct json){ .out = out };
+}
+
+int json_end(struct json *json)
+{
+	fputc('\n', json->out);
+	return fflush(json->out) ? -errno : 0;
+}
+
+/* Length of the valid UTF-8 sequence at the start of `text`, 0 when there is none. */
+static size_t utf8_length(const unsigned char *text, size_t length)
+{
+	static const uint32_t least[] = { 0, 0, 0x80, 0x800, 0x10000 };
+	size_t bytes = text[0] < 0x80 ? 1 : text[0] >= 0xf0 && text[0] < 0xf8 ? 4 : text[0] >= 0xe0 ? 3 : 2;
+	uint32_t code;
+
+	if (bytes == 1)
+		return 1;
+	if (text[0] < 0xc0 || text[0] >= 0xf8 || bytes > length)
+		return 0;
+	code = text[0] & (0x7fu >> bytes);
+	for (size_t i = 1; i < bytes; i++) {
+		if ((text[i] & 0xc0) != 0x80)
+			return 0;
+		code = code << 6 | (text[i] & 0x3f);
+	}
+	return code < least[bytes] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000) ? 0 : bytes;
+}
+
+static void write_text(struct json *json, const char *text, size_t length)
+{
+	const unsigned char *p = (const unsigned char *)text, *end = p + length;
+
+	fputc('"', json->out);
+	while (p < end) {
+		size_t bytes = utf8_length(p, (size_t)(end - p));
+
+		if (!bytes)
+			fprintf(json->out, "\\udc%02x", *p++);
+		else if (*p == '"' || *p == '\\')
+			fprintf(json->out, "\\%c", *p++);
+		else if (*p < ' ' || *p == 127)
+			fprintf(json->out, "\\u%04x", *p++);
+		else
+			p += fwrite(p, 1, bytes, json->out) == bytes ? bytes : (size_t)(end - p);
+	}
+	fputc('"', json->out);
+}
+
+static void begin_member(struct json *json, const char *key)
+{
+	if (json->has_members)
+		fputc(',', json->out);
+	if (json->depth)
+		fprintf(json->out, "\n%.*s", (int)json->depth, "\t\t\t\t\t\t\t\t");
+	json->has_members = true;
+	if (key) {
+		write_text(json, key, strlen(key));
+		fputs(": ", json->out);
+	}
+}
+
+void json_open(struct json *json, const char *key, char bracket)
+{
+	begin_member(json, key);
+	fputc(bracket, json->out);
+	json->depth++;
+	json->has_members = false;
+}
+
+void json_close(struct json *json, char bracket)
+{
+	json->depth--;
+	if (json->has_members)
+		fprintf(json->out, "\n%.*s", (int)json->depth, "\t\t\t\t\t\t\t\t");
+	fputc(bracket, json->out);
+	json->has_members = true;
+}
+
+void json_bytes(struct json *json, const char *key, const char *text, size_t length)
+{
+	begin_member(json, key);
+	write_text(json, text, length);
+}
+
+void json_string(struct json *json, const char *key, const char *text)
+{
+	json_bytes(json, key, text, strlen(text));
+}
+
+void json_number(struct json *json, const char *key, uint64_t value)
+{
+	begin_member(json, key);
+	fprintf(json->out, "%" PRIu64, value);
+}
+
+void json_signed(struct json *json, const char *key, int64_t value)
+{
+	begin_member(json, key);
+	fprintf(json->out, "%" PRId64, value);
+}
+
+void json_bool(struct json *json, const char *key, bool value)
+{
+	begin_member(json, key);
+	fputs(value ? "true" : "false", json->out);
+}

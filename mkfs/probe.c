@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What is on a device: signatures and topology by libblkid (the only file that uses it), Ashlar volumes by
+ * our own magic, which libblkid does not know. Who uses a device is in probe_use.c.
+ *
+ * Rules: opens read-only and closes again; a volume is taken for one only when the magic fits, its content is
+ * checked later by whoever opens it.
+ */
+#include "mkfs/probe.h"
+
+#include <ashlar/format.h>
+
+#include <blkid/blkid.h>
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <strings.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* ---- Our own volumes ---- */
+
+static bool is_volume(const struct ash_super *super)
+{
+	return ash_get32(super->header.magic) == ASH_MAGIC_SUPER &&
+	       memcmp(super->volume_magic, ASH_VOLUME_MAGIC, sizeof(super->volume_magic)) == 0;
+}
+
+/* 1: `super` is that of a volume, 0: block 0 holds something else. */
+static int read_super(const char *path, struct ash_super *super)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	int result = 0;
+	ssize_t got;
+
+	if (fd < 0)
+		return -errno;
+	got = pread(fd, super, sizeof(*super), 0);
+	if (got < 0)
+		result = -errno;
+	else if ((size_t)got == sizeof(*super))
+		result = is_volume(super);
+	close(fd);
+	return result;
+}
+
+/* A label for people: unprintable bytes as '?'. */
+static void copy_label(char *out, size_t size, const char *label, size_t length)
+{
+	size_t i;
+
+	for (i = 0; i < length && i + 1 < size && label[i]; i++)
+		out[i] = (unsigned char)label[i] < ' ' || label[i] == 127 ? '?' : label[i];
+	out[i] = 0;
+}
+
+static int describe_volume(const struct ash_super *super, char what[PROBE_TEXT])
+{
+	char label[ASH_LABEL_SIZE + 1];
+
+	copy_label(label, sizeof(label), super->label, ASH_LABEL_SIZE);
+	if (label[0])
+		snprintf(what, PROBE_TEXT, "contains an Ashlar volume labelled '%s'", label);
+	else
+		snprintf(what, PROBE_TEXT, "contains an Ashlar volume");
+	return 1;
+}
+
+/* ---- Foreign signatures ---- */
+
+static const char *lookup(blkid_probe probe, const char *name)
+{
+	const char *value = NULL;
+
+	return blkid_probe_lookup_value(probe, name, &value, NULL) ? NULL : value;
+}
+
+static const char *article(const char *noun)
+{
+	return strchr("aeiouAEIOU", noun[0]) ? "an" : "a";
+}
+
+static void describe_signature(blkid_probe probe, char what[PROBE_TEXT])
+{
+	const char *type = lookup(probe, "TYPE"), *usage = lookup(probe, "USAGE"), *raw = lookup(probe, "LABEL");
+	const char *table = lookup(probe, "PTTYPE");
+	char label[128] = "";
+
+	if (raw)
+		copy_label(label, sizeof(label), raw, strlen(raw));
+	if (!type && table)
+		snprintf(what, PROBE_TEXT, "contains a partition table (%s)", table);
+	else if (!type)
+		snprintf(what, PROBE_TEXT, "contains a signature of unknown type");
+	else
+		snprintf(what, PROBE_TEXT, "contains %s %s %s%s%s%s", article(type), type,
+			 usage && strcmp(usage, "filesystem") == 0 ? "file system" : "signature",
+			 label[0] ? " labelled '" : "", label, label[0] ? "'" : "");
+}
+
+/* blkid results: 0 found, 1 nothing, -2 several at once, -1 error. */
+static int probe_foreign(blkid_probe probe, char what[PROBE_TEXT])
+{
+	int result;
+
+	blkid_probe_enable_superblocks(probe, 1);
+	blkid_probe_set_superblocks_flags(probe, BLKID_SUBLKS_TYPE | BLKID_SUBLKS_USAGE | BLKID_SUBLKS_LABEL |
+							 BLKID_SUBLKS_BADCSUM);
+	blkid_probe_enable_partitions(probe, 1);
+	blkid_probe_set_partitions_flags(probe, BLKID_PARTS_MAGIC);
+	errno = 0;
+	result = blkid_do_fullprobe(probe);
+	if (result == 0)
+		describe_signature(probe, what);
+	else if (result == -2)
+		snprintf(what, PROBE_TEXT, "contains signatures of more than one kind");
+	else if (result < 0)
+		return errno ? -errno : -EIO;
+	return result != 1;
+}
+
+int probe_signature(const char *path, char what[PROBE_TEXT])
+{
+	struct ash_super super;
+	blkid_probe probe;
+	int fd, result;
+
+	result = read_super(path, &super);
+	if (result)
+		return result < 0 ? result : describe_volume(&super, what);
+	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	if (fd < 0)
+		return -errno;
+	probe = blkid_new_probe();
+	if (!probe)
+		result = -ENOMEM;
+	else if (blkid_probe_set_device(probe, fd, 0, 0))
+		result = 0; /* too small to hold anything */
+	else
+		result = probe_foreign(probe, what);
+	blkid_free_probe(probe);
+	close(fd);
+	return result;
+}
+
+int probe_topology(const char *path, struct probe_topology *out)
+{
+	struct stat st;
+	blkid_probe probe;
+	blkid_topology topology;
+
+	memset(out, 0, sizeof(*out));
+	if (stat(path, &st))
+		return -errno;
+	if (!S_ISBLK(st.st_mode))
+		return -ENOTBLK;
+	probe = blkid_new_probe_from_filename(path);
+	if (!probe)
+		return errno ? -errno : -EIO;
+	topology = blkid_probe_get_topology(probe);
+	if (topology) {
+		out->logical_sector = (uint32_t)blkid_topology_get_logical_sector_size(topology);
+		out->physical_sector = (uint32_t)blkid_topology_get_physical_sector_size(topology);
+		out->minimum_io = (uint32_t)blkid_topology_get_minimum_io_size(topology);
+		out->optimal_io = (uint32_t)blkid_topology_get_optimal_io_size(topology);
+		out->alignment_offset = (uint32_t)blkid_topology_get_alignment_offset(topology);
+	}
+	blkid_free_probe(probe);
+	return topology ? 0 : -EIO;
+}
+
+/* ---- LABEL= and UUID= ---- */
+
+struct tag {
+	bool by_uuid;
+	uint8_t uuid[16];
+	char label[ASH_LABEL_SIZE + 1];
+};
+
+static int parse_hex_uuid(const char *text, uint8_t uuid[16])
+{
+	unsigned digits = 0;
+
+	memset(uuid, 0, 16);
+	for (; *text; text++) {
+		unsigned digit;
+
+		if (*text == '-')
+			continue;
+		if (!isxdigit((unsigned char)*text) || digits == 32)
+			return -EINVAL;
+		digit = isdigit((unsigned char)*text) ? (unsigned)(*text - '0') :
+							(unsigned)(tolower((unsigned char)*text) - 'a' + 10);
+		uuid[digits / 2] = (uint8_t)(uuid[digits / 2] << 4 | digit);
+		digits++;
+	}
+	return digits == 32 ? 0 : -EINVAL;
+}
+
+/* 0: a tag, 1: not a tag but a path. A value may be in double quotes, as in fstab. */
+static int parse_tag(const char *spec, struct tag *tag)
+{
+	char value[ASH_LABEL_SIZE + 3] = "";
+	const char *text;
+	size_t length;
+
+	memset(tag, 0, sizeof(*tag));
+	if (strncmp(spec, "UUID=", 5) == 0)
+		tag->by_uuid = true;
+	else if (strncmp(spec, "LABEL=", 6) != 0)
+		return 1;
+	text = strchr(spec, '=') + 1;
+	length = strlen(text);
+	if (length >= 2 && text[0] == '"' && text[length - 1] == '"') {
+		text++;
+		length -= 2;
+	}
+	if (length == 0 || length > ASH_LABEL_SIZE)
+		return -EINVAL;
+	memcpy(value, text, length);
+	if (tag->by_uuid)
+		return parse_hex_uuid(value, tag->uuid);
+	memcpy(tag->label, value, length);
+	return 0;
+}
+
+static bool tag_fits(const struct tag *tag, const struct ash_super *super)
+{
+	if (tag->by_uuid)
+		return memcmp(tag->uuid, super->uuid, sizeof(tag->uuid)) == 0;
+	return strncmp(tag->label, super->label, ASH_LABEL_SIZE) == 0;
+}
+
+/* Two device nodes may show one volume (a disk image attached twice, multipath): that is an ambiguity to report. */
+static int try_device(const struct tag *tag, const char *name, char **found)
+{
+	struct ash_super super;
+	char path[300];
+
+	snprintf(path, sizeof(path), "/dev/%s", name);
+	for (char *p = path + 5; *p; p++)
+		if (*p == '!')
+			*p = '/';
+	if (read_super(path, &super) <= 0 || !tag_fits(tag, &super))
+		return 0;
+	if (*found)
+		return -EEXIST;
+	*found = strdup(path);
+	return *found ? 0 : -ENOMEM;
+}
+
+int probe_resolve_tag(const char *spec, char **device_out)
+{
+	struct tag tag;
+	char line[512], name[256];
+	char *found = NULL;
+	FILE *partitions;
+	int result = parse_tag(spec, &tag);
+
+	*device_out = NULL;
+	if (result < 0)
+		return result;
+	if (result) {
+		*device_out = strdup(spec);
+		return *device_out ? 0 : -ENOMEM;
+	}
+	partitions = fopen("/proc/partitions", "re");
+	if (!partitions)
+		return -errno;
+	while (!result && fgets(line, sizeof(line), partitions))
+		if (sscanf(line, " %*u %*u %*u %255s", name) == 1)
+			result = try_device(&tag, name, &found);
+	fclose(partitions);
+	if (!result && !found)
+		result = -ENODEV;
+	if (result) {
+		free(found);
+		return result;
+	}
+	*device_out = found;
+	return 0;
+}

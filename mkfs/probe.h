@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What is on a device, who uses it, and which device has a label or UUID.
+ *
+ * Nothing here writes. Paths are those of block devices or regular files. Results: negative errno on
+ * failure; texts are one line without newline, of at most PROBE_TEXT bytes.
+ */
+#ifndef MKFS_PROBE_H
+#define MKFS_PROBE_H
+
+#include <stdint.h>
+
+#define PROBE_TEXT 512
+
+/*
+ * Signatures: 1 and a text as "contains an ext4 file system labelled 'x'" in `what`; 0: nothing known is there.
+ * Knows what libblkid knows, and Ashlar volumes.
+ */
+int probe_signature(const char *path, char what[PROBE_TEXT]);
+
+/*
+ * Use by somebody else: 1 and a text as "is mounted on /mnt" in `what`; 0: free as far as can be seen. Looks at
+ * mounts, swap areas, exclusive claims of the kernel (O_EXCL), the owner lock of Ashlar programs, and all of
+ * these through loop devices over the file, or over the file behind a loop device. bdev_open() with `exclusive` and
+ * bdev_lock() have the last word: this function is what can say why.
+ */
+int probe_in_use(const char *path, char what[PROBE_TEXT]);
+
+/* Where a device (or a loop device over the image) is mounted: 1 and the folder in `where`, 0: nowhere. */
+int probe_mount_point(const char *path, char where[PROBE_TEXT]);
+
+struct probe_topology {
+	uint32_t logical_sector, physical_sector; /* bytes; 0: unknown */
+	uint32_t minimum_io, optimal_io;          /* bytes; 0: unknown */
+	uint32_t alignment_offset;                /* bytes by which the device is off its physical blocks */
+};
+/* -ENOTBLK for a regular file. */
+int probe_topology(const char *path, struct probe_topology *out);
+
+/*
+ * The device of "LABEL=text" or "UUID=..." among the Ashlar volumes on the block devices of /proc/partitions, loop
+ * devices included. 0 and a malloc'ed path; -ENODEV none, -EEXIST more than one has it, -EINVAL neither prefix.
+ * A text without such a prefix is a path: it is copied.
+ */
+int probe_resolve_tag(const char *spec, char **device_out);
+
+#endif

@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What the command-line tools share.
+ *
+ * Rules: an error is one line on stderr that says what to do; a function that printed it returns negative, and
+ * nobody prints a second one.
+ */
+#include "mkfs/tool.h"
+
+#include "mkfs/probe.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+
+int tool_error(int code, const char *format, ...)
+{
+	va_list arguments;
+
+	fflush(stdout);
+	fprintf(stderr, "%s: ", program_invocation_short_name);
+	va_start(arguments, format);
+	vfprintf(stderr, format, arguments);
+	va_end(arguments);
+	fputc('\n', stderr);
+	return code;
+}
+
+const char *tool_device_path(const char *name)
+{
+	static const char *const prefixes[] = { "aio:", "uring:", "sync:" };
+
+	for (unsigned i = 0; i < sizeof(prefixes) / sizeof(prefixes[0]); i++)
+		if (strncmp(name, prefixes[i], strlen(prefixes[i])) == 0)
+			return name + strlen(prefixes[i]);
+	return strncmp(name, "mem:", 4) == 0 ? NULL : name;
+}
+
+int tool_check_kind(const char *path)
+{
+	struct stat st;
+
+	if (stat(path, &st))
+		return tool_error(-1, "%s: %s", path, strerror(errno));
+	if (S_ISDIR(st.st_mode))
+		return tool_error(-1, "%s: is a folder, not a block device or image file", path);
+	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+		return tool_error(-1, "%s: is neither a block device nor a regular file", path);
+	return 0;
+}
+
+/* ---- UUIDs and sizes ---- */
+
+void tool_format_uuid(const uint8_t uuid[16], char text[TOOL_UUID_TEXT])
+{
+	char *out = text;
+
+	for (unsigned i = 0; i < 16; i++) {
+		if (i == 4 || i == 6 || i == 8 || i == 10)
+			*out++ = '-';
+		out += sprintf(out, "%02x", uuid[i]);
+	}
+}
+
+static int random_uuid(uint8_t uuid[16])
+{
+	if (getrandom(uuid, 16, 0) != 16)
+		return errno ? -errno : -EIO;
+	uuid[6] = (uint8_t)((uuid[6] & 0x0f) | 0x40);
+	uuid[8] = (uint8_t)((uuid[8] & 0x3f) | 0x80);
+	return 0;
+}
+
+int tool_parse_uuid(const char *text, uint8_t uuid[16])
+{
+	unsigned digits = 0;
+
+	if (strcmp(text, "random") == 0)
+		return random_uuid(uuid);
+	for (; *text; text++) {
+		unsigned digit;
+
+		if (*text == '-')
+			continue;
+		if (!isxdigit((unsigned char)*text) || digits == 32)
+			return -EINVAL;
+		sscanf((const char[]){ *text, 0 }, "%x", &digit);
+		uuid[digits / 2] = (uint8_t)(uuid[digits / 2] << 4 | digit);
+		digits++;
+	}
+	return digits == 32 ? 0 : -EINVAL;
+}
+
+void tool_format_size(uint64_t bytes, char text[32])
+{
+	static const char *const units[] = { "bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB" };
+	double value = (double)bytes;
+	unsigned unit = 0;
+
+	for (; value >= 1024 && unit < 6; unit++)
+		value /= 1024;
+	if (unit == 0)
+		snprintf(text, 32, "%" PRIu64 " bytes", bytes);
+	else
+		snprintf(text, 32, "%.4g %s", value, units[unit]);
+}
+
+/* ---- Open and close ---- */
+
+static void log_line(void *context, enum ash_log_level level, const char *text)
+{
+	(void)context;
+	if (level != ASH_LOG_NOTICE)
+		tool_error(0, "%s", text);
+}
+
+/* A refusal with its reason where the reason can be seen from outside. */
+static int busy_error(const char *name, const char *fallback)
+{
+	const char *path = tool_device_path(name);
+	char what[PROBE_TEXT];
+
+	if (path && probe_in_use(path, what) > 0)
+		return tool_error(-EBUSY, "%s %s: unmount it first", path, what);
+	return tool_error(-EBUSY, "%s", fallback);
+}
+
+static int open_device(const char *name, enum tool_mode mode, struct bdev **out)
+{
+	struct bdev_open_options options = { .read_only = mode == TOOL_READ, .exclusive = mode == TOOL_WRITE };
+	const char *path = tool_device_path(name);
+	char error[BDEV_ERROR_TEXT] = "", what[PROBE_TEXT];
+	int result;
+
+	if (path && tool_check_kind(path))
+		return -EINVAL;
+	if (path && mode == TOOL_WRITE && probe_in_use(path, what) > 0)
+		return tool_error(-EBUSY, "%s %s: unmount it first", path, what);
+	result = bdev_open(name, &options, out, error);
+	if (result == -EBUSY)
+		return busy_error(name, error);
+	return result ? tool_error(result, "%s", error) : 0;
+}
+
+int tool_open(const char *name, enum tool_mode mode, struct tool_volume *out)
+{
+	struct ash_open_options options = { .no_write = mode == TOOL_READ,
+					    .read_only = mode == TOOL_READ,
+					    .log = log_line };
+	char error[BDEV_ERROR_TEXT] = "";
+	int result = open_device(name, mode, &out->dev);
+
+	if (result)
+		return result;
+	result = ash_open(out->dev, &options, &out->volume, error);
+	if (!result)
+		return 0;
+	bdev_close(out->dev);
+	if (result == -EBUSY)
+		return busy_error(name, error);
+	return tool_error(result, "%s", error);
+}
+
+int tool_close(struct tool_volume *opened, int result)
+{
+	int closed = ash_close(opened->volume);
+
+	bdev_close(opened->dev);
+	if (closed && !result)
+		result = tool_error(-1, "closing the volume: %s: not everything may be on the device",
+				    strerror(-closed));
+	return result;
+}

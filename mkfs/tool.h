@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the command-line tools share: messages, device names, UUID and size texts, opening with the right checks. */
+#ifndef MKFS_TOOL_H
+#define MKFS_TOOL_H
+
+#include <ashlar/ashlar.h>
+
+#define TOOL_UUID_TEXT 37          /* with NUL */
+#define TOOL_LOCK_TIMEOUT_MS 3000u /* a mount that is just ending holds the lock for as long as it writes */
+
+/* Print "program: text" as one line on stderr. Returns `code`, so that callers can `return tool_error(...)`. */
+int tool_error(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* The path in a device name: "uring:/dev/sda" -> "/dev/sda". NULL for names without one ("mem:64M"). */
+const char *tool_device_path(const char *name);
+
+/* 0, or -1 after a message when `path` cannot hold a volume: folder, character device, fifo, socket, missing. */
+int tool_check_kind(const char *path);
+
+void tool_format_uuid(const uint8_t uuid[16], char text[TOOL_UUID_TEXT]);
+/* "random" or 32 hex digits with or without dashes. 0, -EINVAL, or the error of getrandom(2). */
+int tool_parse_uuid(const char *text, uint8_t uuid[16]);
+/* "1.5 GiB". */
+void tool_format_size(uint64_t bytes, char text[32]);
+
+/* An open volume with its device. */
+struct tool_volume {
+	struct bdev *dev;
+	struct ash_volume *volume;
+};
+
+enum tool_mode {
+	TOOL_READ,  /* no_write: nothing on the device changes, the log is overlaid */
+	TOOL_WRITE, /* exclusive */
+};
+
+/* Open with all checks; 0 or negative errno after a one-line message. */
+int tool_open(const char *name, enum tool_mode mode, struct tool_volume *out);
+/* 0 or -1 after a message. `result` is the outcome so far and is returned when closing adds no error. */
+int tool_close(struct tool_volume *opened, int result);
+
+#endif

@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Crash images with undo: see arena.h. Rule: all writing to `work` goes through arena_write() and arena_zero(), which
+ * note the block. No locks: the volumes under test have no threads.
+ */
+#include "arena.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include "blockdrv/done.h"
+#include "tests/model/content.h"
+
+#define BLOCK 4096u
+
+/* Any good mix will do: states are told apart by a sum over their blocks. */
+static uint64_t block_hash(uint64_t index, const unsigned char *data)
+{
+	uint64_t a = index * 0x9e3779b97f4a7c15ull + 1, b = ~index;
+
+	for (size_t i = 0; i < BLOCK; i += 16) {
+		uint64_t word[2];
+
+		memcpy(word, data + i, sizeof(word));
+		a = (a ^ word[0]) * 0xff51afd7ed558ccdull;
+		b = (b ^ word[1]) * 0xc4ceb9fe1a85ec53ull;
+		a ^= a >> 32;
+		b ^= b >> 29;
+	}
+	a += b * 0x9e3779b97f4a7c15ull;
+	return a ^ a >> 31;
+}
+
+static void hash_base(struct arena *arena)
+{
+	arena->base_hash = 0;
+	for (uint64_t i = 0; i < arena->size / BLOCK; i++) {
+		arena->block_hashes[i] = block_hash(i, arena->base + i * BLOCK);
+		arena->base_hash += arena->block_hashes[i];
+	}
+}
+
+void arena_init(struct arena *arena, uint64_t size)
+{
+	*arena = (struct arena){ .size = size };
+	arena->base = test_alloc(size);
+	arena->work = test_alloc(size);
+	arena->block_hashes = test_alloc(size / BLOCK * sizeof(*arena->block_hashes));
+	arena->dirty = test_alloc(size / BLOCK * sizeof(*arena->dirty));
+	arena->is_dirty = test_alloc(size / BLOCK);
+	memset(arena->base, ARENA_POISON, size);
+	memset(arena->work, ARENA_POISON, size);
+	hash_base(arena);
+}
+
+void arena_free(struct arena *arena)
+{
+	free(arena->base);
+	free(arena->work);
+	free(arena->block_hashes);
+	free(arena->dirty);
+	free(arena->is_dirty);
+	*arena = (struct arena){ 0 };
+}
+
+void arena_reset(struct arena *arena)
+{
+	for (size_t i = 0; i < arena->dirty_count; i++) {
+		uint64_t at = (uint64_t)arena->dirty[i] * BLOCK;
+
+		memcpy(arena->work + at, arena->base + at, BLOCK);
+		arena->is_dirty[arena->dirty[i]] = 0;
+	}
+	arena->dirty_count = 0;
+}
+
+void arena_accept(struct arena *arena)
+{
+	for (size_t i = 0; i < arena->dirty_count; i++) {
+		uint32_t block = arena->dirty[i];
+		uint64_t at = (uint64_t)block * BLOCK;
+
+		memcpy(arena->base + at, arena->work + at, BLOCK);
+		arena->base_hash -= arena->block_hashes[block];
+		arena->block_hashes[block] = block_hash(block, arena->base + at);
+		arena->base_hash += arena->block_hashes[block];
+		arena->is_dirty[block] = 0;
+	}
+	arena->dirty_count = 0;
+}
+
+void arena_load(struct arena *arena, const struct arena *from)
+{
+	memcpy(arena->work, from->work, arena->size);
+	memcpy(arena->base, from->work, arena->size);
+	memset(arena->is_dirty, 0, arena->size / BLOCK);
+	arena->dirty_count = 0;
+	hash_base(arena);
+}
+
+static void mark(struct arena *arena, uint64_t offset, uint64_t length)
+{
+	for (uint64_t block = offset / BLOCK; block * BLOCK < offset + length; block++) {
+		if (!arena->is_dirty[block]) {
+			arena->is_dirty[block] = 1;
+			arena->dirty[arena->dirty_count++] = (uint32_t)block;
+		}
+	}
+}
+
+void arena_write(struct arena *arena, uint64_t offset, const void *data, size_t length)
+{
+	mark(arena, offset, length);
+	memcpy(arena->work + offset, data, length);
+}
+
+void arena_zero(struct arena *arena, uint64_t offset, uint64_t length)
+{
+	mark(arena, offset, length);
+	memset(arena->work + offset, 0, length);
+}
+
+uint64_t arena_hash(const struct arena *arena)
+{
+	uint64_t hash = arena->base_hash;
+
+	for (size_t i = 0; i < arena->dirty_count; i++) {
+		uint32_t block = arena->dirty[i];
+
+		hash += block_hash(block, arena->work + (uint64_t)block * BLOCK) - arena->block_hashes[block];
+	}
+	return hash;
+}
+
+/* ---- The device ---- */
+
+struct arena_device {
+	struct bdev dev;
+	struct arena *arena;
+};
+
+static int device_rw(struct bdev *dev, bool write, const struct iovec *iov, int count, uint64_t offset, unsigned flags)
+{
+	struct arena *arena = ((struct arena_device *)dev)->arena;
+
+	(void)flags;
+	for (int i = 0; i < count; i++) {
+		if (write)
+			arena_write(arena, offset, iov[i].iov_base, iov[i].iov_len);
+		else
+			memcpy(iov[i].iov_base, arena->work + offset, iov[i].iov_len);
+		offset += iov[i].iov_len;
+	}
+	return 0;
+}
+
+static int device_flush(struct bdev *dev)
+{
+	(void)dev;
+	return 0;
+}
+
+static int device_zero(struct bdev *dev, uint64_t offset, uint64_t length)
+{
+	arena_zero(((struct arena_device *)dev)->arena, offset, length);
+	return 0;
+}
+
+static void device_close(struct bdev *dev)
+{
+	free(dev);
+}
+
+static const struct bdev_operations device_operations = {
+	.name = "arena",
+	.rw = device_rw,
+	.flush = device_flush,
+	.discard = device_zero,
+	.write_zeroes = device_zero,
+	.close = device_close,
+	BDEV_EMULATED_QUEUE_OPERATIONS,
+};
+
+int arena_device(struct arena *arena, bool fua, struct bdev **out)
+{
+	struct arena_device *device = test_alloc(sizeof(*device));
+	int error = bdev_init(&device->dev, &device_operations, "arena", &(struct bdev_open_options){ 0 });
+
+	if (error) {
+		free(device);
+		return error;
+	}
+	device->arena = arena;
+	device->dev.geometry = (struct bdev_geometry){
+		.size = arena->size,
+		.logical_block = 512,
+		.physical_block = 512,
+		.memory_align = 512,
+		.discard_granularity = 4096,
+		.volatile_cache = true,
+		.fua = fua,
+		.discard = true,
+		.write_zeroes = true,
+	};
+	*out = &device->dev;
+	return 0;
+}

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What a workload is, and the calls it is written in.
+ *
+ * A workload is two functions: `setup` makes the state before (not recorded, ends with an unmount), `run` is recorded,
+ * from mount to unmount. Both use the calls below: paths are resolved with the model, every answer is compared
+ * with the model's. A generator of workloads passes its own data in `context`.
+ */
+#ifndef TESTS_CRASH_SCRIPT_H
+#define TESTS_CRASH_SCRIPT_H
+
+#include "arena.h"
+#include "tests/model/generate.h"
+#include "tests/model/history.h"
+#include "tests/model/run.h"
+
+struct script;
+
+struct workload {
+	const char *name;
+	void (*setup)(struct script *script); /* may be NULL */
+	void (*run)(struct script *script);
+	const void *context;
+	unsigned mib;        /* size of the volume; 0: 6 */
+	unsigned log_blocks; /* 0: the least */
+	bool write_through;  /* no write-behind */
+	bool fua;            /* device with FUA */
+	bool discard;
+	bool may_fill;    /* -ENOSPC is expected */
+	bool record_mkfs; /* the recording begins with mkfs; no setup */
+	bool crowded;     /* so many operations that the quick level takes a sample of the prefixes */
+};
+
+struct script {
+	const struct workload *workload;
+	struct arena *arena;
+	struct bdev *dev; /* record layer, or the bare arena while setting up */
+	bool recording;
+	struct model model;
+	struct runner runner;
+	struct history history;
+	uint32_t next_pattern;
+	bool failed; /* an answer was wrong: runner.failure */
+	char failed_operation[200];
+};
+
+/* Marks in the recording. */
+#define MARK_BEGIN(index) ((uint64_t)(index)*2)
+#define MARK_END(index) ((uint64_t)(index)*2 + 1)
+
+void script_do(struct script *s, struct op *op);
+uint64_t script_ino(struct script *s, const char *path);
+
+void do_create(struct script *s, const char *path);
+void do_create_mode(struct script *s, const char *path, uint32_t mode);
+void do_mkdir(struct script *s, const char *path);
+void do_symlink(struct script *s, const char *path, size_t target_length);
+void do_link(struct script *s, const char *old, const char *path);
+void do_unlink(struct script *s, const char *path);
+void do_rmdir(struct script *s, const char *path);
+void do_rename(struct script *s, const char *from, const char *to, int flags);
+/* Keep a reference: the file is open. */
+uint64_t do_open(struct script *s, const char *path);
+uint64_t do_tmpfile(struct script *s, const char *directory);
+void do_link_ino(struct script *s, uint64_t ino, const char *path);
+void do_forget(struct script *s, uint64_t ino);
+
+void do_write(struct script *s, const char *path, uint64_t offset, size_t length, int flags);
+void do_write_ino(struct script *s, uint64_t ino, uint64_t offset, size_t length, int flags);
+void do_truncate(struct script *s, const char *path, uint64_t size);
+void do_truncate_ino(struct script *s, uint64_t ino, uint64_t size);
+void do_fallocate(struct script *s, const char *path, int mode, uint64_t offset, uint64_t length);
+void do_copy(struct script *s, const char *from, uint64_t from_offset, const char *to, uint64_t to_offset,
+	     uint64_t length);
+
+void do_chmod(struct script *s, const char *path, uint32_t mode);
+void do_chown(struct script *s, const char *path, uint32_t uid, uint32_t gid);
+void do_times(struct script *s, const char *path, int64_t seconds);
+void do_setxattr(struct script *s, const char *path, const char *name, size_t length);
+void do_removexattr(struct script *s, const char *path, const char *name);
+
+void do_fsync(struct script *s, const char *path);
+void do_fdatasync(struct script *s, const char *path);
+void do_write_back(struct script *s, const char *path);
+void do_sync(struct script *s);
+void do_checkpoint(struct script *s);
+/* Was the last answer -ENOSPC? (workloads with may_fill) */
+bool was_full(const struct script *s);
+
+extern const struct workload scripted_workloads[];
+extern const size_t scripted_workload_count;
+
+#endif

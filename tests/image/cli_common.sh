@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+#
+# For the tests of the command-line tools: TAP output, a scratch folder, and the few questions that are asked of every
+# tool. Sourced by cli_*.sh, not run.
+
+set -u
+export LC_ALL=C.UTF-8 TZ=UTC
+scratch=$(mktemp -d "${TMPDIR:-/tmp}/ashlar-cli-XXXXXX")
+loops=()
+tests=0
+failures=0
+
+clean_up() {
+	local loop
+	cd /
+	for loop in "${loops[@]}"; do
+		umount "$loop" 2>/dev/null
+		losetup -d "$loop" 2>/dev/null
+	done
+	rm -rf "$scratch"
+}
+trap clean_up EXIT
+cd "$scratch" || exit 1
+
+# ok NAME RESULT: result 0 is a pass; the files out and err of a failed one are shown.
+ok() {
+	tests=$((tests + 1))
+	if [ "$2" -eq 0 ]; then
+		echo "ok $tests - $1"
+		return
+	fi
+	echo "not ok $tests - $1"
+	sed 's/^/# out: /' out 2>/dev/null | head -10
+	sed 's/^/# err: /' err 2>/dev/null | head -10
+	failures=$((failures + 1))
+}
+
+skip() {
+	tests=$((tests + 1))
+	echo "ok $tests - $1 # SKIP $2"
+}
+
+done_testing() {
+	echo "1..$tests"
+	exit $((failures > 0))
+}
+
+# Run a command that must succeed / fail; its output is in out and err.
+works() {
+	local name=$1
+	shift
+	"$@" >out 2>err
+	ok "$name" $?
+}
+
+# fails NAME TEXT COMMAND...: non-zero exit by itself (not by a signal), one line on stderr that has TEXT, no output.
+fails() {
+	local name=$1 text=$2 status
+	shift 2
+	"$@" >out 2>err
+	status=$?
+	[ $status -ne 0 ] && [ $status -lt 126 ] && [ "$(wc -l <err)" -eq 1 ] && [ ! -s out ] && grep -qF -- "$text" err
+	ok "$name" $?
+}
+
+# fails_untouched NAME TEXT FILE COMMAND...: as fails, and not a byte, the size or the time of FILE has changed.
+fails_untouched() {
+	local name=$1 text=$2 file=$3 before after
+	shift 3
+	before=$(stat -c '%s %Y %i' "$file" && sha256sum <"$file")
+	fails "$name" "$text" "$@"
+	after=$(stat -c '%s %Y %i' "$file" && sha256sum <"$file")
+	[ "$before" = "$after" ]
+	ok "$name: nothing is written" $?
+}
+
+# has NAME TEXT: the last output has the text.
+has() {
+	grep -qF -- "$2" out
+	ok "$1" $?
+}
+
+# json NAME EXPRESSION: the last output is JSON, and the Python expression over `v` is true.
+json() {
+	python3 -c "import json, sys; v = json.load(open('out')); sys.exit(not ($2))" 2>>err
+	ok "$1" $?
+}
+
+is_root() { [ "$(id -u)" -eq 0 ]; }
+can_loop() { is_root && [ -e /dev/loop-control ] && losetup -f >/dev/null 2>&1; }
+
+# Attach a file; the device is in $loop.
+attach() {
+	loop=$(losetup -f --show "$1") || return 1
+	loops+=("$loop")
+}
+
+# A volume with an incompat bit that nobody knows, its checksum right.
+set_incompat_bit() {
+	python3 - "$1" <<'END'
+import sys
+def crc32c(data):
+    crc = 0xffffffff
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82f63b78 if crc & 1 else 0)
+    return crc ^ 0xffffffff
+with open(sys.argv[1], 'r+b') as image:
+    block = bytearray(image.read(4096))
+    block[152 + 7] = 0x40  # incompat, bit 62
+    block[4:8] = bytes(4)
+    block[4:8] = crc32c(block).to_bytes(4, 'little')
+    image.seek(0)
+    image.write(block)
+END
+}

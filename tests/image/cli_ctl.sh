@@ -1,0 +1,140 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# ashlarctl: each command, and the refusals of all tools that open a volume.
+source "$(dirname "$0")/cli_common.sh"
+
+mkdir -p tree/folder
+echo hello >tree/greeting
+head -c 200000 /dev/urandom >tree/folder/data
+ln -s greeting tree/link
+touch -d '2010-10-10 10:10:10' tree/greeting
+mkfs.ashlar -q -L label -d tree volume 64M || { echo "Bail out! mkfs.ashlar does not work"; exit 1; }
+cp volume pristine
+
+# ---- Reading: nothing changes ----
+
+touch -d '2020-01-01' volume
+works "info" ashlarctl info volume
+has "shows the label" "label          label"
+works "info --json" ashlarctl info --json volume
+json "has label, blocks and use" "v['label'] == 'label' and v['blocks'] == 16384 and 0 < v['free_blocks'] < 16384 and not v['in_use']"
+works "ls" ashlarctl ls volume
+[ "$(sort out | tr '\n' ' ')" = "folder greeting link " ]
+ok "lists names" $?
+works "ls -a" ashlarctl ls -a volume /
+[ "$(sort out | tr '\n' ' ')" = ". .. folder greeting link " ]
+ok "lists . and .." $?
+works "ls -l" ashlarctl ls -l volume /
+has "shows modes and targets" "link -> greeting"
+works "ls of a file" ashlarctl ls volume /greeting
+has "shows it" "greeting"
+works "ls -R" ashlarctl ls -R volume
+has "goes down" "data"
+works "ls --json" ashlarctl ls --json volume /folder
+json "has names and sizes" "[(e['name'], e['size'], e['type']) for e in v] == [('data', 200000, 'file')]"
+works "stat" ashlarctl stat volume /greeting
+has "shows times" "2010-10-10 10:10:10"
+works "stat --json" ashlarctl stat --json volume /greeting
+json "has size and mtime" "v['size'] == 6 and v['mtime']['seconds'] == 1286705410 and v['links'] == 1"
+works "stat of inode 1" ashlarctl stat --json volume inode:1
+json "is the root folder" "v['inode'] == 1 and v['type'] == 'folder' and v['links'] == 3"
+works "cat" ashlarctl cat volume /folder/data
+cmp out tree/folder/data
+ok "gives the content" $?
+works "get of a file" ashlarctl get volume /folder/data copy
+cmp copy tree/folder/data
+ok "copies it" $?
+fails "get does not overwrite" "File exists" ashlarctl get volume /folder/data copy || true
+works "get of a folder" ashlarctl get volume /folder got
+cmp got/data tree/folder/data
+ok "copies what is in it" $?
+works "get into a folder" ashlarctl get volume /greeting got
+cmp got/greeting tree/greeting
+ok "keeps the name" $?
+works "log" ashlarctl log volume
+has "shows the control block" "control"
+works "log --json" ashlarctl log --json volume
+json "is clean" "v['clean'] and v['records'] == []"
+works "dump of block 0" ashlarctl dump volume 0
+has "is the superblock" "superblock"
+grep -q BAD out
+ok "with nothing bad in it" $((! $?))
+works "dump of the log's control block" ashlarctl dump volume 3
+has "is one" "log control"
+works "dump of inode 1" ashlarctl dump volume inode:1
+has "is the root" "mode           040755"
+grep -q greeting out
+ok "with its names" $?
+works "dump -x" ashlarctl dump -x volume 1
+has "shows bytes" "ASBB"
+works "label" ashlarctl label volume
+[ "$(cat out)" = label ]
+ok "prints it" $?
+works "uuid" ashlarctl uuid volume
+grep -qE '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' out
+ok "prints it" $?
+cmp volume pristine && [ "$(stat -c %Y volume)" -eq "$(date -d 2020-01-01 +%s)" ]
+ok "reading commands have written nothing" $?
+chmod 444 volume
+works "a file that is read-only" ashlarctl cat volume /greeting
+chmod 644 volume
+
+fails "a path that is not there" "No such file" ashlarctl stat volume /none
+fails "a path through a file" "Not a directory" ashlarctl stat volume /greeting/x
+fails "cat of a folder" "not a regular file" ashlarctl cat volume /folder
+fails "an inode that is not in use" "inode:200" ashlarctl stat volume inode:200
+fails "a block behind the end" "behind the volume's end" ashlarctl dump volume 16384
+fails "an unknown command" "no command" ashlarctl frobnicate volume
+fails "too few arguments" "usage:" ashlarctl cat volume
+
+# ---- Changing ----
+
+works "label is set" ashlarctl label volume 'new label'
+works "label" ashlarctl label volume
+[ "$(cat out)" = 'new label' ]
+ok "is the new one" $?
+fails "a label of 65 bytes" "longer than 64" ashlarctl label volume "$(printf '%065d' 0)"
+works "uuid is set" ashlarctl uuid volume 01234567-89ab-cdef-0123-456789abcdef
+works "uuid" ashlarctl uuid volume
+[ "$(cat out)" = 01234567-89ab-cdef-0123-456789abcdef ]
+ok "is the new one" $?
+fails "a bad UUID" "is not a UUID" ashlarctl uuid volume xyz
+works "resize grows the file" ashlarctl resize volume 600M
+works "info" ashlarctl info --json volume
+json "shows the new size" "v['blocks'] == 600 * 256 and v['groups'] == 5"
+fails "resize does not shrink" "not shrink" ashlarctl resize volume 100M
+works "the content is there" ashlarctl cat volume /folder/data
+cmp out tree/folder/data
+ok "and right" $?
+works "fsck after label, uuid and resize" fsck.ashlar -n -f volume
+works "trim" ashlarctl trim volume
+has "says how much" "discarded"
+works "fsck after trim" fsck.ashlar -n -f volume
+
+# ---- Not a volume: every tool says so in one line and writes nothing ----
+
+mkdir folder
+: >empty
+printf 'a text file\n' >text
+head -c 20000 /dev/zero >zeroes
+cp pristine unknown_bit
+set_incompat_bit unknown_bit
+cp pristine truncated
+truncate -s 30M truncated
+touch -d '2020-01-01' empty text zeroes unknown_bit truncated
+
+for command in info ls log trim "label" "resize"; do
+	fails "$command of a folder in use as a device" "" ashlarctl $command /dev/null
+	fails_untouched "$command of an empty file" "" empty ashlarctl $command empty
+	fails_untouched "$command of a text file" "" text ashlarctl $command text
+	fails_untouched "$command of zeroes" "" zeroes ashlarctl $command zeroes
+	fails_untouched "$command with an unknown incompat bit" "" unknown_bit ashlarctl $command unknown_bit
+	fails_untouched "$command of a truncated image" "" truncated ashlarctl $command truncated
+done
+fails "ls of a folder" "is a folder" ashlarctl ls folder
+fails "ls of a missing file" "No such file" ashlarctl ls missing
+fails "an unknown incompat bit has words" "incompat" ashlarctl ls unknown_bit
+
+works "--help" ashlarctl --help
+works "--version" ashlarctl --version
+done_testing

@@ -1,0 +1,174 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# mkfs.ashlar: what it refuses (and that it writes nothing then), what it makes, -d.
+source "$(dirname "$0")/cli_common.sh"
+
+# ---- Things that are not devices ----
+
+mkdir folder
+: >empty
+printf 'a text file\n' >text
+yes 'a long text' | head -c 8M >long_text
+mkfifo fifo
+truncate -s 4095K short
+touch -d '2020-01-01' text long_text empty short
+
+fails "a folder is refused" "is a folder" mkfs.ashlar folder
+fails "/dev/null is refused" "neither a block device nor a regular file" mkfs.ashlar /dev/null
+fails "a fifo is refused" "neither a block device nor a regular file" mkfs.ashlar fifo
+fails "a missing file needs a size" "give its size" mkfs.ashlar missing
+fails "a missing device is not created" "no such device" mkfs.ashlar /dev/ashlar-missing 64M
+[ ! -e missing ] && [ ! -e /dev/ashlar-missing ]
+ok "missing files stay missing" $?
+fails_untouched "an empty file needs a size" "is an empty file" empty mkfs.ashlar empty
+fails_untouched "a file below 4 MiB is too small" "too small" short mkfs.ashlar short
+fails_untouched "a text file is refused" "unknown kind" text mkfs.ashlar text
+fails_untouched "a text file with a size is refused" "unknown kind" text mkfs.ashlar text 64M
+fails_untouched "a long text file is refused" "unknown kind" long_text mkfs.ashlar long_text
+
+# ---- Bad arguments ----
+
+fails "a bad size" "is not a size" mkfs.ashlar new 12Q
+fails "a size below 4 MiB" "too small" mkfs.ashlar new 2M
+fails "a bad UUID" "is not a UUID" mkfs.ashlar -U 1234 new 16M
+fails "a label of 65 bytes" "longer than 64 bytes" mkfs.ashlar -L "$(printf '%065d' 0)" new 16M
+fails "a log below 1 MiB" "must be between" mkfs.ashlar -l 1000k new 16M
+fails "a log over 124 MiB" "must be between" mkfs.ashlar -l 125M new 16M
+fails "a log that does not fit" "choose a smaller" mkfs.ashlar -l 16300k new 16M
+fails "a block size other than 4096" "only 4096" mkfs.ashlar -b 1024 new 16M
+fails "a missing source folder" "No such file" mkfs.ashlar -d missing new 16M
+fails "a source that is not a folder" "is not a folder" mkfs.ashlar -d text new 16M
+[ ! -e new ]
+ok "no file is made by a refused command" $?
+
+# ---- Content that is there ----
+
+if command -v mkfs.ext4 >/dev/null; then
+	truncate -s 32M ext4
+	mkfs.ext4 -q -L precious ext4
+	touch -d '2020-01-01' ext4
+	fails_untouched "an ext4 file system is refused" "contains an ext4 file system labelled 'precious'" ext4 mkfs.ashlar ext4
+	works "-f overwrites it" mkfs.ashlar -q -f ext4
+	! command -v blkid >/dev/null || ! blkid -p ext4 >/dev/null
+	ok "its signature is gone" $?
+else
+	skip "an ext4 file system is refused" "no mkfs.ext4"
+fi
+truncate -s 32M table
+printf '\x80\x01\x01\x00\x83\xfe\xff\xff\x00\x08\x00\x00\x00\xf0\x00\x00' | dd of=table bs=1 seek=446 conv=notrunc status=none
+printf '\x55\xaa' | dd of=table bs=1 seek=510 conv=notrunc status=none
+touch -d '2020-01-01' table
+fails_untouched "a partition table is refused" "partition table (dos)" table mkfs.ashlar table
+truncate -s 16M volume
+works "a volume in a file" mkfs.ashlar -L first volume
+has "the report has the size" "16 MiB: 4096 blocks"
+touch -d '2020-01-01' volume
+fails_untouched "an Ashlar volume is refused" "contains an Ashlar volume labelled 'first'" volume mkfs.ashlar volume
+works "-f makes it anew" mkfs.ashlar -f volume
+
+# ---- What is made ----
+
+works "SIZE creates a file" mkfs.ashlar -q created 20M
+[ "$(stat -c %s created)" -eq $((20 << 20)) ] && [ ! -s out ]
+ok "of that size, and -q says nothing" $?
+truncate -s 40M limited
+works "SIZE limits a longer file" mkfs.ashlar --json limited 20M
+json "the volume has the size asked for" "v['blocks'] == 5120 and not v['dry_run']"
+[ "$(stat -c %s limited)" -eq $((40 << 20)) ]
+ok "the file keeps its own" $?
+: >dry
+touch -d '2020-01-01' dry
+works "-n succeeds" mkfs.ashlar -n dry 64M
+has "-n says what would be" "would make"
+[ ! -s dry ] && [ "$(stat -c %Y dry)" -eq "$(date -d 2020-01-01 +%s)" ]
+ok "-n writes nothing" $?
+works "-U and -L" mkfs.ashlar --json -U 01234567-89ab-cdef-0123-456789abcdef -L 'two words' -l 2M u.img 64M
+json "are in the report" "v['uuid'] == '01234567-89ab-cdef-0123-456789abcdef' and v['label'] == 'two words' and v['log_blocks'] == 514"
+works "and in the volume" ashlarctl --json info u.img
+json "as info shows" "v['uuid'] == '01234567-89ab-cdef-0123-456789abcdef' and v['label'] == 'two words' and v['log_blocks'] == 514"
+if truncate -s 15T huge 2>/dev/null; then
+	began=$(date +%s%N)
+	works "15 TiB" mkfs.ashlar -q huge
+	[ $((($(date +%s%N) - began) / 1000000)) -lt 3000 ]
+	ok "in less than 3 seconds" $?
+	works "info of 15 TiB" ashlarctl --json info huge
+	json "has its blocks" "v['blocks'] == 15 << 28"
+	rm huge
+else
+	skip "15 TiB" "no sparse file of that size can be made here"
+fi
+works "--help" mkfs.ashlar --help
+works "--version" mkfs.ashlar --version
+
+# ---- Devices in use ----
+
+if can_loop; then
+	truncate -s 32M device
+	attach device
+	works "a loop device" mkfs.ashlar -q "$loop"
+	if command -v mkfs.ext4 >/dev/null && mkfs.ext4 -q -F "$loop" && mkdir -p mnt && mount "$loop" mnt; then
+		fails "a mounted device is refused even with -f" "is mounted on" mkfs.ashlar -f "$loop"
+		fails "and the file behind it" "is mounted on" mkfs.ashlar -f device
+		works "nothing was written: it still works" touch mnt/file
+		umount mnt
+	else
+		skip "a mounted device is refused even with -f" "ext4 cannot be mounted"
+	fi
+else
+	skip "a mounted device is refused even with -f" "needs root and loop devices"
+fi
+
+# ---- -d ----
+
+mkdir -p tree/sub/deep 'tree/name with  spaces'
+echo content >tree/file
+head -c 300000 /dev/urandom >tree/sub/large
+truncate -s 10M tree/sparse
+printf 'end' | dd of=tree/sparse bs=1 seek=9000000 conv=notrunc status=none
+ln tree/file tree/sub/hard
+ln -s ../file tree/sub/soft
+mkfifo tree/fifo
+printf 'odd' >"tree/$(printf 'tab\there')"
+chmod 4750 tree/file
+chmod 2775 tree/sub
+chmod 1777 tree
+touch -d '2001-02-03 04:05:06.789' tree/sub/large
+touch -h -d '2002-02-02' tree/sub/soft
+if is_root; then
+	chown 1234:5678 tree/sub/large
+	mknod tree/device c 1 3
+fi
+attribute=no
+command -v setfattr >/dev/null && setfattr -n user.colour -v blue tree/file 2>/dev/null && attribute=yes
+touch -d '2003-03-03' tree/sub tree
+
+works "-d fills a volume" mkfs.ashlar -q -d tree filled.img 64M
+works "the tree comes out again" ashlarctl get filled.img / copy
+listing() { (cd "$1" && find . -printf '%P|%y|%m|%n|%U:%G|%s|%T@|%l\n' | sed -E 's/^([^|]*\|d\|[^|]*\|[^|]*\|[^|]*)\|[0-9]+/\1/' | sort); }
+diff <(listing tree) <(listing copy) >out 2>err
+ok "types, modes, links, owners, sizes, times" $?
+diff -r --no-dereference tree/sub copy/sub >out 2>err && cmp tree/file copy/file && cmp tree/sparse copy/sparse
+ok "content" $?
+[ "$(stat -c %b copy/sparse)" -lt 2048 ]
+ok "holes" $?
+[ "$(stat -c %i copy/file)" = "$(stat -c %i copy/sub/hard)" ]
+ok "hard links" $?
+if [ $attribute = yes ]; then
+	[ "$(getfattr --only-values -n user.colour copy/file)" = blue ]
+	ok "extended attributes" $?
+else
+	skip "extended attributes" "not possible in $scratch"
+fi
+works "fsck finds nothing wrong" fsck.ashlar -n -f filled.img
+
+cp -a tree inside
+works "-d of a folder that holds the image" mkfs.ashlar -q -d inside inside/self.img 32M
+works "lists" ashlarctl ls inside/self.img
+! grep -q self.img out
+ok "leaves the image out" $?
+head -c 8M /dev/urandom >tree/toolarge
+fails "-d of too much" "toolarge" mkfs.ashlar -q -d tree small.img 8M
+[ ! -e small.img ]
+ok "removes the file that it made" $?
+
+done_testing

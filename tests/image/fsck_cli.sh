@@ -1,0 +1,183 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# fsck.ashlar: what it refuses (and that it writes nothing then), its modes, exit codes and outputs.
+source "$(dirname "$0")/cli_common.sh"
+
+# exits NAME CODE COMMAND...: this exit code; output in out and err.
+exits() {
+	local name=$1 code=$2 status
+	shift 2
+	"$@" >out 2>err
+	status=$?
+	[ "$status" -eq "$code" ] || echo "exit $status, not $code" >>err
+	[ "$status" -eq "$code" ]
+	ok "$name" $?
+}
+
+# One line on stderr and exit 8.
+refused() {
+	local name=$1 text=$2
+	shift 2
+	"$@" >out 2>err
+	[ $? -eq 8 ] && [ "$(wc -l <err)" -eq 1 ] && [ ! -s out ] && grep -qi -- "$text" err
+	ok "$name" $?
+}
+
+has() {
+	grep -q -- "$2" "$3"
+	ok "$1" $?
+}
+
+# damage FILE BLOCK OFFSET HEX...: bytes into a block
+damage() {
+	local file=$1 at=$(($2 * 4096 + $3))
+	shift 3
+	printf "$(printf '\\x%s' "$@")" | dd of="$file" bs=1 seek="$at" conv=notrunc status=none
+}
+
+# ---- Things that are no volume ----
+
+mkdir folder
+: >empty
+printf 'a text file\n' >text
+yes 'a long text' | head -c 8M >long_text
+truncate -s 64M zeroes
+for mode in -n -y -p; do
+	refused "a folder is refused ($mode)" "is a folder" fsck.ashlar $mode folder
+	refused "/dev/null is refused ($mode)" "neither a block device nor a regular file" fsck.ashlar $mode /dev/null
+	refused "a missing file is refused ($mode)" "no such file" fsck.ashlar $mode missing
+	refused "an empty file is refused ($mode)" "empty" fsck.ashlar $mode empty
+	refused "a text file is refused ($mode)" "no Ashlar volume" fsck.ashlar $mode text
+	refused "a long text file is refused ($mode)" "no Ashlar volume" fsck.ashlar $mode long_text
+	refused "a file of zeroes is refused ($mode)" "no Ashlar volume" fsck.ashlar $mode zeroes
+done
+[ ! -e missing ] && [ ! -s empty ] && [ "$(cat text)" = 'a text file' ]
+ok "nothing was written" $?
+
+# ---- Usage ----
+
+exits "no device: usage" 16 fsck.ashlar -n
+exits "two devices: usage" 16 fsck.ashlar -n a b
+exits "an unknown option: usage" 16 fsck.ashlar -Q text
+exits "-n with -y: usage" 16 fsck.ashlar -n -y text
+exits "--help" 0 fsck.ashlar --help
+has "--help names the options" "--preen" out
+exits "--version" 0 fsck.ashlar --version
+has "--version" "fsck.ashlar [0-9]" out
+refused "questions need a terminal" "need a terminal" fsck.ashlar zeroes
+
+# ---- A good volume ----
+
+mkfs.ashlar -q -L good good 64M >out 2>err
+ok "mkfs" $?
+cp good untouched
+exits "a clean volume is skipped" 0 fsck.ashlar -y good
+has "and says so" "good: clean" out
+exits "-f checks it" 0 fsck.ashlar -y -f good
+has "and counts" "clean, .* folders, .* blocks" out
+exits "-n always checks" 0 fsck.ashlar -n good
+has "and counts too" "clean, .* folders, .* blocks" out
+exits "-p" 0 fsck.ashlar -p good
+exits "-C draws a bar" 0 fsck.ashlar -n -C good
+has "with percent" "%" out
+exits "--json" 0 fsck.ashlar -n --json good
+if command -v python3 >/dev/null; then
+	python3 -c 'import json; d = json.load(open("out")); assert d["clean"] and not d["problems"] and d["exit_code"] == 0'
+	ok "--json is JSON" $?
+else
+	skip "--json is JSON" "no python3"
+fi
+cmp -s good untouched
+ok "a good volume is left as it is" $?
+
+# ---- Damage ----
+
+cp good bad
+damage bad 1 100 00 00 00 00 # the bitmap of group 0: no checksum fits
+cp bad bad_untouched
+exits "-n finds damage: 4" 4 fsck.ashlar -n bad
+has "and names it" "Bitmap of group 0" out
+cmp -s bad bad_untouched
+ok "-n writes nothing" $?
+exits "--json finds it too" 4 fsck.ashlar -n --json bad
+has "by its code" '"bitmap-bad"' out
+exits "-p stops at what is not safe: 4" 4 fsck.ashlar -p -f bad
+has "and says so" "UNEXPECTED INCONSISTENCY" out
+exits "-y repairs: 1" 1 fsck.ashlar -y -f bad
+exits "then it is clean" 0 fsck.ashlar -n bad
+exits "and stays so" 0 fsck.ashlar -y -f bad
+
+cp good bad
+damage bad 0 60 ff ff ff ff
+exits "a damaged superblock: 4" 4 fsck.ashlar -n bad
+exits "is found by -y without -f" 1 fsck.ashlar -y bad
+exits "and repaired" 0 fsck.ashlar -n bad
+dd if=/dev/zero of=bad bs=4096 count=1 conv=notrunc status=none
+exits "a zeroed superblock is restored" 1 fsck.ashlar -y bad
+exits "and the volume clean" 0 fsck.ashlar -n bad
+
+# ---- Not for us ----
+
+cp good short
+truncate -s 40M short
+cp short short_untouched
+refused "a truncated image is refused" "shorter than the volume" fsck.ashlar -y short
+refused "also by -n" "shorter than the volume" fsck.ashlar -n short
+cmp -s short short_untouched
+ok "and left alone" $?
+if command -v mkfs.ext4 >/dev/null; then
+	cp good foreign
+	mkfs.ext4 -q -F foreign >/dev/null 2>&1
+	cp foreign foreign_untouched
+	refused "a device that ext4 has now is refused" "ext4" fsck.ashlar -y foreign
+	cmp -s foreign foreign_untouched
+	ok "and left alone" $?
+else
+	skip "a device that ext4 has now is refused" "no mkfs.ext4"
+fi
+
+# An unknown incompat bit under a right checksum: the tool that can set it is python3 with a CRC32C of its own.
+if command -v python3 >/dev/null; then
+	cp good future
+	python3 - <<'PYTHON'
+def crc32c(data, crc=0):
+    crc ^= 0xffffffff
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82f63b78 if crc & 1 else 0)
+    return crc ^ 0xffffffff
+with open('future', 'r+b') as f:
+    block = bytearray(f.read(4096))
+    incompat = 40 + 8 + 4 + 4 + 16 + 64 + 16
+    block[incompat + 7] |= 0x40
+    block[4:8] = bytes(4)
+    block[4:8] = crc32c(block).to_bytes(4, 'little')
+    f.seek(0)
+    f.write(block)
+PYTHON
+	cp future future_untouched
+	refused "an unknown incompat bit is refused" "features" fsck.ashlar -y future
+	refused "also by -n" "features" fsck.ashlar -n future
+	cmp -s future future_untouched
+	ok "and left alone" $?
+else
+	skip "an unknown incompat bit is refused" "no python3"
+fi
+
+# ---- In use ----
+
+exec 9<>good
+if command -v python3 >/dev/null; then
+	python3 -c '
+import fcntl, struct, sys
+fcntl.fcntl(9, 37, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0))' 2>err
+	refused "a locked volume is refused" "use" fsck.ashlar -y good
+	refused "also by -n" "use" fsck.ashlar -n good
+else
+	skip "a locked volume is refused" "no python3"
+fi
+exec 9>&-
+exits "the lock went with its holder" 0 fsck.ashlar -n good
+
+done_testing

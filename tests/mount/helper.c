@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * mount_helper COMMAND ...: what the mount tests need and no standard program does.
+ *
+ *	depth FILE N SECONDS	N asynchronous O_DIRECT reads of 256 KiB in flight all the time; prints reads per second
+ *	appends FILE N		N writes of 4 KiB, one system call each
+ *	islands FILE		data at 1 MiB and at 3 MiB of a file of 4 MiB, nothing synced, then reports what
+ *				SEEK_DATA and SEEK_HOLE say: "1048576 1052672 3145728"
+ *	as UID COMMAND ...	run a command as another user without groups
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <libaio.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define DEPTH_MAX 64
+#define READ_SIZE 262144
+
+static double now(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
+}
+
+static int fail(const char *what)
+{
+	fprintf(stderr, "%s: %s\n", what, strerror(errno));
+	return 1;
+}
+
+static int depth(const char *name, int count, double seconds)
+{
+	struct iocb blocks[DEPTH_MAX], *pointers[1];
+	struct io_event events[DEPTH_MAX];
+	io_context_t context = 0;
+	struct stat st;
+	void *buffer;
+	long done = 0;
+	int fd = open(name, O_RDONLY | O_DIRECT);
+
+	if (fd < 0 || fstat(fd, &st) || count > DEPTH_MAX || io_setup(DEPTH_MAX, &context) ||
+	    posix_memalign(&buffer, 4096, (size_t)count * READ_SIZE))
+		return fail(name);
+	for (int i = 0; i < count; i++) {
+		io_prep_pread(&blocks[i], fd, (char *)buffer + i * READ_SIZE, READ_SIZE,
+			      rand() % (st.st_size / READ_SIZE) * READ_SIZE);
+		pointers[0] = &blocks[i];
+		if (io_submit(context, 1, pointers) != 1)
+			return fail("io_submit");
+	}
+	double start = now();
+	while (now() - start < seconds) {
+		int got = io_getevents(context, 1, DEPTH_MAX, events, NULL);
+		for (int i = 0; i < got; i++) {
+			struct iocb *block = events[i].obj;
+			if (events[i].res != READ_SIZE)
+				return fail("read");
+			block->u.c.offset = rand() % (st.st_size / READ_SIZE) * READ_SIZE;
+			if (io_submit(context, 1, &block) != 1)
+				return fail("io_submit");
+			done++;
+		}
+	}
+	printf("%.0f\n", (double)done / seconds);
+	return 0;
+}
+
+static int appends(const char *name, int count)
+{
+	static char block[4096];
+	int fd = open(name, O_WRONLY | O_CREAT | O_APPEND, 0644);
+
+	for (int i = 0; i < count; i++)
+		if (write(fd, block, sizeof(block)) != sizeof(block))
+			return fail(name);
+	return 0;
+}
+
+static int islands(const char *name)
+{
+	static char block[4096];
+	int fd = open(name, O_RDWR | O_CREAT | O_TRUNC, 0644);
+
+	memset(block, 'i', sizeof(block));
+	if (fd < 0 || ftruncate(fd, 4 << 20) || pwrite(fd, block, sizeof(block), 1 << 20) < 0 ||
+	    pwrite(fd, block, sizeof(block), 3 << 20) < 0)
+		return fail(name);
+	off_t data = lseek(fd, 0, SEEK_DATA), hole = lseek(fd, data, SEEK_HOLE), second = lseek(fd, hole, SEEK_DATA);
+	printf("%lld %lld %lld\n", (long long)data, (long long)hole, (long long)second);
+	return 0;
+}
+
+static int as(unsigned user, char **command)
+{
+	if (setgroups(0, NULL) || setgid(user) || setuid(user))
+		return fail("setuid");
+	execvp(command[0], command);
+	return fail(command[0]);
+}
+
+int main(int argc, char **argv)
+{
+	if (argc == 5 && strcmp(argv[1], "depth") == 0)
+		return depth(argv[2], atoi(argv[3]), atof(argv[4]));
+	if (argc == 4 && strcmp(argv[1], "appends") == 0)
+		return appends(argv[2], atoi(argv[3]));
+	if (argc == 3 && strcmp(argv[1], "islands") == 0)
+		return islands(argv[2]);
+	if (argc >= 4 && strcmp(argv[1], "as") == 0)
+		return as((unsigned)atoi(argv[2]), argv + 3);
+	fprintf(stderr, "usage: see the source\n");
+	return 2;
+}

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# Helper of the mount tests: a loop device over a file in memory, a mount, and results in TAP style. Source it, then:
+#
+#	volume 256M		make file, loop device ($LOOP) and volume
+#	attach [options]	mount it at $MNT (the daemon stays a child: $DAEMON)
+#	detach			unmount and wait for the daemon
+#	crash			kill the daemon with SIGKILL and remove the dead mount
+#	check NAME COMMAND...	one behaviour: 'ok' when the command succeeds
+#	fsck_clean NAME		fsck.ashlar -n finds nothing
+#	finish			print the plan; the exit status of the script
+#
+# Whatever happens, everything is unmounted and detached at the end. A test that cannot run calls `skip REASON` (77).
+# ASHLAR_BUILD: the build folder (default: build beside the sources). LOOP_DIR: where the file lies (/dev/shm).
+
+set -u
+TEST_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+BUILD=${ASHLAR_BUILD:-$TEST_DIR/../../build}
+LOOP_DIR=${LOOP_DIR:-/dev/shm}
+WORK= LOOP= MNT= DAEMON= IMAGE=
+COUNT=0 FAILED=0
+
+skip() { echo "1..0 # SKIP $*"; exit 77; }
+
+
+program() {
+	local found
+	found=$(find "$BUILD" -name "$1" -type f -perm -u+x 2>/dev/null | head -1)
+	[ -n "$found" ] || skip "$1 is not built in $BUILD"
+	echo "$found"
+}
+
+cleanup() {
+	local status=$?
+	trap - EXIT INT TERM
+	cd /
+	[ -n "$DAEMON" ] && [ "$status" -ne 0 ] && kill -9 "$DAEMON" 2>/dev/null
+	if [ -n "$WORK" ]; then
+		for point in $(awk -v w="$WORK/" 'index($2, w) == 1 { print $2 }' /proc/mounts); do
+			umount "$point" 2>/dev/null || umount -l "$point" 2>/dev/null
+		done
+		for dev in $(losetup -l -n -O NAME,BACK-FILE | awk -v w="$WORK/" 'index($2, w) == 1 { print $1 }'); do
+			losetup -d "$dev" 2>/dev/null
+		done
+		rm -rf "$WORK"
+	fi
+	exit "$status"
+}
+
+require_root() {
+	[ "$(id -u)" = 0 ] || skip "not root"
+	[ -e /dev/fuse ] || skip "no /dev/fuse"
+	[ -e /dev/loop-control ] || skip "no loop devices"
+}
+
+start() {
+	require_root
+	trap cleanup EXIT
+	trap 'exit 130' INT TERM
+	ASHLARFS=$(program ashlarfs) || exit 77
+	MKFS=$(program mkfs.ashlar) || exit 77
+	ASHLARCTL=$(program ashlarctl) || exit 77
+	FSCK=$(program fsck.ashlar) || FSCK=
+	WORK=$(mktemp -d "$LOOP_DIR/ashlar-mount.XXXXXX")
+	MNT=$WORK/mnt
+	mkdir "$MNT"
+	# Other users must reach the mount point.
+	chmod 755 "$WORK"
+}
+
+note() { echo "# $*"; }
+
+# The outcome goes to the real output, also when a check's own output is thrown away.
+exec 3>&1
+ok() { COUNT=$((COUNT + 1)); echo "ok $COUNT - $*" >&3; }
+not_ok() { COUNT=$((COUNT + 1)); FAILED=$((FAILED + 1)); echo "not ok $COUNT - $*" >&3; }
+
+check() {
+	local name=$1
+	shift
+	if "$@"; then ok "$name"; else not_ok "$name"; fi
+}
+
+# The command must fail.
+check_fails() {
+	local name=$1
+	shift
+	if "$@" 2>/dev/null; then not_ok "$name"; else ok "$name"; fi
+}
+
+same() { [ "$1" = "$2" ] || { note "expected '$2', got '$1'"; return 1; }; }
+
+volume() {
+	IMAGE=$WORK/image
+	truncate -s "$1" "$IMAGE"
+	shift
+	LOOP=$(losetup -f --show --direct-io=on "$IMAGE") || skip "no free loop device"
+	"$MKFS" -q "$@" "$LOOP" || { echo "Bail out! mkfs.ashlar failed"; exit 1; }
+}
+
+attach() {
+	local options=${1:-}
+	"$ASHLARFS" "${2:-$LOOP}" "$MNT" -f ${options:+-o "$options"} 2>>"$WORK/log" &
+	DAEMON=$!
+	for _ in $(seq 300); do
+		mountpoint -q "$MNT" && return 0
+		kill -0 "$DAEMON" 2>/dev/null || break
+		sleep 0.05
+	done
+	wait "$DAEMON"
+	DAEMON=
+	sed 's/^/# /' "$WORK/log"
+	echo "Bail out! the volume could not be mounted"
+	exit 1
+}
+
+detach() {
+	local rc
+	umount "$MNT" || { note "umount failed"; return 1; }
+	wait "$DAEMON"
+	rc=$?
+	DAEMON=
+	[ "$rc" = 0 ] || note "the daemon ended with $rc"
+	return "$rc"
+}
+
+crash() {
+	kill -9 "$DAEMON"
+	wait "$DAEMON" 2>/dev/null
+	DAEMON=
+	umount -l "$MNT"
+	# The kernel lets go of the device when the last user of the dead mount is gone.
+	for _ in $(seq 400); do
+		python3 -c "import os; os.close(os.open('$LOOP', os.O_RDWR | os.O_EXCL))" 2>/dev/null && return 0
+		sleep 0.05
+	done
+	note "the device is still in use"
+}
+
+# Forget what the kernel has cached of the mount.
+drop_caches() { sync -f "$MNT"; echo 3 >/proc/sys/vm/drop_caches; }
+
+fsck_clean() {
+	[ -n "$FSCK" ] || { note "fsck.ashlar is not built: $1 not checked"; return; }
+	if "$FSCK" -n "$LOOP" >"$WORK/fsck.out" 2>&1; then ok "$1"; else
+		sed 's/^/# /' "$WORK/fsck.out" | head -20
+		not_ok "$1"
+	fi
+}
+
+finish() {
+	[ -s "$WORK/log" ] && sed 's/^/# log: /' "$WORK/log" | head -20
+	echo "1..$COUNT"
+	[ "$FAILED" = 0 ] || echo "# $FAILED of $COUNT failed"
+	[ "$FAILED" = 0 ]
+	exit
+}

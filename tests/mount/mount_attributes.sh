@@ -1,0 +1,96 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# ACLs, capabilities, chattr, attributes that survive; what needs programs rather than system calls.
+. "$(dirname "$0")/lib.sh"
+start
+HELPER=$(program mount_helper)
+volume 128M
+attach
+as() { "$HELPER" as 65534 "$@" 2>/dev/null; }
+if command -v setfacl >/dev/null; then
+	echo secret >"$MNT/f"
+	chmod 640 "$MNT/f"
+	check_fails "0640: another user may not read" as cat "$MNT/f" >/dev/null
+	check "setfacl" setfacl -m u:65534:r "$MNT/f"
+	check "another user may read by ACL" as cat "$MNT/f" >/dev/null
+	check "getfacl" eval 'getfacl -cn "$MNT/f" | grep -q "^user:65534:r--"'
+	drop_caches
+	check "ACL from the device" eval 'getfacl -cn "$MNT/f" | grep -q "^user:65534:r--"'
+	chmod 600 "$MNT/f"
+	check "chmod changes the mask" eval 'getfacl -cn "$MNT/f" | grep -q "^mask::---"'
+	check_fails "which keeps the user out" as cat "$MNT/f" >/dev/null
+	check "setfacl -b" setfacl -b "$MNT/f"
+	check_fails "removed" eval 'getfacl -cn "$MNT/f" | grep -q 65534'
+	mkdir "$MNT/d"
+	setfacl -d -m u:65534:rwx,g::rx,o::- "$MNT/d"
+	(umask 077; echo x >"$MNT/d/f"; mkdir "$MNT/d/sub")
+	check "default ACL: inherited by a file, umask not applied" eval 'getfacl -cn "$MNT/d/f" | grep -q "^user:65534:rwx" && [ $(stat -c %a "$MNT/d/f") = 660 ]'
+	check "default ACL: inherited by a folder" eval 'getfacl -cn "$MNT/d/sub" | grep -q "^default:user:65534:rwx"'
+	(umask 077; echo x >"$MNT/plain")
+	check "umask without default ACL" same "$(stat -c %a "$MNT/plain")" 600
+	chmod 2755 "$MNT/d/f"
+	check "mode set by setfacl" eval 'setfacl -m u::rw,g::r,o::r "$MNT/plain" && [ $(stat -c %a "$MNT/plain") = 644 ]'
+else
+	note "setfacl is not installed"
+fi
+if command -v setcap >/dev/null; then
+	cp /bin/true "$MNT/cap"
+	chmod 777 "$MNT/cap"
+	setcap cap_net_raw+ep "$MNT/cap"
+	check "security.capability" eval 'getcap "$MNT/cap" | grep -q cap_net_raw'
+	echo >>"$MNT/cap"
+	check_fails "gone after a write" eval 'getcap "$MNT/cap" | grep -q cap_net_raw'
+	setcap cap_net_raw+ep "$MNT/cap"
+	chown 65534 "$MNT/cap"
+	check_fails "gone after chown" eval 'getcap "$MNT/cap" | grep -q cap_net_raw'
+else
+	note "setcap is not installed"
+fi
+echo x >"$MNT/flags"
+setfattr -n trusted.secret -v 1 "$MNT/flags" 2>/dev/null
+setfattr -n user.open -v 1 "$MNT/flags" 2>/dev/null
+check "trusted attributes are hidden from others" eval 'as python3 -c "import os; l = os.listxattr(\"$MNT/flags\"); assert l == [\"user.open\"], l"'
+check "chattr +i" chattr +i "$MNT/flags"
+check_fails "immutable: no write by name, this mount" eval 'echo y >"$MNT/flags"'
+detach
+attach
+check "lsattr after mounting again" eval 'lsattr "$MNT/flags" | grep -q "^----i"'
+check_fails "immutable: open for writing is refused at once" python3 -c "import os; os.open('$MNT/flags', os.O_WRONLY)"
+check_fails "immutable: no removal" rm -f "$MNT/flags"
+check "immutable: readable" same "$(cat "$MNT/flags")" x
+chattr -i "$MNT/flags"
+check "chattr -i" eval 'echo y >"$MNT/flags"'
+chattr +a "$MNT/flags"
+check "append-only: append" eval 'echo z >>"$MNT/flags"'
+check_fails "append-only: no overwrite" eval 'echo z >"$MNT/flags"'
+chattr -a "$MNT/flags"
+birth=$(stat -c %W "$MNT/flags")
+check "birth time" [ "$birth" -gt 0 ]
+cp /bin/true "$MNT/run"
+check "a program on it runs" "$MNT/run"
+check "another user gets in" eval 'as ls "$MNT" >/dev/null'
+check "inode numbers of stat and readdir agree" python3 -c "
+import os
+assert all(e.inode() == os.lstat(e.path).st_ino for e in os.scandir('$MNT'))"
+check "name_to_handle_at, open_by_handle_at" python3 - "$MNT" <<'PY'
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+class Handle(ctypes.Structure):
+    _fields_ = [('bytes', ctypes.c_uint), ('type', ctypes.c_int), ('data', ctypes.c_ubyte * 128)]
+h, m = Handle(128), ctypes.c_int()
+path = sys.argv[1] + '/flags'
+assert libc.name_to_handle_at(-100, path.encode(), ctypes.byref(h), ctypes.byref(m), 0) == 0, ctypes.get_errno()
+root = os.open(sys.argv[1], os.O_RDONLY)
+os.sync()
+open('/proc/sys/vm/drop_caches', 'w').write('3')
+fd = libc.open_by_handle_at(root, ctypes.byref(h), os.O_RDONLY)
+assert fd >= 0, ctypes.get_errno()
+assert os.read(fd, 10) == open(path, 'rb').read(10)
+os.close(fd)
+os.unlink(path)
+open('/proc/sys/vm/drop_caches', 'w').write('3')
+assert libc.open_by_handle_at(root, ctypes.byref(h), os.O_RDONLY) < 0 and ctypes.get_errno() == 116, ctypes.get_errno()
+PY
+detach
+fsck_clean "fsck after all this"
+finish

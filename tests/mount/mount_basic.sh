@@ -1,0 +1,164 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# Mounting itself: how a mount looks, the background, signals, umount(8) and the device, mount(8), images, refusals.
+. "$(dirname "$0")/lib.sh"
+start
+CTL=$(program ashlarctl 2>/dev/null) || CTL=
+volume 128M -L basic-$$
+
+in_mounts() { grep -q "^$1 $MNT $2 " /proc/mounts || { grep "$MNT" /proc/mounts; return 1; }; }
+device_free() { python3 -c "import os; os.close(os.open('$LOOP', os.O_RDWR | os.O_EXCL))"; }
+quiet() { [ ! -s "$1" ] || { sed 's/^/# /' "$1"; return 1; }; }
+# The command fails with exactly one line for people, and no mount is left.
+refused() {
+	local name=$1 rc
+	shift
+	"$@" >"$WORK/out" 2>&1
+	rc=$?
+	if [ "$rc" != 0 ] && [ "$(wc -l <"$WORK/out")" = 1 ] && ! mountpoint -q "$WORK/other"; then
+		ok "refused: $name ($(cat "$WORK/out"))"
+	else
+		note "status $rc"
+		sed 's/^/# /' "$WORK/out"
+		not_ok "refused: $name"
+		umount "$WORK/other" 2>/dev/null
+	fi
+}
+mkdir "$WORK/other"
+
+# ---- background ----
+"$ASHLARFS" "$LOOP" "$MNT" >"$WORK/out" 2>&1
+check "exit status 0 when the mount is up" same $? 0
+check "nothing printed" quiet "$WORK/out"
+check "mounted when the command returns" mountpoint -q "$MNT"
+check "shown as fuseblk.ashlar with its device" in_mounts "$LOOP" fuseblk.ashlar
+PID=$(pgrep -f "^$ASHLARFS $LOOP $MNT")
+check "umask 0" grep -q "^Umask:	0000" "/proc/$PID/status"
+check "working directory is /" same "$(readlink "/proc/$PID/cwd")" /
+check "root's mount is not nosuid, not nodev" eval '! grep " $MNT " /proc/mounts | grep -qE "nosuid|nodev"'
+check "bdi: dirty limit raised" same "$(cat /sys/class/bdi/$(mountpoint -d "$MNT")-fuseblk/max_ratio)" 100
+echo data >"$MNT/file"
+umount "$MNT"
+check "umount succeeds" same $? 0
+check "the device is free when umount returns" device_free
+check "the daemon is gone soon" eval 'for i in $(seq 40); do kill -0 $PID 2>/dev/null || break; sleep 0.05; done; ! kill -0 $PID 2>/dev/null'
+attach
+check "content is there after umount" same "$(cat "$MNT/file")" data
+
+# ---- refusals (acceptance 9) ----
+refused "second mount of the device" "$ASHLARFS" "$LOOP" "$WORK/other"
+refused "second mount through the image" "$ASHLARFS" "$IMAGE" "$WORK/other"
+refused "mkfs of a mounted device" "$MKFS" -q "$LOOP"
+refused "mkfs -f of a mounted device" "$MKFS" -q -f "$LOOP"
+[ -n "$FSCK" ] && refused "fsck -y of a mounted device" "$FSCK" -y "$LOOP"
+detach
+: >"$WORK/empty"
+echo "a text file" >"$WORK/text"
+head -c 100000 /dev/urandom >"$WORK/noise"
+head -c 20000000 "$IMAGE" >"$WORK/truncated"
+"$MKFS" -q "$WORK/other.img" 2>/dev/null
+refused "empty file" "$ASHLARFS" "$WORK/empty" "$WORK/other"
+refused "folder" "$ASHLARFS" "$WORK" "$WORK/other"
+refused "text file" "$ASHLARFS" "$WORK/text" "$WORK/other"
+refused "noise" "$ASHLARFS" "$WORK/noise" "$WORK/other"
+refused "truncated image" "$ASHLARFS" "$WORK/truncated" "$WORK/other"
+refused "/dev/null" "$ASHLARFS" /dev/null "$WORK/other"
+refused "nothing there" "$ASHLARFS" "$WORK/nothing" "$WORK/other"
+refused "no such label" "$ASHLARFS" LABEL=none-$$ "$WORK/other"
+refused "mount point missing" "$ASHLARFS" "$LOOP" "$WORK/nowhere"
+refused "mount point is a file" "$ASHLARFS" "$LOOP" "$WORK/text"
+refused "unknown option" "$ASHLARFS" "$LOOP" "$WORK/other" -o typo
+refused "bad value" "$ASHLARFS" "$LOOP" "$WORK/other" -o cache=many
+refused "no device" "$ASHLARFS"
+for f in empty text noise truncated; do sha256sum "$WORK/$f"; done >"$WORK/sums"
+check "nothing was written to what was refused" sha256sum -c --quiet "$WORK/sums"
+python3 - "$IMAGE" "$WORK/incompat" <<'PY'
+import sys
+# An unknown incompat bit, with the checksum made right: CRC32C of block 0 with the crc field as zero.
+d = bytearray(open(sys.argv[1], 'rb').read())
+table = []
+for i in range(256):
+    c = i
+    for _ in range(8):
+        c = (c >> 1) ^ (0x82f63b78 if c & 1 else 0)
+    table.append(c)
+def crc32c(data):
+    c = 0xffffffff
+    for b in data:
+        c = table[(c ^ b) & 255] ^ (c >> 8)
+    return c ^ 0xffffffff
+def raw(data):
+    c = 0
+    for b in data:
+        c = table[(c ^ b) & 255] ^ (c >> 8)
+    return c
+b = d[0:4096]
+old = int.from_bytes(b[4:8], 'little')
+z = bytearray(b); z[4:8] = bytes(4)
+crc = crc32c if crc32c(z) == old else raw
+known = crc(z) == old
+incompat = 40 + 8 + 4 + 4 + 16 + 64 + 8 + 8
+z[incompat + 7] |= 0x40
+z[4:8] = crc(z).to_bytes(4, 'little')
+d[0:4096] = z
+open(sys.argv[2], 'wb').write(d)
+if not known:
+    print("# the checksum of the superblock could not be reproduced")
+PY
+refused "unknown incompat bit" "$ASHLARFS" "$WORK/incompat" "$WORK/other"
+
+# ---- names, options ----
+attach "" "LABEL=basic-$$"
+check "LABEL= finds the device" in_mounts "$LOOP" fuseblk.ashlar
+detach
+attach "ro,noatime,nosuid,nodev,noexec,nofail,_netdev,x-systemd.automount,commit=7,cache=16,threads=4,errors=continue"
+check "ro, noatime, nosuid are the kernel's" eval 'grep " $MNT " /proc/mounts | grep -q "ro,nosuid,nodev,noexec,noatime"'
+check_fails "read-only: no new file" touch "$MNT/new"
+detach
+attach "driver=sync,sync,discard,strictatime"
+check "driver=sync works" eval 'echo x >"$MNT/sync" && [ "$(cat "$MNT/sync")" = x ]'
+detach
+
+# ---- signals ----
+for signal in TERM INT HUP; do
+	attach
+	echo "$signal" >"$MNT/signal"
+	kill -$signal "$DAEMON"
+	wait "$DAEMON"
+	check "SIG$signal: exit status 0" same $? 0
+	DAEMON=
+	check_fails "SIG$signal: unmounted" mountpoint -q "$MNT"
+	attach
+	check "SIG$signal: everything is there" same "$(cat "$MNT/signal")" "$signal"
+	detach
+done
+
+# ---- image by root, mount(8) ----
+losetup -d "$LOOP"
+"$ASHLARFS" "$IMAGE" "$MNT"
+check "image by root: a loop device, fuseblk" eval 'grep " $MNT " /proc/mounts | grep -q "^/dev/loop.* fuseblk.ashlar"'
+check "image by root: content" same "$(cat "$MNT/file")" data
+umount "$MNT"
+check "image by root: the loop device is gone" eval 'for i in $(seq 40); do losetup -j "$IMAGE" | grep -q . || break; sleep 0.05; done; ! losetup -j "$IMAGE" | grep -q .'
+HELPER=$(program mount.ashlar)
+if [ -e /sbin/mount.ashlar ] && [ "$(readlink -f /sbin/mount.ashlar)" != "$(readlink -f "$HELPER")" ]; then
+	note "another mount.ashlar is installed: mount -t not tested"
+else
+	INSTALLED=
+	# The helper looks for ashlarfs beside itself: a copy of both is enough.
+	mkdir "$WORK/bin"
+	cp "$HELPER" "$ASHLARFS" "$WORK/bin/"
+	[ -e /sbin/mount.ashlar ] || { ln -s "$WORK/bin/mount.ashlar" /sbin/mount.ashlar && INSTALLED=1; }
+	LOOP=$(losetup -f --show --direct-io=on "$IMAGE")
+	check "mount -t ashlar" mount -t ashlar "$LOOP" "$MNT" -o noatime,nofail,x-test=1
+	check "mount -t ashlar: mounted" in_mounts "$LOOP" fuseblk.ashlar
+	check "mount -o remount,ro" mount -o remount,ro "$MNT"
+	check_fails "remounted read-only" touch "$MNT/new"
+	umount "$MNT"
+	echo "$LOOP $MNT ashlar noauto,nosuid,nofail 0 2" >"$WORK/fstab"
+	check "mount by fstab" mount -T "$WORK/fstab" "$MNT"
+	umount "$MNT"
+	[ -n "$INSTALLED" ] && rm /sbin/mount.ashlar
+fi
+fsck_clean "fsck after all this"
+finish

@@ -1,0 +1,132 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# Data in the large: trees, big files, random access checked by fio, concurrent writers, mmap, trim.
+. "$(dirname "$0")/lib.sh"
+start
+volume 1G
+attach
+mkdir "$MNT/tree"
+cp -a /usr/include/linux /usr/include/asm-generic "$MNT/tree/" 2>/dev/null
+check "tree copied" diff -r /usr/include/linux "$MNT/tree/linux"
+detach
+attach
+check "tree after mounting again" diff -r /usr/include/linux "$MNT/tree/linux"
+(cd /usr/include && tar cf - linux) | tar xf - -C "$MNT"
+check "untar" diff -r /usr/include/linux "$MNT/linux"
+dd if=/dev/urandom of="$WORK/random" bs=1M count=150 status=none
+cp "$WORK/random" "$MNT/random"
+check "150 MiB, from the page cache" cmp "$WORK/random" "$MNT/random"
+drop_caches
+check "150 MiB, from the device" cmp "$WORK/random" "$MNT/random"
+dd if="$WORK/random" of="$MNT/direct" bs=1M oflag=direct status=none
+drop_caches
+check "150 MiB by O_DIRECT" cmp "$WORK/random" "$MNT/direct"
+rm "$MNT/direct" "$WORK/random"
+python3 - "$MNT" <<'PY'
+import os, random, sys
+random.seed(7)
+size = 3 << 20
+model = bytearray()
+path = sys.argv[1] + '/model'
+fd = os.open(path, os.O_RDWR | os.O_CREAT)
+for turn in range(3000):
+    kind = random.random()
+    at = random.randrange(size)
+    n = random.choice([1, 100, 4096, 5000, 65536, 200000])
+    if kind < 0.55:
+        data = os.urandom(n)
+        if len(model) < at:
+            model.extend(bytes(at - len(model)))
+        model[at:at + n] = data
+        os.pwrite(fd, data, at)
+    elif kind < 0.9:
+        assert os.pread(fd, n, at) == bytes(model[at:at + n]), 'turn %d at %d' % (turn, at)
+    elif kind < 0.95:
+        os.ftruncate(fd, at)
+        model = model[:at] + bytes(max(0, at - len(model)))
+    elif kind < 0.98:
+        os.fsync(fd)
+    else:
+        open('/proc/sys/vm/drop_caches', 'w').write('1')
+os.close(fd)
+assert open(path, 'rb').read() == bytes(model)
+PY
+check "random reads, writes and truncations equal a model" same $? 0
+python3 - "$MNT" <<'PY'
+import os, sys, threading
+def writer(k):
+    fd = os.open('%s/shared' % sys.argv[1], os.O_RDWR | os.O_CREAT)
+    for i in range(200):
+        os.pwrite(fd, bytes([k]) * 10000, (i * 8 + k) * 10000)
+        if i % 50 == 0:
+            os.fsync(fd)
+threads = [threading.Thread(target=writer, args=(k,)) for k in range(8)]
+[t.start() for t in threads]; [t.join() for t in threads]
+data = open('%s/shared' % sys.argv[1], 'rb').read()
+sys.exit(any(data[(i * 8 + k) * 10000:(i * 8 + k + 1) * 10000] != bytes([k]) * 10000 for i in range(200) for k in range(8)))
+PY
+check "8 writers in one file" same $? 0
+if command -v fio >/dev/null; then
+	fio --name=verify --directory="$MNT" --rw=randwrite --bs=4k-64k --size=64M --verify=crc32c --direct=1 --ioengine=libaio \
+		--iodepth=16 --numjobs=2 --group_reporting --minimal >"$WORK/fio" 2>&1
+	check "fio: O_DIRECT random writes at depth 16, verified" same $? 0
+	fio --name=mmap --directory="$MNT" --rw=randrw --bs=4k --size=32M --verify=crc32c --ioengine=mmap --minimal >"$WORK/fio" 2>&1
+	check "fio: mmap, verified" same $? 0
+	rm -f "$MNT"/verify.* "$MNT"/mmap.*
+else
+	note "fio is not installed"
+fi
+check "fstrim" fstrim "$MNT"
+check "FIBMAP gives a block" python3 -c "
+import fcntl, os, struct
+fd = os.open('$MNT/random', os.O_RDONLY)
+os.fsync(fd)
+assert struct.unpack('i', fcntl.ioctl(fd, 1, struct.pack('i', 0)))[0] > 0"
+if command -v sqlite3 >/dev/null; then
+	sqlite3 "$MNT/db" "create table t(x); with recursive c(x) as (select 1 union all select x+1 from c where x<20000) insert into t select x from c;"
+	check "sqlite3" same "$(sqlite3 "$MNT/db" 'select count(*), sum(x) from t; pragma integrity_check;' | tr '\n' ' ')" "20000|200010000 ok "
+fi
+detach
+fsck_clean "fsck after all this"
+
+# ---- half a read ----
+# The kernel shows zeroes for what a READ does not answer. So when the device ends between two extents, a read over both
+# must be an error: not the first half, and zeroes.
+attach
+cut=$(python3 - "$MNT" <<'PY'
+import fcntl, os, struct, sys
+one, two = [os.open(sys.argv[1] + '/' + name, os.O_CREAT | os.O_RDWR) for name in ('one', 'two')]
+for i in range(500):
+    for fd in (one, two):
+        os.pwrite(fd, b'1' * 32768, i * 32768)
+        os.fsync(fd)
+blocks = [struct.unpack('i', fcntl.ioctl(one, 1, struct.pack('i', i)))[0] for i in range(4000)]
+edges = [i for i in range(1000, 3900) if blocks[i] > blocks[i - 1] + 1 and max(blocks[i - 8:i]) == blocks[i - 1]
+         and min(blocks[i:i + 8]) == blocks[i]]
+print(edges[0], blocks[edges[0] - 1] + 1) if edges else print()
+PY
+)
+if [ -z "$cut" ]; then
+	note "one extent: half a read not tested"
+else
+	sync -f "$MNT"
+	truncate -s $((${cut#* } * 4096)) "$IMAGE"
+	losetup -c "$LOOP"
+	echo 3 >/proc/sys/vm/drop_caches
+	python3 - "$MNT/one" "${cut% *}" <<'PY'
+import os, sys
+fd, edge = os.open(sys.argv[1], os.O_RDONLY), int(sys.argv[2])
+os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+try:
+    got = os.pread(fd, 65536, (edge - 8) * 4096)
+except OSError:
+    sys.exit(0)
+print('# %d bytes, zeroes among them: %s' % (len(got), 0 in got))
+sys.exit(len(got) > 32768)
+PY
+	check "half a read is an error, not zeroes" same $? 0
+fi
+umount "$MNT"
+wait "$DAEMON"
+DAEMON=
+finish

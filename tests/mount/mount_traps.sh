@@ -1,0 +1,300 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# The traps of the FUSE side, one by one. Each one is seen to fail when its rule is broken.
+. "$(dirname "$0")/lib.sh"
+start
+HELPER=$(program mount_helper)
+volume 1G
+device_writes() { awk '{ print $5 }' "/sys/block/${LOOP#/dev/}/stat"; }
+# umount(2), and at the very moment it returns: who has the device open? O_EXCL alone does not tell, since the claim is the
+# kernel's; so the daemon's descriptors are looked at, too.
+umount_frees_device() {
+	python3 - "$MNT" "$LOOP" "$DAEMON" <<'PY'
+import ctypes, os, sys
+mount, device, daemon = sys.argv[1:]
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.umount2(mount.encode(), 0):
+    sys.exit('umount2: ' + os.strerror(ctypes.get_errno()))
+folder = '/proc/%s/fd' % daemon
+held = False
+try:
+    for name in os.listdir(folder):
+        try:
+            held |= os.readlink(folder + '/' + name) == device
+        except OSError:
+            pass
+except OSError:
+    pass
+os.close(os.open(device, os.O_RDWR | os.O_EXCL))
+if held:
+    print('# the daemon still has the device open')
+sys.exit(held)
+PY
+}
+
+# ---- O_TRUNC with OPEN unanswered, the inode not in the cache ----
+attach
+seq 100000 >"$MNT/long"
+detach
+attach
+echo x >"$MNT/long"
+check "echo x > longfile, cold: size" same "$(stat -c %s "$MNT/long")" 2
+drop_caches
+check "echo x > longfile, cold: content" same "$(cat "$MNT/long")" x
+seq 100000 >"$MNT/long"
+drop_caches
+echo y >"$MNT/long"
+check "echo y > longfile, after eviction" same "$(stat -c %s "$MNT/long") $(cat "$MNT/long")" "2 y"
+
+# ---- SEEK_HOLE and the kernel's dirty pages ----
+good=1
+for i in $(seq 40); do
+	[ "$("$HELPER" islands "$MNT/islands")" = "1048576 1052672 3145728" ] || good=0
+done
+check "SEEK_DATA and SEEK_HOLE see dirty pages" same $good 1
+python3 - "$MNT" "$WORK" <<'PY'
+import os, subprocess, sys
+mount, work = sys.argv[1:]
+bad = 0
+for i in range(40):
+    f = open(mount + '/sparse', 'wb')
+    f.truncate(8 << 20)
+    for at in (1 << 20, 3 << 20, (5 << 20) + 12345, 8 << 20):
+        f.seek(at)
+        f.write(bytes([65 + i % 26]) * (4096 + i))
+        f.flush()
+    # Still open, nothing synced: the copy must hold everything that was written.
+    subprocess.run(['cp', '--sparse=auto', '--reflink=never', mount + '/sparse', work + '/copy'], check=True)
+    bad += open(mount + '/sparse', 'rb').read() != open(work + '/copy', 'rb').read()
+    f.close()
+    os.unlink(mount + '/sparse')
+sys.exit(1 if bad else 0)
+PY
+check "cp of a sparse file while it is written" same $? 0
+python3 - "$MNT" <<'PY'
+import os, sys
+f = open(sys.argv[1] + '/grown', 'wb', buffering=0)
+f.write(b'a' * 100)
+os.fsync(f.fileno())
+f.seek(10 << 20)
+f.write(b'b' * 100)
+sys.exit(0 if os.lseek(f.fileno(), 4096, os.SEEK_DATA) == 10 << 20 else 1)
+PY
+check "SEEK_DATA beyond the size that the server knows" same $? 0
+
+# ---- write-behind ----
+mkdir "$MNT/many"
+sync -f "$MNT"
+before=$(device_writes)
+python3 - "$MNT/many" <<'PY'
+import os, sys
+for i in range(10000):
+    fd = os.open('%s/%d' % (sys.argv[1], i), os.O_CREAT | os.O_WRONLY)
+    os.write(fd, b'%d\n' % i * 100)
+    os.close(fd)
+PY
+after=$(device_writes)
+note "10000 small files: $((after - before)) writes to the device before syncfs"
+check "closing 10000 small files does not wait for the device" [ $((after - before)) -lt 3000 ]
+sync -f "$MNT"
+crash
+attach
+check "they survive syncfs and SIGKILL" same "$(find "$MNT/many" -type f | wc -l)" 10000
+check "with their content" python3 -c "
+import sys
+sys.exit(any(open('$MNT/many/%d' % i, 'rb').read() != b'%d\n' % i * 100 for i in range(10000)))"
+rm -rf "$MNT/many"
+
+# ---- replace by rename, no fsync ----
+mkdir "$MNT/replace"
+for i in $(seq 100); do echo "old content of $i" >"$MNT/replace/$i"; done
+sync -f "$MNT"
+for round in 1 2 3; do
+	python3 - "$MNT/replace" $round <<'PY' &
+import os, sys
+for turn in range(1000000):
+    for i in range(1, 101):
+        with open(sys.argv[1] + '/tmp', 'w') as f:
+            f.write('new content of %d in turn %d of %s\n' % (i, turn, sys.argv[2]))
+        os.rename(sys.argv[1] + '/tmp', '%s/%d' % (sys.argv[1], i))
+PY
+	writer=$!
+	sleep 0.$((RANDOM % 9 + 1))
+	[ $round = 2 ] && sleep 5
+	crash
+	wait $writer 2>/dev/null
+	attach
+	check "replace by rename, round $round: every file is the old or a new one" \
+		python3 -c "
+import re, sys
+bad = [i for i in range(1, 101) if not re.fullmatch(r'(old content of %d|new content of %d in turn \d+ of \d)\n' % (i, i), open('$MNT/replace/%d' % i).read())]
+print('# bad:', bad[:10]) if bad else None
+sys.exit(bool(bad))"
+done
+
+# ---- set-user-id ----
+cp /bin/true "$MNT/suid"
+chmod 4777 "$MNT/suid"
+"$HELPER" as 65534 sh -c "echo >>'$MNT/suid'"
+check "suid cleared by a write of another user" same "$(stat -c %a "$MNT/suid")" 777
+drop_caches
+check "and stays cleared" same "$(stat -c %a "$MNT/suid")" 777
+chmod 4777 "$MNT/suid"
+"$HELPER" as 65534 truncate -s 100 "$MNT/suid"
+check "suid cleared by a truncation of another user" same "$(stat -c %a "$MNT/suid")" 777
+chmod 6777 "$MNT/suid"
+echo >>"$MNT/suid"
+check "root's write leaves suid" same "$(stat -c %a "$MNT/suid")" 6777
+chown 1:1 "$MNT/suid"
+check "chown clears suid and sgid, for root, too" same "$(stat -c %a "$MNT/suid")" 777
+python3 - "$MNT/capable" <<'PY'
+import os, sys
+name = sys.argv[1]
+value = bytes.fromhex('0100000200200000000000000000000000000000')
+def kept(action):
+    with open(name, 'wb') as f:
+        f.write(b'data')
+    os.setxattr(name, 'security.capability', value)
+    action()
+    return 'security.capability' in os.listxattr(name)
+def write():
+    with open(name, 'ab') as f:
+        f.write(b'more')
+bad = [what.__name__ for what in (write, lambda: os.truncate(name, 1), lambda: os.chown(name, 2, 2)) if kept(what)]
+print('# kept by:', bad) if bad else None
+sys.exit(bool(bad))
+PY
+check "security.capability goes with a write, a truncation, a chown" same $? 0
+
+# ---- times under writeback ----
+echo data >"$WORK/source"
+touch -d "2001-02-03 04:05:06.789" "$WORK/source"
+cp -p "$WORK/source" "$MNT/copy"
+echo more >"$MNT/touched"
+touch -d "1999-01-01 00:00:00.5" "$MNT/touched"
+sync -f "$MNT"
+check "cp -p keeps the mtime" same "$(stat -c %y "$MNT/copy")" "$(stat -c %y "$WORK/source")"
+detach
+attach
+check "also after mounting again" same "$(stat -c %y "$MNT/copy")" "$(stat -c %y "$WORK/source")"
+check "touch -d, too" same "$(date -d "$(stat -c %y "$MNT/touched")" +%s.%1N)" "$(date -d "1999-01-01 00:00:00.5" +%s.%1N)"
+# A write to a set-user-id file by another user is not cached by the kernel: the daemon sets its times, when it flushes.
+echo data >"$MNT/through"
+chmod 4777 "$MNT/through"
+"$HELPER" as 65534 sh -c "echo >>'$MNT/through'"
+touch -d "1999-01-01 00:00:00.5" "$MNT/through"
+drop_caches
+check "touch -d after a write past the kernel's cache" \
+	same "$(date -d "$(stat -c %y "$MNT/through")" +%s.%1N)" "$(date -d "1999-01-01 00:00:00.5" +%s.%1N)"
+echo written >"$MNT/written"
+written=$(stat -c %Y.%y "$MNT/written")
+sleep 1.1
+sync -f "$MNT"
+check "write-back does not move the mtime" same "$(stat -c %Y.%y "$MNT/written")" "$written"
+# The flusher sends the times without waiting for the WRITEs before: some come later, and must not set times. Afterwards
+# the kernel forgets the file, and the daemon's word counts.
+flushed=$(python3 - "$MNT/flushed" <<'PY'
+import ctypes, os, sys, time
+f = open(sys.argv[1], 'wb', buffering=0)
+for i in range(160):
+    f.write(b'x' * (1 << 20))
+print(os.fstat(f.fileno()).st_mtime_ns)
+time.sleep(0.1)
+ctypes.CDLL(None).syncfs(f.fileno())
+PY
+)
+drop_caches
+check "write-back in the background does not, either" same "$(python3 -c "import os; print(os.stat('$MNT/flushed').st_mtime_ns)")" "$flushed"
+rm "$MNT/flushed"
+
+# ---- stale attributes ----
+echo 1 >"$MNT/a"
+ln "$MNT/a" "$MNT/b"
+check "nlink of both names after ln" same "$(stat -c %h "$MNT/a" "$MNT/b" | xargs)" "2 2"
+chmod 600 "$MNT/a"
+check "chmod by one name is seen by the other" same "$(stat -c %a "$MNT/b")" 600
+echo longer >"$MNT/a"
+check "size, too" same "$(stat -c %s "$MNT/b")" 7
+rm "$MNT/a"
+check "nlink, too" same "$(stat -c %h "$MNT/b")" 1
+echo 2 >"$MNT/c"
+ln "$MNT/c" "$MNT/d"
+stat "$MNT/d" >/dev/null
+mv "$MNT/b" "$MNT/c"
+check "nlink after rename over a sibling" same "$(stat -c %h "$MNT/d")" 1
+dd if=/dev/urandom of="$MNT/delayed" bs=64K count=1 status=none
+first=$(stat -c %b "$MNT/delayed")
+sync -f "$MNT"
+check "st_blocks is not 0 before allocation" [ "$first" -gt 0 ]
+sleep 0.3
+check "st_blocks after it" same "$(stat -c %b "$MNT/delayed")" 128
+# Every other block: the map needs nodes of its own, which nobody knows of before the flush. 100 files: none is forgotten.
+# They stay open, so that the kernel keeps what it believes.
+mkdir "$MNT/combs"
+python3 - "$MNT/combs" >"$WORK/known" <<'PY'
+import ctypes, os, sys, time
+files = []
+for i in range(100):
+    fd = os.open('%s/%d' % (sys.argv[1], i), os.O_CREAT | os.O_WRONLY)
+    for block in range(40):
+        os.pwrite(fd, b'x' * 4096, block * 8192)
+    os.close(os.dup(fd))
+    files.append(fd)
+    os.fstat(fd)
+ctypes.CDLL(None).syncfs(files[0])
+time.sleep(6)
+for fd in files:
+    print(os.fstat(fd).st_blocks)
+PY
+drop_caches
+for i in $(seq 0 99); do stat -c %b "$MNT/combs/$i"; done >"$WORK/fresh"
+check "st_blocks with nodes of the map" [ "$(head -1 "$WORK/fresh")" -gt 320 ]
+check "the kernel was told of every one ($(diff "$WORK/known" "$WORK/fresh" | grep -c '^<') were not)" \
+	cmp -s "$WORK/known" "$WORK/fresh"
+rm -r "$MNT/combs"
+
+# ---- GETXATTR ----
+detach
+"$ASHLARFS" "$LOOP" "$MNT" -d 2>"$WORK/requests" &
+DAEMON=$!
+for _ in $(seq 100); do mountpoint -q "$MNT" && break; sleep 0.05; done
+"$HELPER" appends "$MNT/appended" 2000
+for i in $(seq 20); do : <"$MNT/appended"; done
+count=$(grep -c ' GETXATTR(' "$WORK/requests")
+check "2000 writes: at most one GETXATTR ($count)" [ "$count" -le 1 ]
+count=$(grep -c ' OPEN(' "$WORK/requests")
+check "OPEN is asked once at most ($count)" [ "$count" -le 1 ]
+detach
+
+# ---- depth ----
+attach
+dd if=/dev/zero of="$MNT/deep" bs=1M count=200 status=none
+sync -f "$MNT"
+cat "/sys/block/${LOOP#/dev/}/inflight" >/dev/null
+"$HELPER" depth "$MNT/deep" 16 2 >"$WORK/rate" &
+reader=$!
+deepest=0
+while kill -0 $reader 2>/dev/null; do
+	for _ in 1 2 3 4 5 6 7 8 9 10; do
+		read -r reads _ <"/sys/block/${LOOP#/dev/}/inflight"
+		[ "$reads" -gt $deepest ] && deepest=$reads
+	done
+done
+wait $reader
+note "16 reads of 256 KiB in flight: at most $deepest seen on the device, $(cat "$WORK/rate") per second"
+check "depth 16 reaches the device" [ "$deepest" -ge 14 ]
+
+# ---- umount and the device ----
+good=1
+for i in 1 2 3 4 5; do
+	dd if=/dev/urandom of="$MNT/last" bs=1M count=40 status=none
+	sum=$(sha256sum <"$MNT/last")
+	umount_frees_device || good=0
+	wait "$DAEMON"
+	attach
+	[ "$(sha256sum <"$MNT/last")" = "$sum" ] || good=0
+done
+check "umount returns when the device is free and holds everything" same $good 1
+detach
+fsck_clean "fsck after all this"
+finish

@@ -1,0 +1,38 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# An ordinary user: an image of his own, plain fuse through fusermount3.
+. "$(dirname "$0")/lib.sh"
+if [ "$(id -u)" = 0 ] && [ -e /dev/fuse ] && [ ! -v PRIVATE ] && [ "$(stat -c %a /dev/fuse)" != 666 ]; then
+	# Some machines keep /dev/fuse for root: run with a device node of our own, in a mount namespace of our own.
+	PRIVATE=1 exec unshare -m --propagation private bash -c \
+		'mount -t tmpfs -o mode=755 none /media && mknod -m 666 /media/fuse c 10 229 && mount --bind /media/fuse /dev/fuse && exec "$0"' "$0"
+fi
+start
+HELPER=$(program mount_helper)
+command -v fusermount3 >/dev/null || skip "fusermount3 is not installed"
+as() { "$HELPER" as 65534 "$@"; }
+cp "$ASHLARFS" "$MKFS" "$WORK/"
+chmod 755 "$WORK"/ashlarfs "$WORK"/mkfs.ashlar
+mkdir "$WORK/home"
+chown 65534 "$WORK/home" "$MNT"
+as truncate -s 64M "$WORK/home/image"
+check "mkfs of an image by its owner" as "$WORK/mkfs.ashlar" -q "$WORK/home/image"
+as "$WORK/ashlarfs" "$WORK/home/image" "$MNT" >"$WORK/out" 2>&1
+rc=$?
+if [ $rc != 0 ] && grep -qiE 'permission|not permitted|fuse device' "$WORK/out"; then
+	skip "fusermount3 may not mount here: $(head -1 "$WORK/out")"
+fi
+check "mounted by its owner" same $rc 0
+check "shown as fuse.ashlar" eval 'grep -q " $MNT fuse.ashlar .*nosuid,nodev" /proc/mounts'
+check "write" as sh -c "echo mine >$MNT/file"
+check "read" same "$(as cat "$MNT/file")" mine
+check_fails "a second mount is refused" as "$WORK/ashlarfs" "$WORK/home/image" "$WORK/home"
+check_fails "mkfs of it is refused" as "$WORK/mkfs.ashlar" -q -f "$WORK/home/image"
+check "fusermount3 -u" as fusermount3 -u "$MNT"
+check "the image is free when the daemon is done" eval 'for i in $(seq 100); do as "$WORK/ashlarfs" "$WORK/home/image" "$MNT" 2>/dev/null && break; sleep 0.05; done; grep -q " $MNT " /proc/mounts'
+check "content is there" same "$(as cat "$MNT/file")" mine
+PID=$(pgrep -f "^$WORK/ashlarfs $WORK/home/image")
+kill -TERM "$PID"
+check "SIGTERM unmounts" eval 'for i in $(seq 100); do kill -0 "$PID" 2>/dev/null || break; sleep 0.05; done; ! grep -q " $MNT " /proc/mounts'
+[ -n "$FSCK" ] && check "fsck" eval '"$FSCK" -n "$WORK/home/image" >/dev/null'
+finish

@@ -1,0 +1,302 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+#
+# Build Ashlar and run its tests. The last line of the output is always `N passed, N failed, N skipped`.
+#
+# A run is a list of stages. Each stage is a build in a folder of its own followed by meson test suites, or a
+# check of the sources. Single tests are counted, not test programs: from TAP lines, and from the summary of
+# criterion where a program does not print TAP. A stage that cannot be done counts as one failed test.
+#
+# The run fails when a test failed, when a suite that this machine can run has no tests, and when all tests of
+# such a suite were skipped.
+
+set -u -o pipefail
+
+source_dir=$(cd "$(dirname "$0")/.." && pwd)
+build_dir=$source_dir/build
+level=normal
+install=yes
+suites=()
+stages=()
+total_passed=0 total_failed=0 total_skipped=0
+
+usage() {
+	cat <<-'END'
+	Usage: tests/run.sh [options]
+	Install what is needed (apt-get), build, run the tests.
+
+	  --no-install    do not install packages
+	  --quick         small sizes: what .ci/run uses
+	  --long, --deep  full sizes of the campaigns (hours)
+	  --suite NAME    only this suite; can be repeated: unit model crash image mount fuzz bench
+	  --gcc           gcc, warnings are errors, all suites (the default when no stage is named)
+	  --clang         build with clang, warnings are errors
+	  --sanitize      ASan and UBSan: unit, model, crash, image, fuzz
+	  --tsan          TSan: tests marked `concurrent`
+	  --lint          cppcheck, clang-format, man pages, shell syntax
+	  --ci            all of these stages
+	  --build DIR     where to build (default: build/ in the checkout; stages add a suffix)
+	  --help
+	END
+}
+
+packages=(gcc clang meson ninja-build pkg-config libfuse3-dev fuse3 libblkid-dev libaio-dev liburing-dev
+	libcriterion-dev python3 git sqlite3 fio attr acl e2fsprogs fuse2fs strace cppcheck clang-format man-db
+	util-linux procps)
+
+say() { printf '\n== %s\n' "$*"; }
+
+# Count the outcome of something that is one test by itself: name, result (0: passed).
+count_one() {
+	if [ "$2" -eq 0 ]; then
+		total_passed=$((total_passed + 1))
+		printf 'ok - %s\n' "$1"
+	else
+		total_failed=$((total_failed + 1))
+		printf 'not ok - %s\n' "$1"
+	fi
+}
+
+finish() {
+	printf '%d passed, %d failed, %d skipped\n' "$total_passed" "$total_failed" "$total_skipped"
+	[ "$total_failed" -eq 0 ] && [ "$total_passed" -gt 0 ]
+	exit
+}
+
+install_packages() {
+	local missing=() package sudo=
+	command -v dpkg-query >/dev/null || { say "not a Debian system: packages are not installed"; return 0; }
+	for package in "${packages[@]}"; do
+		dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q '^install ok installed' || missing+=("$package")
+	done
+	[ ${#missing[@]} -eq 0 ] && return 0
+	say "installing: ${missing[*]}"
+	if [ "$(id -u)" -ne 0 ]; then
+		command -v sudo >/dev/null || { echo "tests/run.sh: as root, run: apt-get install ${missing[*]}" >&2; return 1; }
+		sudo=sudo
+	fi
+	$sudo apt-get -qq update && DEBIAN_FRONTEND=noninteractive $sudo apt-get -qq -y install "${missing[@]}" >/dev/null
+}
+
+# ---- Suites ----
+
+# Can this machine run the suite at all? Others may be skipped, with the reason.
+can_run() {
+	case $1 in
+	mount | bench) [ "$(id -u)" -eq 0 ] && [ -c /dev/fuse ] && [ -e /dev/loop-control ] ;;
+	*) true ;;
+	esac
+}
+
+# Print "passed failed skipped" and, before that, one line for each failed test, from a testlog.json of meson.
+count_log() {
+	python3 - "$1" <<'END'
+import json, re, sys
+passed = failed = skipped = 0
+tap = re.compile(r'^\s*(not )?ok\b(.*)$', re.M)
+synthesis = re.compile(r'Synthesis: Tested: *(\d+) \| Passing: *(\d+) \| Failing: *(\d+) \| Crashing: *(\d+)')
+bad = ('FAIL', 'ERROR', 'TIMEOUT', 'INTERRUPT', 'UNEXPECTEDPASS')
+for line in open(sys.argv[1], errors='replace'):
+    test = json.loads(line)
+    p = f = s = 0
+    output = re.sub(r'\x1b\[[0-9;]*m', '', (test.get('stdout') or '') + '\n' + (test.get('stderr') or ''))
+    for negated, rest in tap.findall(output):
+        if re.search(r'#\s*skip', rest, re.I):
+            s += 1
+        elif re.search(r'#\s*todo', rest, re.I):
+            s += 1
+        elif negated:
+            f += 1
+            print('not ok -', test['name'] + ':', rest.strip(' -'))
+        else:
+            p += 1
+    if p + f + s == 0:
+        found = synthesis.search(output)
+        if found:
+            tested, p, failing, crashing = map(int, found.groups())
+            f = failing + crashing
+            s = tested - p - f if tested > p + f else 0
+    if p + f + s == 0:
+        p, f, s = (0, 0, 1) if test['result'] == 'SKIP' else (0, 1, 0) if test['result'] in bad else (1, 0, 0)
+    if test['result'] in bad and f == 0:
+        f = 1
+    if f:
+        print('not ok -', test['name'] + ':', test['result'], '- its last lines:')
+        for text in output.strip().splitlines()[-15:]:
+            print('    ' + text)
+    passed, failed, skipped = passed + p, failed + f, skipped + s
+print(passed, failed, skipped)
+END
+}
+
+# Run one suite in a build folder; counts. Arguments: build folder, suite, whether it must exist, meson options.
+run_suite() {
+	local build=$1 suite=$2 required=$3 counts p f s began=$SECONDS log
+	shift 3
+	if ! meson introspect --tests "$build" | python3 -c "
+import json, sys
+sys.exit(not any('$suite' in s.split(':')[-1] for t in json.load(sys.stdin) for s in t['suite']))"; then
+		[ "$required" = yes ] && can_run "$suite" && count_one "suite $suite has tests" 1
+		return
+	fi
+	log=$build/meson-logs/testlog-$suite
+	rm -f "$log.json"
+	(cd "$build" && meson test --no-rebuild --suite "$suite" --logbase "testlog-$suite" --print-errorlogs "$@" >"$log.out" 2>&1)
+	if [ ! -s "$log.json" ]; then
+		tail -20 "$log.out"
+		count_one "suite $suite runs" 1
+		return
+	fi
+	count_log "$log.json" >"$log.counts"
+	sed '$d' "$log.counts"
+	counts=$(tail -1 "$log.counts")
+	read -r p f s <<<"$counts"
+	total_passed=$((total_passed + p)) total_failed=$((total_failed + f)) total_skipped=$((total_skipped + s))
+	printf '%-7s %5d passed %3d failed %3d skipped  %4ds\n' "$suite" "$p" "$f" "$s" $((SECONDS - began))
+	if [ $((p + f)) -eq 0 ] && can_run "$suite"; then
+		count_one "suite $suite is not skipped where it can run" 1
+	fi
+}
+
+wanted() { [ ${#suites[@]} -eq 0 ] || [[ " ${suites[*]} " == *" $1 "* ]]; }
+
+# Configure (again) and build. Arguments: build folder, compiler, meson options.
+build_in() {
+	local build=$1 compiler=$2
+	shift 2
+	if [ -f "$build/build.ninja" ]; then
+		CC=$compiler meson setup --reconfigure "$build" "$source_dir" -Dtests=enabled "$@" >"$build.log" 2>&1
+	else
+		CC=$compiler meson setup "$build" "$source_dir" -Dtests=enabled "$@" >"$build.log" 2>&1
+	fi && ninja -k 0 -C "$build" >>"$build.log" 2>&1 || { grep -E 'error|ERROR|warning' "$build.log" | head -20; return 1; }
+}
+
+stage_gcc() {
+	local suite
+	say "gcc"
+	build_in "$build_dir" gcc -Dwerror=true
+	count_one "gcc builds without a warning" $?
+	[ -f "$build_dir/build.ninja" ] || return
+	for suite in unit model crash image mount; do
+		wanted $suite && run_suite "$build_dir" $suite yes
+	done
+	for suite in fuzz bench; do
+		wanted $suite && run_suite "$build_dir" $suite no
+	done
+}
+
+stage_clang() {
+	say "clang"
+	build_in "$build_dir-clang" clang -Dwerror=true
+	count_one "clang builds without a warning" $?
+}
+
+stage_sanitize() {
+	local suite
+	say "ASan and UBSan"
+	build_in "$build_dir-asan" gcc -Db_sanitize=address,undefined -Db_lundef=false
+	count_one "ASan and UBSan build" $?
+	export ASAN_OPTIONS=abort_on_error=0:detect_leaks=1:detect_stack_use_after_return=0
+	export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+	for suite in unit model crash image fuzz; do
+		wanted $suite && run_suite "$build_dir-asan" $suite no --timeout-multiplier 4
+	done
+	unset ASAN_OPTIONS UBSAN_OPTIONS
+}
+
+stage_tsan() {
+	say "TSan"
+	build_in "$build_dir-tsan" gcc -Db_sanitize=thread -Db_lundef=false
+	count_one "TSan build" $?
+	TSAN_OPTIONS="halt_on_error=0 exitcode=66 second_deadlock_stack=1" \
+		run_suite "$build_dir-tsan" concurrent yes --timeout-multiplier 6
+}
+
+# ---- Checks of the sources ----
+
+sources() { (cd "$source_dir" && find include blockdrv fs mkfs fsck tests examples -name '*.[ch]' | sort); }
+
+check_format() {
+	(cd "$source_dir" && sources | xargs clang-format --dry-run --Werror) >"$build_dir-format.log" 2>&1 && return 0
+	grep -o '^[^:]*\.[ch]' "$build_dir-format.log" | sort | uniq -c
+	return 1
+}
+
+check_cppcheck() {
+	(cd "$source_dir" && cppcheck --quiet --std=c11 --enable=warning,portability --inline-suppr --error-exitcode=1 \
+		--suppress=missingIncludeSystem --suppress=normalCheckLevelMaxBranches -D_GNU_SOURCE -D__linux__ -D__x86_64__ \
+		-DHAVE_LIBURING=1 -DASHLAR_VERSION='"0"' -I include -I . -j 2 blockdrv fs mkfs fsck examples 2>&1)
+}
+
+check_man() {
+	local page output result=0
+	for page in "$source_dir"/docs/man/*.[1-8]; do
+		output=$(MANROFFSEQ='' MANWIDTH=80 LC_ALL=C.UTF-8 man --warnings -E UTF-8 -l -Tutf8 -Z "$page" 2>&1 >/dev/null)
+		[ -z "$output" ] || { printf '%s\n' "$output"; result=1; }
+	done
+	return $result
+}
+
+check_shell() {
+	local file result=0
+	while read -r file; do
+		bash -n "$file" || result=1
+	done < <(cd "$source_dir" && grep -lE '^#!/bin/(ba)?sh' -r tests examples .ci | sed "s|^|$source_dir/|")
+	return $result
+}
+
+check_licence() {
+	local file result=0
+	while read -r file; do
+		head -1 "$source_dir/$file" | grep -q 'SPDX-License-Identifier: LGPL-2.1-or-later' && continue
+		echo "$file: no licence line"
+		result=1
+	done < <(sources)
+	return $result
+}
+
+stage_lint() {
+	local check
+	say "checks of the sources"
+	for check in licence format cppcheck man shell; do
+		check_$check
+		count_one "check: $check" $?
+	done
+}
+
+# ---- Main ----
+
+while [ $# -gt 0 ]; do
+	case $1 in
+	--no-install) install=no ;;
+	--quick) level=quick ;;
+	--long | --deep) level=long ;;
+	--suite)
+		[ $# -gt 1 ] || { usage >&2; exit 2; }
+		suites+=("$2")
+		shift
+		;;
+	--gcc | --clang | --sanitize | --tsan | --lint) stages+=("${1#--}") ;;
+	--ci) stages=(gcc clang sanitize tsan lint) ;;
+	--build)
+		[ $# -gt 1 ] || { usage >&2; exit 2; }
+		build_dir=$(realpath -m "$2")
+		shift
+		;;
+	-h | --help) usage; exit 0 ;;
+	*) usage >&2; exit 2 ;;
+	esac
+	shift
+done
+
+[ ${#stages[@]} -gt 0 ] || stages=(gcc)
+export ASHLAR_TEST_LEVEL=$level
+[ "$install" = no ] || install_packages
+[ $? -eq 0 ] || count_one "packages can be installed" 1
+for stage in "${stages[@]}"; do
+	began=$SECONDS
+	"stage_$stage"
+	printf -- '-- %s took %ds\n' "$stage" $((SECONDS - began))
+done
+printf '\n'
+finish

@@ -1,0 +1,397 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The block allocator: the two steps, the end of space, reuse only when it is safe (I3), first use of a group, counts. */
+#include "engine_fixture.h"
+
+#include <pthread.h>
+#include <unistd.h>
+
+static struct ash_extent claim(struct engine *engine, uint64_t goal, uint64_t wanted, unsigned flags)
+{
+	struct ash_extent extent;
+
+	cr_assert_eq(ash_claim(engine->volume, goal, wanted, flags, &extent), 0);
+	return extent;
+}
+
+/* Claim all there is for `flags`; how many blocks. */
+static uint64_t claim_all(struct engine *engine, unsigned flags)
+{
+	struct ash_extent extent;
+	uint64_t count = 0;
+	int error;
+
+	while (!(error = ash_claim(engine->volume, 0, 100000, flags, &extent)))
+		count += extent.count;
+	cr_assert_eq(error, -ENOSPC);
+	return count;
+}
+
+static uint64_t log_claim(struct engine *engine, struct ash_extent extent)
+{
+	struct ash_txn *txn = engine_begin(engine, ASH_TXN_SMALL);
+
+	cr_assert_eq(ash_alloc_log(txn, extent), 0);
+	return ash_txn_commit(txn);
+}
+
+static void free_extent(struct engine *engine, struct ash_extent extent)
+{
+	struct ash_txn *txn = engine_begin(engine, ASH_TXN_SMALL);
+
+	cr_assert_eq(ash_free(txn, extent, false), 0);
+	ash_txn_commit(txn);
+}
+
+static bool overlap(struct ash_extent a, struct ash_extent b)
+{
+	return a.start < b.start + b.count && b.start < a.start + a.count;
+}
+
+Test(alloc, claim_costs_nothing_after_a_crash)
+{
+	struct engine engine;
+	struct ash_extent extent;
+	uint64_t before;
+
+	engine_open(&engine, "mem:16M", 0);
+	before = free_blocks(&engine);
+	extent = claim(&engine, 0, 10, 0);
+	cr_expect_eq(extent.count, 10);
+	cr_expect_eq(free_blocks(&engine), before - 10);
+	engine_again(&engine);
+	cr_expect_eq(free_blocks(&engine), before);
+	extent = claim(&engine, 0, 10, 0);
+	log_claim(&engine, extent);
+	engine_again(&engine);
+	cr_expect_eq(free_blocks(&engine), before - 10);
+	engine_close(&engine);
+}
+
+Test(alloc, extends_at_the_goal)
+{
+	struct engine engine;
+	struct ash_extent first, second;
+
+	engine_open(&engine, "mem:64M", 0);
+	first = claim(&engine, 5000, 8, 0);
+	second = claim(&engine, first.start + first.count, 8, 0);
+	cr_expect_eq(first.start, 5000);
+	cr_expect_eq(second.start, first.start + first.count);
+	engine_close(&engine);
+}
+
+Test(alloc, reserves_are_kept_to_the_last_block)
+{
+	struct engine engine;
+	struct ash_extent extent;
+	uint64_t all, plain, reserved, emergency;
+
+	engine_open(&engine, "mem:16M", 0);
+	all = free_blocks(&engine);
+	cr_assert_eq(ash_space_reserve(engine.volume, 100), 0);
+	plain = claim_all(&engine, 0);
+	cr_expect_eq(ash_space_reserve(engine.volume, 1), -ENOSPC);
+	cr_expect_eq(ash_claim(engine.volume, 0, 1, 0, &extent), -ENOSPC);
+	emergency = claim_all(&engine, ASH_CLAIM_EMERGENCY);
+	cr_expect_geq(emergency, 16);
+	reserved = claim_all(&engine, ASH_CLAIM_RESERVED);
+	cr_expect_eq(reserved, 100);
+	cr_expect_eq(plain + emergency + reserved, all);
+	engine_close(&engine);
+}
+
+struct claimer {
+	struct engine *engine;
+	uint64_t count;
+};
+
+static void *claim_greedily(void *argument)
+{
+	struct claimer *claimer = argument;
+
+	claimer->count = claim_all(claimer->engine, 0);
+	return NULL;
+}
+
+/* Several at the end of space must not, together, take what is promised to buffered data. */
+Test(alloc, claims_of_threads_respect_the_reserve)
+{
+	for (int round = 0; round < 20; round++) {
+		struct claimer claimers[3];
+		struct engine engine;
+		pthread_t threads[3];
+
+		engine_open(&engine, "mem:16M", 0);
+		cr_assert_eq(ash_space_reserve(engine.volume, 1000), 0);
+		for (int i = 0; i < 3; i++) {
+			claimers[i].engine = &engine;
+			cr_assert_eq(pthread_create(&threads[i], NULL, claim_greedily, &claimers[i]), 0);
+		}
+		for (int i = 0; i < 3; i++)
+			pthread_join(threads[i], NULL);
+		cr_assert_eq(claim_all(&engine, ASH_CLAIM_RESERVED), 1000 + 20, "the reserve and the emergency blocks");
+		engine_close(&engine);
+	}
+}
+
+Test(alloc, freed_blocks_wait_until_the_record_is_durable)
+{
+	struct engine engine;
+	struct ash_extent extent, again;
+	uint64_t before;
+
+	engine_open(&engine, "mem:16M", 0);
+	extent = claim(&engine, 2000, 50, 0);
+	log_claim(&engine, extent);
+	before = free_blocks(&engine);
+	free_extent(&engine, extent);
+	cr_expect_eq(free_blocks(&engine), before + 50, "statfs shows them at once");
+	cr_expect(ash_alloc_pending(engine.volume));
+	ash_alloc_reap(engine.volume);
+	again = claim(&engine, 2000, 50, 0);
+	cr_expect(!overlap(extent, again));
+	cr_assert_eq(ash_log_force(engine.volume, ash_log_end(engine.volume)), 0);
+	cr_expect(!ash_alloc_pending(engine.volume));
+	again = claim(&engine, 2000, 50, 0);
+	cr_expect_eq(again.start, extent.start);
+	engine_close(&engine);
+}
+
+Test(alloc, freed_blocks_wait_for_data_io_that_began_before)
+{
+	struct engine engine;
+	struct ash_extent extent;
+	unsigned before, after;
+
+	engine_open(&engine, "mem:16M", 0);
+	extent = claim(&engine, 2000, 50, 0);
+	log_claim(&engine, extent);
+	before = ash_io_enter(engine.volume);
+	free_extent(&engine, extent);
+	after = ash_io_enter(engine.volume);
+	cr_assert_eq(ash_log_force(engine.volume, ash_log_end(engine.volume)), 0);
+	cr_expect(ash_alloc_pending(engine.volume));
+	cr_expect(!overlap(extent, claim(&engine, 2000, 50, 0)));
+	ash_io_leave(engine.volume, before);
+	ash_alloc_reap(engine.volume);
+	cr_expect(!ash_alloc_pending(engine.volume), "later I/O does not matter");
+	cr_expect_eq(claim(&engine, 2000, 50, 0).start, extent.start);
+	ash_io_leave(engine.volume, after);
+	engine_close(&engine);
+}
+
+/* More frees than there are I/O generations: an old ticket still pins what it may touch. */
+Test(alloc, io_generations_do_not_wrap_over_a_ticket)
+{
+	struct engine engine;
+	struct ash_extent extent;
+	unsigned ticket;
+
+	engine_open(&engine, "mem:16M", 0);
+	extent = claim(&engine, 1000, 600, 0);
+	cr_assert_eq(extent.count, 600);
+	log_claim(&engine, extent);
+	ticket = ash_io_enter(engine.volume);
+	for (uint64_t i = 0; i < 600; i++)
+		free_extent(&engine, (struct ash_extent){ extent.start + i, 1 });
+	cr_assert_eq(ash_log_force(engine.volume, ash_log_end(engine.volume)), 0);
+	cr_expect(!overlap(extent, claim(&engine, extent.start, 1, 0)));
+	ash_io_leave(engine.volume, ticket);
+	ash_alloc_reap(engine.volume);
+	cr_expect(!ash_alloc_pending(engine.volume));
+	engine_close(&engine);
+}
+
+Test(alloc, abort_gives_a_freed_extent_back_to_its_owner)
+{
+	struct engine engine;
+	struct ash_extent extent;
+	struct ash_txn *txn;
+	uint64_t before;
+
+	engine_open(&engine, "mem:16M", 0);
+	extent = claim(&engine, 2000, 50, 0);
+	log_claim(&engine, extent);
+	before = free_blocks(&engine);
+	txn = engine_begin(&engine, ASH_TXN_SMALL);
+	cr_assert_eq(ash_free(txn, extent, false), 0);
+	ash_txn_abort(txn);
+	cr_expect(!ash_alloc_pending(engine.volume));
+	cr_expect_eq(free_blocks(&engine), before);
+	free_extent(&engine, extent);
+	cr_expect_eq(free_blocks(&engine), before + 50);
+	engine_close(&engine);
+}
+
+static void expect_refused(struct engine *engine, uint64_t start, uint64_t count)
+{
+	struct ash_txn *txn = engine_begin(engine, ASH_TXN_SMALL);
+
+	cr_expect_eq(ash_free(txn, (struct ash_extent){ start, count }, false), -EUCLEAN, "%llu+%llu",
+		     (unsigned long long)start, (unsigned long long)count);
+	ash_txn_abort(txn);
+}
+
+Test(alloc, nothing_is_freed_twice_nor_the_volumes_own_blocks)
+{
+	struct engine engine;
+	struct ash_extent extent;
+	uint64_t before, last;
+
+	engine_open(&engine, "mem:300M", 0);
+	ash_abandon(engine.volume);
+	engine.options.continue_on_damage = true;
+	engine_mount(&engine);
+	last = engine.volume->block_count - 1;
+	extent = claim(&engine, 20000, 10, 0);
+	log_claim(&engine, extent);
+	free_extent(&engine, extent);
+	before = free_blocks(&engine);
+	expect_refused(&engine, extent.start, 10);
+	expect_refused(&engine, extent.start + 9, 2);
+	expect_refused(&engine, 0, 1);
+	expect_refused(&engine, ash_group_bitmap(0), 1);
+	expect_refused(&engine, ash_group_start(1), 1);
+	expect_refused(&engine, ash_group_bitmap(2), 1);
+	expect_refused(&engine, engine.volume->log_start + 5, 1);
+	expect_refused(&engine, engine.volume->group_table_start, 1);
+	expect_refused(&engine, last, 1);
+	expect_refused(&engine, last + 1, 1);
+	expect_refused(&engine, UINT64_MAX - 5, 10);
+	expect_refused(&engine, 5, 0);
+	cr_expect_eq(free_blocks(&engine), before);
+	engine_close(&engine);
+}
+
+Test(alloc, first_use_writes_a_bitmap_and_survives_a_crash)
+{
+	struct engine engine;
+	struct ash_extent extent;
+	uint64_t before;
+
+	engine_open(&engine, "mem:600M", 0);
+	before = free_blocks(&engine);
+	extent = claim(&engine, ash_group_start(3), 20, 0);
+	cr_expect_eq(extent.start, ash_group_bitmap(3) + 1, "behind superblock and bitmap");
+	cr_expect_eq(free_blocks(&engine), before - 20);
+	log_claim(&engine, extent);
+	engine_again(&engine);
+	cr_expect_eq(free_blocks(&engine), before - 20);
+	cr_expect(!overlap(extent, claim(&engine, ash_group_start(3), 20, 0)));
+	free_extent(&engine, extent);
+	cr_assert_eq(ash_close(engine.volume), 0);
+	engine_mount(&engine);
+	cr_expect_eq(free_blocks(&engine), before);
+	engine_close(&engine);
+}
+
+/* Free counts are not logged: whatever stands at home, a crash does not spoil them. */
+Test(alloc, counts_are_true_after_a_crash)
+{
+	struct engine engine;
+	struct ash_extent extent;
+	struct ash_group_table_block table;
+	uint64_t before, start;
+
+	engine_open(&engine, "mem:64M", 0);
+	before = free_blocks(&engine);
+	start = engine.volume->group_table_start;
+	extent = claim(&engine, 5000, 300, 0);
+	log_claim(&engine, extent);
+	engine_cut(&engine);
+	image_read(&engine, start, &table);
+	table.free_blocks[0] = ash_put32(77); /* a torn write may leave anything there: it is outside the checksum */
+	image_write(&engine, start, &table);
+	engine_mount(&engine);
+	cr_expect_eq(free_blocks(&engine), before - 300);
+	cr_assert_eq(ash_close(engine.volume), 0);
+	engine.volume = NULL;
+	image_read(&engine, start, &table);
+	cr_expect_eq(ash_get32(table.free_blocks[0]), before - 300, "and at home");
+	engine_close(&engine);
+}
+
+Test(alloc, damaged_bitmap_spoils_its_group_only)
+{
+	struct engine engine;
+	struct ash_extent extent;
+
+	engine_open(&engine, "mem:300M", 0);
+	extent = claim(&engine, ash_group_start(1) + 100, 10, 0);
+	log_claim(&engine, extent);
+	cr_assert_eq(ash_close(engine.volume), 0);
+	image_spoil(&engine, ash_group_bitmap(1), 1000);
+	engine.options.continue_on_damage = true;
+	engine_mount(&engine);
+	extent = claim(&engine, ash_group_start(1) + 100, 10, 0);
+	cr_expect_neq(extent.start / ASH_BLOCKS_PER_GROUP, 1);
+	expect_refused(&engine, ash_group_start(1) + 100, 1);
+	engine_close(&engine);
+}
+
+static uint64_t discarded(struct bdev *record, struct ash_extent extent)
+{
+	uint64_t count = 0;
+
+	for (size_t i = 0; i < record_count(record); i++) {
+		const struct record_entry *entry = record_get(record, i);
+
+		if (entry->kind == RECORD_DISCARD && entry->offset >= extent.start * ASH_BLOCK_SIZE &&
+		    entry->offset + entry->length <= (extent.start + extent.count) * ASH_BLOCK_SIZE)
+			count += entry->length / ASH_BLOCK_SIZE;
+	}
+	return count;
+}
+
+Test(alloc, freed_blocks_are_discarded_before_they_are_free)
+{
+	struct engine engine = { .options = { .discard = true, .commit_seconds = 1 } };
+	struct bdev *memory = engine_device("mem:64M");
+	struct ash_extent extent;
+	uint64_t before;
+
+	engine_format(memory, 0);
+	cr_assert_eq(record_open(memory, &engine.dev), 0);
+	engine_mount(&engine);
+	extent = claim(&engine, 5000, 64, 0);
+	log_claim(&engine, extent);
+	before = free_blocks(&engine);
+	free_extent(&engine, extent);
+	cr_assert_eq(ash_log_force(engine.volume, ash_log_end(engine.volume)), 0);
+	cr_expect_eq(free_blocks(&engine), before + 64);
+	for (int i = 0; i < 500 && ash_alloc_pending(engine.volume); i++)
+		usleep(10000);
+	cr_expect(!ash_alloc_pending(engine.volume));
+	cr_expect_eq(discarded(engine.dev, extent), 64);
+	cr_expect_eq(free_blocks(&engine), before + 64);
+	cr_assert_eq(ash_close(engine.volume), 0);
+	engine.volume = NULL;
+	engine_close(&engine);
+}
+
+Test(alloc, trim_finds_free_runs_and_leaves_groups_alone_that_were_never_used)
+{
+	struct engine engine = { .options = { .no_threads = true } };
+	struct bdev *memory = engine_device("mem:600M");
+	struct ash_extent used;
+	uint64_t trimmed, before;
+
+	engine_format(memory, 0);
+	cr_assert_eq(record_open(memory, &engine.dev), 0);
+	engine_mount(&engine);
+	used = claim(&engine, 10000, 5000, 0);
+	log_claim(&engine, used);
+	before = free_blocks(&engine);
+	record_clear(engine.dev);
+	cr_assert_eq(ash_trim(engine.volume, 0, UINT64_MAX, 0, &trimmed), 0);
+	cr_expect_eq(free_blocks(&engine), before);
+	cr_expect_leq(trimmed, before * ASH_BLOCK_SIZE);
+	cr_expect_geq(trimmed, (before - 20) * ASH_BLOCK_SIZE, "%llu of %llu",
+		      (unsigned long long)trimmed / ASH_BLOCK_SIZE, (unsigned long long)before);
+	cr_expect_eq(discarded(engine.dev, used), 0);
+	cr_expect_eq(engine.volume->log->dirty_count, 2, "bitmap and table of the claim, no bitmap of an unused group");
+	/* runs of at least 32 MiB: those are found though they are trimmed in smaller pieces */
+	cr_assert_eq(ash_trim(engine.volume, 0, UINT64_MAX, 32u << 20, &trimmed), 0);
+	cr_expect_gt(trimmed, 100u << 20);
+	engine_close(&engine);
+}

@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The metadata cache: its bound, what it refuses to hand out (I8), and that damage stays where it is. */
+#include "engine_fixture.h"
+
+#include <pthread.h>
+
+#include "fs/inode.h"
+
+Test(cache, stays_within_its_limit)
+{
+	enum { COUNT = 2000 };
+	struct engine engine;
+	uint64_t blocks[COUNT];
+
+	engine_open(&engine, "mem:64M", 2000);
+	for (uint64_t i = 0; i < COUNT; i++)
+		blocks[i] = node_new(&engine, 100 + i, (uint8_t)i);
+	cr_assert_eq(ash_checkpoint(engine.volume), 0);
+	for (int round = 0; round < 2; round++)
+		for (uint64_t i = 0; i < COUNT; i++)
+			cr_assert(node_is(&engine, blocks[i], 100 + i, 0, 100, (uint8_t)i));
+	/* 1 MiB are 256 buffers; a shard may be one over while all its others are held */
+	cr_expect_leq(counters(&engine).cache_blocks, 256 + 16);
+	cr_expect_gt(counters(&engine).cache_misses, COUNT);
+	engine_close(&engine);
+}
+
+Test(cache, damaged_block_fails_alone)
+{
+	struct engine engine;
+	struct ash_buffer *buffer;
+	uint64_t bad, good;
+
+	engine_open(&engine, "mem:16M", 0);
+	bad = node_new(&engine, 5, 1);
+	good = node_new(&engine, 6, 2);
+	cr_assert_eq(ash_close(engine.volume), 0);
+	image_spoil(&engine, bad, 2000);
+	engine.options.continue_on_damage = true;
+	engine_mount(&engine);
+	cr_expect_eq(ash_buffer_get(engine.volume, node_id(bad, 5), &buffer), -EUCLEAN);
+	cr_expect_null(buffer);
+	cr_expect_eq(counters(&engine).damaged_blocks, 1);
+	cr_expect_eq(engine.errors, 1);
+	cr_expect(node_is(&engine, good, 6, 0, 100, 2));
+	cr_expect_neq(node_fill(&engine, good, 6, 0, 10, 3), 0, "and the volume is still writable");
+	engine_close(&engine);
+}
+
+Test(cache, damage_makes_the_volume_read_only_unless_asked_otherwise)
+{
+	struct engine engine;
+	struct ash_buffer *buffer;
+	struct ash_txn *txn;
+	uint64_t bad;
+
+	engine_open(&engine, "mem:16M", 0);
+	bad = node_new(&engine, 5, 1);
+	cr_assert_eq(ash_close(engine.volume), 0);
+	image_spoil(&engine, bad, 2000);
+	engine_mount(&engine);
+	cr_expect_eq(ash_buffer_get(engine.volume, node_id(bad, 5), &buffer), -EUCLEAN);
+	cr_expect_eq(ash_txn_begin(engine.volume, ASH_TXN_SMALL, &txn), -EROFS);
+	cr_expect_eq(ash_close(engine.volume), 0);
+	engine_mount(&engine);
+	cr_expect_eq(ash_get32(((struct ash_super *)engine.volume->super->data)->state), ASH_STATE_ERRORS);
+	engine_close(&engine);
+}
+
+Test(cache, right_block_for_the_wrong_owner_is_damage)
+{
+	struct engine engine;
+	struct ash_buffer *buffer;
+	uint64_t block, moved;
+	uint8_t bytes[ASH_BLOCK_SIZE];
+
+	engine_open(&engine, "mem:16M", 0);
+	engine.options.continue_on_damage = true;
+	block = node_new(&engine, 5, 1);
+	moved = node_new(&engine, 5, 2);
+	cr_assert_eq(ash_close(engine.volume), 0);
+	image_read(&engine, block, bytes);
+	image_write(&engine, moved, bytes); /* a misplaced write */
+	engine_mount(&engine);
+	cr_expect_eq(ash_buffer_get(engine.volume, node_id(block, 7), &buffer), -EUCLEAN, "read");
+	cr_expect(node_is(&engine, block, 5, 0, 10, 1));
+	cr_expect_eq(ash_buffer_get(engine.volume, node_id(block, 7), &buffer), -EUCLEAN, "cached");
+	cr_expect_eq(ash_buffer_get(engine.volume, node_id(moved, 5), &buffer), -EUCLEAN, "address");
+	cr_expect_eq(ash_buffer_get(engine.volume, node_id(1ull << 40, 5), &buffer), -EUCLEAN, "outside");
+	engine_close(&engine);
+}
+
+/* The inode table has a checksum for each record: neighbours of a bad one live on, and it is never stamped good. */
+Test(cache, bad_inode_record_spoils_itself_only)
+{
+	struct ash_create create = { .mode = S_IFREG | 0644 };
+	struct engine engine;
+	struct ash_attr first, second, attr;
+	struct ash_block_id id;
+	uint32_t offset;
+	uint8_t bytes[ASH_BLOCK_SIZE], after[ASH_BLOCK_SIZE];
+
+	engine_open(&engine, "mem:16M", 0);
+	engine.options.continue_on_damage = true;
+	cr_assert_eq(ash_create(engine.volume, ASH_INO_ROOT, "first", &create, &first), 0);
+	cr_assert_eq(ash_create(engine.volume, ASH_INO_ROOT, "second", &create, &second), 0);
+	cr_assert_eq(ash_itable_locate(engine.volume, first.ino, &id, &offset), 0);
+	cr_assert_eq(ash_close(engine.volume), 0);
+	image_spoil(&engine, id.block, offset + 100);
+	image_read(&engine, id.block, bytes);
+	engine_mount(&engine);
+	cr_expect_eq(ash_getattr(engine.volume, first.ino, &attr), -EUCLEAN);
+	cr_expect_eq(ash_setattr(engine.volume, second.ino,
+				 &(struct ash_setattr){ .valid = ASH_SET_MODE, .mode = 0600 }, NULL),
+		     0);
+	cr_assert_eq(ash_close(engine.volume), 0);
+	image_read(&engine, id.block, after);
+	cr_expect_arr_eq(bytes + offset, after + offset, ASH_INODE_SIZE, "the damage went home as it was");
+	engine_mount(&engine);
+	cr_expect_eq(ash_getattr(engine.volume, first.ino, &attr), -EUCLEAN);
+	cr_expect_eq(ash_getattr(engine.volume, second.ino, &attr), 0);
+	cr_expect_eq(attr.mode & 07777, 0600);
+	engine_close(&engine);
+}
+
+struct reader {
+	struct engine *engine;
+	const uint64_t *blocks;
+	uint64_t random;
+};
+
+static void *read_many(void *argument)
+{
+	struct reader *reader = argument;
+
+	for (int i = 0; i < 5000; i++) {
+		uint64_t index = engine_random(&reader->random) % 600;
+
+		cr_assert(node_is(reader->engine, reader->blocks[index], 100 + index, 0, 50, (uint8_t)index));
+	}
+	return NULL;
+}
+
+Test(cache, threads_read_through_a_small_cache)
+{
+	struct engine engine;
+	uint64_t blocks[600];
+	struct reader readers[3];
+	pthread_t threads[3];
+
+	engine_open(&engine, "mem:64M", 0);
+	for (uint64_t i = 0; i < 600; i++)
+		blocks[i] = node_new(&engine, 100 + i, (uint8_t)i);
+	cr_assert_eq(ash_checkpoint(engine.volume), 0);
+	for (int i = 0; i < 3; i++) {
+		readers[i] = (struct reader){ &engine, blocks, (uint64_t)i + 1 };
+		cr_assert_eq(pthread_create(&threads[i], NULL, read_many, &readers[i]), 0);
+	}
+	for (int i = 0; i < 3; i++)
+		pthread_join(threads[i], NULL);
+	cr_expect_eq(engine.errors, 0);
+	engine_close(&engine);
+}

@@ -1,0 +1,564 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Reading, writing, sizes, holes, allocation and copying, also against a model of bytes with remounts. */
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <stdio.h>
+#include <unistd.h>
+#include "file_fixture.h"
+
+static const struct ash_open_options through = { .no_threads = true, .no_write_behind = true };
+static const struct ash_open_options buffered = { .no_threads = true };
+
+#define HUGE_OFFSET (UINT64_C(1) << 62)
+
+static void check_content(struct fixture *f, uint64_t ino, const uint8_t *expected, size_t length)
+{
+	uint8_t *got = malloc(length + 1);
+
+	cr_assert_eq(ash_read(f->volume, ino, got, length + 1, 0), (int64_t)length);
+	cr_assert_eq(memcmp(got, expected, length), 0);
+	free(got);
+}
+
+Test(file, writes_of_any_alignment_are_read_back)
+{
+	static const size_t lengths[] = { 1, 100, 256, 257, 4095, 4096, 4097, 65536, 300001, 5000000 };
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &through);
+	for (unsigned i = 0; i < sizeof(lengths) / sizeof(lengths[0]); i++) {
+		uint8_t *bytes = malloc(lengths[i]);
+		char name[16];
+
+		snprintf(name, sizeof(name), "f%u", i);
+		uint64_t ino = make_file(&f, name);
+		fill(bytes, lengths[i], i);
+		cr_assert_eq(ash_write(f.volume, ino, bytes, lengths[i], 0, 0), (int64_t)lengths[i]);
+		check_content(&f, ino, bytes, lengths[i]);
+		fixture_remount(&f);
+		check_content(&f, find_file(&f, name), bytes, lengths[i]);
+		free(bytes);
+	}
+	fixture_close(&f);
+}
+
+Test(file, aligned_memory_and_offsets_work_directly)
+{
+	size_t length = 1 << 20;
+	uint8_t *bytes = aligned(length), *got = aligned(length);
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &through);
+	uint64_t ino = make_file(&f, "f");
+	fill(bytes, length, 3);
+	cr_assert_eq(ash_write(f.volume, ino, bytes, length, 8192, ASH_WRITE_THROUGH), (int64_t)length);
+	cr_assert_eq(ash_read(f.volume, ino, got, length, 8192), (int64_t)length);
+	cr_assert_eq(memcmp(bytes, got, length), 0);
+	cr_assert_eq(ash_read(f.volume, ino, got, 8192, 0), 8192);
+	for (unsigned i = 0; i < 8192; i++)
+		cr_assert_eq(got[i], 0);
+	fixture_close(&f);
+	bdev_buffer_free(bytes, length);
+	bdev_buffer_free(got, length);
+}
+
+Test(file, small_content_lives_in_the_inode_and_moves_out)
+{
+	uint8_t bytes[5000];
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &through);
+	uint64_t ino = make_file(&f, "f"), before = free_blocks(&f);
+	fill(bytes, sizeof(bytes), 1);
+	cr_assert_eq(ash_write(f.volume, ino, bytes, 200, 0, 0), 200);
+	cr_assert_eq(free_blocks(&f), before);
+	cr_assert_gt(attr_of(&f, ino).blocks, 0, "a file with data never shows 0 blocks");
+	cr_assert_eq(ash_write(f.volume, ino, bytes + 200, 4800, 200, 0), 4800);
+	check_content(&f, ino, bytes, sizeof(bytes));
+	cr_assert_eq(free_blocks(&f), before - 2);
+	fixture_close(&f);
+}
+
+Test(file, growing_shows_zeroes_where_old_bytes_lay)
+{
+	uint8_t bytes[4096], got[4096];
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &through);
+	uint64_t ino = make_file(&f, "f");
+	memset(bytes, 0xaa, sizeof(bytes));
+	cr_assert_eq(ash_write(f.volume, ino, bytes, 4096, 0, 0), 4096);
+	cr_assert_eq(set_size(&f, ino, 1000), 0);
+	cr_assert_eq(set_size(&f, ino, 3000), 0);
+	cr_assert_eq(ash_write(f.volume, ino, bytes, 10, 20000, 0), 10);
+	cr_assert_eq(ash_read(f.volume, ino, got, 4096, 0), 4096);
+	for (unsigned i = 0; i < 4096; i++)
+		cr_assert_eq(got[i], i < 1000 ? 0xaa : 0, "byte %u", i);
+	fixture_close(&f);
+}
+
+Test(file, append_ignores_the_offset)
+{
+	uint8_t got[16];
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &buffered);
+	uint64_t ino = make_file(&f, "f");
+	for (unsigned i = 0; i < 3; i++)
+		cr_assert_eq(
+			ash_write(f.volume, ino, "abc", 3, 100, ASH_WRITE_APPEND | (i == 1 ? ASH_WRITE_THROUGH : 0)),
+			3);
+	cr_assert_eq(ash_read(f.volume, ino, got, 16, 0), 9);
+	cr_assert_eq(memcmp(got, "abcabcabc", 9), 0);
+	fixture_close(&f);
+}
+
+Test(file, the_far_end_works_and_beyond_is_efbig)
+{
+	uint8_t byte = 7;
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &through);
+	uint64_t ino = make_file(&f, "f");
+	cr_assert_eq(ash_write(f.volume, ino, &byte, 1, (uint64_t)INT64_MAX - 1, 0), 1);
+	cr_assert_eq(attr_of(&f, ino).size, (uint64_t)INT64_MAX);
+	byte = 0;
+	cr_assert_eq(ash_read(f.volume, ino, &byte, 1, (uint64_t)INT64_MAX - 1), 1);
+	cr_assert_eq(byte, 7);
+	cr_assert_eq(ash_write(f.volume, ino, &byte, 1, INT64_MAX, 0), -EFBIG);
+	cr_assert_eq(ash_write(f.volume, ino, &byte, 1, UINT64_MAX, 0), -EFBIG);
+	cr_assert_eq(ash_seek(f.volume, ino, 0, SEEK_DATA), INT64_MAX & ~(int64_t)4095);
+	cr_assert_eq(ash_fallocate(f.volume, ino, 0, INT64_MAX, 1), -EFBIG);
+	cr_assert_eq(set_size(&f, ino, UINT64_MAX), -EFBIG);
+	fixture_close(&f);
+}
+
+Test(file, holes_and_data_are_found)
+{
+	uint8_t bytes[4096] = { 1 };
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &buffered);
+	uint64_t ino = make_file(&f, "f");
+	cr_assert_eq(ash_write(f.volume, ino, bytes, 4096, 40960, 0), 4096);
+	cr_assert_eq(ash_seek(f.volume, ino, 0, SEEK_DATA), 40960);
+	cr_assert_eq(ash_seek(f.volume, ino, 0, SEEK_HOLE), 0);
+	cr_assert_eq(ash_seek(f.volume, ino, 41000, SEEK_HOLE), 45056);
+	cr_assert_eq(ash_seek(f.volume, ino, 45056, SEEK_DATA), -ENXIO);
+	cr_assert_eq(ash_seek(f.volume, ino, 0, 99), -EINVAL);
+	fixture_close(&f);
+}
+
+Test(file, fallocate_gives_zeroes_and_space)
+{
+	uint8_t got[8192];
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &through);
+	uint64_t ino = make_file(&f, "f"), before = free_blocks(&f);
+	cr_assert_eq(ash_fallocate(f.volume, ino, FALLOC_FL_KEEP_SIZE, 0, 1 << 20), 0);
+	cr_assert_eq(free_blocks(&f), before - 256);
+	cr_assert_eq(attr_of(&f, ino).size, 0);
+	cr_assert_eq(ash_fallocate(f.volume, ino, 0, 0, 10000), 0);
+	cr_assert_eq(attr_of(&f, ino).size, 10000);
+	cr_assert_eq(free_blocks(&f), before - 256);
+	cr_assert_eq(ash_read(f.volume, ino, got, sizeof(got), 0), 8192);
+	for (unsigned i = 0; i < sizeof(got); i++)
+		cr_assert_eq(got[i], 0);
+	cr_assert_eq(ash_write(f.volume, ino, "x", 1, 5000, 0), 1);
+	cr_assert_eq(ash_seek(f.volume, ino, 0, SEEK_DATA), 4096);
+	cr_assert_eq(ash_fallocate(f.volume, ino, FALLOC_FL_COLLAPSE_RANGE, 0, 4096), -EOPNOTSUPP);
+	cr_assert_eq(ash_fallocate(f.volume, ino, 0, 0, 0), -EINVAL);
+	fixture_close(&f);
+}
+
+Test(file, fallocate_beyond_the_volume_changes_nothing)
+{
+	struct fixture f;
+
+	fixture_open(&f, "mem:16M", &through);
+	uint64_t ino = make_file(&f, "f"), before = free_blocks(&f);
+	cr_assert_eq(ash_fallocate(f.volume, ino, 0, 0, 1 << 30), -ENOSPC);
+	cr_assert_eq(attr_of(&f, ino).size, 0);
+	cr_assert_eq(free_blocks(&f), before);
+	fixture_close(&f);
+}
+
+Test(file, punching_gives_blocks_back)
+{
+	uint8_t *bytes = malloc(1 << 20);
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &through);
+	uint64_t ino = make_file(&f, "f"), before = free_blocks(&f);
+	fill(bytes, 1 << 20, 5);
+	cr_assert_eq(ash_write(f.volume, ino, bytes, 1 << 20, 0, 0), 1 << 20);
+	cr_assert_eq(ash_fallocate(f.volume, ino, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 100, 900000), 0);
+	memset(bytes + 100, 0, 900000);
+	check_content(&f, ino, bytes, 1 << 20);
+	cr_assert_eq(ash_seek(f.volume, ino, 0, SEEK_HOLE), 4096);
+	cr_assert_eq(ash_sync(f.volume), 0);
+	cr_assert_geq(free_blocks(&f), before - 256 + 218);
+	fixture_close(&f);
+	free(bytes);
+}
+
+Test(file, no_space_is_honest_and_temporary)
+{
+	size_t length = 1 << 20;
+	uint8_t *bytes = aligned(length);
+	struct fixture f;
+	uint64_t offset = 0;
+	int64_t put;
+
+	fixture_open(&f, "mem:16M", &buffered);
+	uint64_t before = free_blocks(&f), ino = make_file(&f, "f");
+	fill(bytes, length, 9);
+	while ((put = ash_write(f.volume, ino, bytes, length, offset, 0)) > 0)
+		offset += (uint64_t)put;
+	cr_assert_eq(put, -ENOSPC);
+	cr_assert_eq(attr_of(&f, ino).size, offset);
+	cr_assert_eq(ash_sync(f.volume), 0);
+	cr_assert_lt(free_blocks(&f), 100);
+	cr_assert_eq(ash_unlink(f.volume, 1, "f", NULL), 0);
+	ash_forget(f.volume, ino, 1);
+	cr_assert_eq(ash_sync(f.volume), 0);
+	cr_assert_eq(free_blocks(&f), before);
+	fixture_close(&f);
+	bdev_buffer_free(bytes, length);
+}
+
+Test(file, copy_range_keeps_holes)
+{
+	uint8_t bytes[8192];
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &buffered);
+	uint64_t from = make_file(&f, "from"), to = make_file(&f, "to");
+	fill(bytes, sizeof(bytes), 2);
+	cr_assert_eq(ash_write(f.volume, from, bytes, 8192, 1 << 20, 0), 8192);
+	cr_assert_eq(set_size(&f, from, 3 << 20), 0);
+	cr_assert_eq(ash_write(f.volume, to, bytes, 8192, 0, 0), 8192);
+	cr_assert_eq(ash_copy_range(f.volume, from, 0, to, 0, 10 << 20), 3 << 20);
+	cr_assert_eq(attr_of(&f, to).size, 3 << 20);
+	cr_assert_eq(ash_seek(f.volume, to, 0, SEEK_DATA), 1 << 20);
+	cr_assert_eq(ash_seek(f.volume, to, 1 << 20, SEEK_HOLE), (1 << 20) + 8192);
+	cr_assert_eq(ash_copy_range(f.volume, to, 0, to, 100, 200), -EINVAL);
+	fixture_close(&f);
+}
+
+Test(file, a_failing_device_gives_an_error_and_leaves_the_size)
+{
+	uint8_t bytes[8192] = { 1 };
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &through);
+	uint64_t ino = make_file(&f, "f");
+	cr_assert_eq(ash_write(f.volume, ino, bytes, 8192, 0, 0), 8192);
+	uint64_t before = free_blocks(&f);
+	fault_add(f.dev, &(struct fault_rule){ .ops = FAULT_OP(BDEV_WRITE), .length = 64 << 20, .count = 1 });
+	cr_assert_eq(ash_write(f.volume, ino, bytes, 8192, 8192, 0), -EIO);
+	cr_assert_eq(attr_of(&f, ino).size, 8192);
+	cr_assert_eq(free_blocks(&f), before);
+	cr_assert_eq(ash_write(f.volume, ino, bytes, 8192, 8192, 0), 8192);
+	fault_add(f.dev, &(struct fault_rule){ .ops = FAULT_OP(BDEV_READ), .length = 64 << 20, .count = 1 });
+	cr_assert_eq(ash_read(f.volume, ino, bytes, 8192, 0), -EIO);
+	cr_assert_eq(ash_read(f.volume, ino, bytes, 8192, 0), 8192);
+	fixture_close(&f);
+}
+
+Test(file, suid_goes_with_a_write)
+{
+	const struct ash_setattr mode = { .valid = ASH_SET_MODE, .mode = 06755 };
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &buffered);
+	uint64_t ino = make_file(&f, "f");
+	cr_assert_eq(ash_setattr(f.volume, ino, &mode, NULL), 0);
+	cr_assert_eq(ash_setxattr(f.volume, ino, "security.capability", "12345", 5, 0), 0);
+	cr_assert_eq(ash_write(f.volume, ino, "x", 1, 0, 0), 1);
+	cr_assert_eq(attr_of(&f, ino).mode & 07777, 06755);
+	cr_assert_eq(ash_getxattr(f.volume, ino, "security.capability", NULL, 0), -ENODATA);
+	cr_assert_eq(ash_write(f.volume, ino, "x", 1, 0, ASH_WRITE_KILL_SUIDGID), 1);
+	cr_assert_eq(attr_of(&f, ino).mode & 07777, 0755);
+	fixture_close(&f);
+}
+
+Test(file, times_move_unless_told_otherwise)
+{
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &buffered);
+	uint64_t ino = make_file(&f, "f");
+	struct ash_attr a = attr_of(&f, ino);
+	usleep(20000);
+	cr_assert_eq(ash_write(f.volume, ino, "x", 1, 0, ASH_WRITE_NO_TIMES), 1);
+	cr_assert_eq(attr_of(&f, ino).mtime.tv_nsec, a.mtime.tv_nsec);
+	cr_assert_eq(ash_write(f.volume, ino, "x", 1, 0, 0), 1);
+	struct ash_attr b = attr_of(&f, ino);
+	cr_assert(b.mtime.tv_sec > a.mtime.tv_sec || b.mtime.tv_nsec > a.mtime.tv_nsec);
+	cr_assert_eq(ash_write_back(f.volume, ino), 0);
+	cr_assert_eq(attr_of(&f, ino).mtime.tv_nsec, b.mtime.tv_nsec);
+	fixture_close(&f);
+}
+
+/* ---- Against a model ---- */
+
+#define MODEL_FILES 3
+#define MODEL_MAX (3u << 20)
+
+struct model {
+	struct fixture f;
+	unsigned random;
+	uint64_t ino[MODEL_FILES];
+	uint8_t *bytes[MODEL_FILES]; /* zero behind the size */
+	uint64_t size[MODEL_FILES];
+	uint8_t *scratch; /* aligned */
+	bool full;        /* the volume is smaller than the files: -ENOSPC may come, changing nothing */
+	unsigned refused; /* how often it came */
+};
+
+/* Did the call do it all, or honestly nothing? */
+static bool model_done(struct model *m, int result)
+{
+	cr_assert(!result || (m->full && result == -ENOSPC), "result %d", result);
+	m->refused += result != 0;
+	return !result;
+}
+
+static unsigned model_random(struct model *m, unsigned below)
+{
+	m->random = m->random * 1664525u + 1013904223u;
+	return (unsigned)(((uint64_t)m->random * below) >> 32);
+}
+
+static void model_find(struct model *m)
+{
+	static const char *const names[] = { "a", "b", "c" };
+
+	for (unsigned i = 0; i < MODEL_FILES; i++)
+		m->ino[i] = find_file(&m->f, names[i]);
+}
+
+static void model_check(struct model *m, unsigned i)
+{
+	cr_assert_eq(attr_of(&m->f, m->ino[i]).size, m->size[i]);
+	cr_assert_eq(ash_read(m->f.volume, m->ino[i], m->scratch, MODEL_MAX, 0), (int64_t)m->size[i]);
+	for (uint64_t at = 0; at < m->size[i]; at++)
+		cr_assert_eq(m->scratch[at], m->bytes[i][at], "file %u byte %llu of %llu: %u, not %u", i,
+			     (unsigned long long)at, (unsigned long long)m->size[i], m->scratch[at], m->bytes[i][at]);
+}
+
+/* What SEEK calls a hole reads as zeroes. */
+static void model_check_holes(struct model *m, unsigned i)
+{
+	uint64_t at = 0;
+
+	while (at < m->size[i]) {
+		int64_t data = ash_seek(m->f.volume, m->ino[i], at, SEEK_DATA);
+		uint64_t until = data == -ENXIO ? m->size[i] : (uint64_t)data;
+
+		cr_assert(data >= 0 || data == -ENXIO);
+		for (; at < until; at++)
+			cr_assert_eq(m->bytes[i][at], 0);
+		if (data == -ENXIO)
+			return;
+		at = (uint64_t)ash_seek(m->f.volume, m->ino[i], at, SEEK_HOLE);
+	}
+}
+
+static void model_range(struct model *m, uint64_t *offset, uint64_t *length)
+{
+	static const unsigned limits[] = { 300, 5000, 20000, 200000, MODEL_MAX / 2 };
+	unsigned limit = limits[model_random(m, 5)];
+
+	*offset = model_random(m, 3) ? model_random(m, limit) : model_random(m, MODEL_MAX / 2);
+	*length = 1 + model_random(m, limit);
+	if (model_random(m, 3) == 0) {
+		*offset &= ~4095ull;
+		*length = (*length + 4095) & ~4095ull;
+	}
+	if (*offset + *length > MODEL_MAX)
+		*length = MODEL_MAX - *offset;
+}
+
+static void model_write(struct model *m, unsigned i)
+{
+	static const unsigned flags[] = {
+		0, 0, 0, ASH_WRITE_THROUGH, ASH_WRITE_NO_TIMES | ASH_WRITE_THROUGH, ASH_WRITE_SYNC
+	};
+	uint64_t offset, length;
+	unsigned odd = model_random(m, 2) ? 0 : 13;
+
+	model_range(m, &offset, &length);
+	fill(m->scratch + odd, length, m->random);
+	int64_t put = ash_write(m->f.volume, m->ino[i], m->scratch + odd, length, offset, flags[model_random(m, 6)]);
+	cr_assert(put == (int64_t)length || (m->full && (put > 0 || put == -ENOSPC)), "write gave %lld",
+		  (long long)put);
+	m->refused += put < 0;
+	if (put < 0)
+		return;
+	length = (uint64_t)put;
+	memcpy(m->bytes[i] + offset, m->scratch + odd, length);
+	if (offset + length > m->size[i])
+		m->size[i] = offset + length;
+}
+
+static void model_truncate(struct model *m, unsigned i)
+{
+	uint64_t size, length;
+
+	model_range(m, &size, &length);
+	if (model_random(m, 5) == 0)
+		size = 0;
+	if (!model_done(m, set_size(&m->f, m->ino[i], size)))
+		return;
+	if (size < m->size[i])
+		memset(m->bytes[i] + size, 0, m->size[i] - size);
+	m->size[i] = size;
+}
+
+static void model_fallocate(struct model *m, unsigned i)
+{
+	static const int modes[] = { 0, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+				     FALLOC_FL_ZERO_RANGE, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE };
+	int mode = modes[model_random(m, m->full ? 3 : 5)]; /* a zero-range that fails may have begun */
+	uint64_t offset, length;
+
+	model_range(m, &offset, &length);
+	if (!model_done(m, ash_fallocate(m->f.volume, m->ino[i], mode, offset, length)))
+		return;
+	if (mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE))
+		memset(m->bytes[i] + offset, 0, length);
+	if (!(mode & FALLOC_FL_KEEP_SIZE) && offset + length > m->size[i])
+		m->size[i] = offset + length;
+}
+
+static void model_copy(struct model *m, unsigned i)
+{
+	unsigned to = (i + 1) % MODEL_FILES;
+	uint64_t from_offset, to_offset, length, ignored;
+
+	model_range(m, &from_offset, &length);
+	model_range(m, &to_offset, &ignored);
+	if (to_offset + length > MODEL_MAX)
+		length = MODEL_MAX - to_offset;
+	uint64_t expected = from_offset >= m->size[i] ? 0 : m->size[i] - from_offset;
+	if (expected > length)
+		expected = length;
+	int64_t copied = ash_copy_range(m->f.volume, m->ino[i], from_offset, m->ino[to], to_offset, length);
+	cr_assert(copied == (int64_t)expected || (m->full && (copied == -ENOSPC || copied >= 0)), "copy gave %lld",
+		  (long long)copied);
+	if (copied < 0)
+		return;
+	expected = (uint64_t)copied;
+	memcpy(m->bytes[to] + to_offset, m->bytes[i] + from_offset, expected);
+	if (expected && to_offset + expected > m->size[to])
+		m->size[to] = to_offset + expected;
+}
+
+static void model_step(struct model *m)
+{
+	unsigned i = model_random(m, MODEL_FILES), kind = model_random(m, 100);
+
+	if (kind < 55)
+		model_write(m, i);
+	else if (kind < 65)
+		model_truncate(m, i);
+	else if (kind < 78)
+		model_fallocate(m, i);
+	else if (kind < 83)
+		model_copy(m, i);
+	else if (kind < 88)
+		cr_assert_eq(ash_fsync(m->f.volume, m->ino[i], kind & 1), 0);
+	else if (kind < 96)
+		model_check(m, i);
+	else if (kind < 98)
+		model_check_holes(m, i);
+	else if (kind < 99) {
+		fixture_remount(&m->f);
+		model_find(m);
+	} else {
+		cr_assert_eq(ash_sync(m->f.volume), 0);
+		fixture_crash(&m->f);
+		model_find(m);
+	}
+}
+
+/* More of them on request. */
+static unsigned seeds(unsigned count)
+{
+	const char *level = getenv("ASHLAR_TEST_LEVEL");
+
+	return level && !strcmp(level, "long") ? 4 * count : count;
+}
+
+/* How often space was refused. */
+static unsigned run_model(const struct ash_open_options *options, unsigned seed, unsigned steps, const char *device)
+{
+	struct model m = { .random = seed, .full = !strcmp(device, "mem:5M") };
+
+	fixture_open(&m.f, device, options);
+	uint64_t before = free_blocks(&m.f);
+	make_file(&m.f, "a");
+	make_file(&m.f, "b");
+	make_file(&m.f, "c");
+	model_find(&m);
+	m.scratch = aligned(MODEL_MAX + 4096);
+	for (unsigned i = 0; i < MODEL_FILES; i++)
+		m.bytes[i] = calloc(1, MODEL_MAX);
+	while (steps--)
+		model_step(&m);
+	for (unsigned i = 0; i < MODEL_FILES; i++) {
+		model_check(&m, i);
+		model_check_holes(&m, i);
+		cr_assert_eq(set_size(&m.f, m.ino[i], 0), 0);
+	}
+	cr_assert_eq(ash_sync(m.f.volume), 0);
+	cr_assert_eq(free_blocks(&m.f), before);
+	fixture_close(&m.f);
+	for (unsigned i = 0; i < MODEL_FILES; i++)
+		free(m.bytes[i]);
+	bdev_buffer_free(m.scratch, MODEL_MAX + 4096);
+	return m.refused;
+}
+
+Test(file, equals_a_model_written_through)
+{
+	for (unsigned seed = 1; seed < 1 + seeds(4); seed++)
+		run_model(&through, seed, 400, "mem:64M");
+}
+
+Test(file, equals_a_model_buffered)
+{
+	for (unsigned seed = 11; seed < 11 + seeds(8); seed++)
+		run_model(&buffered, seed, 400, "mem:64M");
+}
+
+Test(file, equals_a_model_with_a_tiny_buffer)
+{
+	const struct ash_open_options tiny = { .no_threads = true, .write_behind_bytes = 256 << 10 };
+
+	for (unsigned seed = 21; seed < 21 + seeds(6); seed++)
+		run_model(&tiny, seed, 400, "mem:64M");
+}
+
+Test(file, equals_a_model_with_threads)
+{
+	const struct ash_open_options threads = { .write_behind_bytes = 1 << 20, .commit_seconds = 1 };
+
+	for (unsigned seed = 31; seed < 31 + seeds(3); seed++)
+		run_model(&threads, seed, 400, "mem:64M");
+}
+
+Test(file, equals_a_model_on_a_full_volume)
+{
+	const struct ash_open_options tiny = { .no_threads = true, .write_behind_bytes = 1 << 20 };
+	unsigned refused = 0;
+
+	for (unsigned seed = 41; seed < 41 + seeds(20); seed++) {
+		refused += run_model(&tiny, seed, 300, "mem:5M");
+		refused += run_model(&through, seed, 300, "mem:5M");
+	}
+	cr_assert_gt(refused, 100);
+}

@@ -1,0 +1,295 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The log: going round the ring, group commit, the flush before pointers (I2), the orphan set, and what follows a failed
+ * write or flush (I6).
+ */
+#include "engine_fixture.h"
+
+#include <pthread.h>
+
+#define CONTENT (ASH_BLOCK_SIZE - BODY)
+
+Test(log, goes_round_the_ring_many_times)
+{
+	struct engine engine;
+	uint64_t block;
+
+	engine_open(&engine, "mem:16M", 0);
+	block = node_new(&engine, 5, 0);
+	for (int i = 1; i <= 2000; i++) {
+		node_fill(&engine, block, 5, 0, CONTENT, (uint8_t)i);
+		if (i % 200 == 0) {
+			engine_again(&engine);
+			cr_assert(node_is(&engine, block, 5, 0, CONTENT, (uint8_t)i));
+		}
+	}
+	/* each filled about a block: more than seven rounds */
+	cr_expect_gt(ash_log_end(engine.volume), 7 * (ASH_LOG_MIN_BLOCKS - 2) * (uint64_t)ASH_LOG_PAYLOAD);
+	cr_expect_eq(engine.errors, 0, "%s", engine.last_error);
+	engine_close(&engine);
+}
+
+/* ---- Group commit ---- */
+
+enum { SYNCERS = 8, SYNCS = 40 };
+
+struct syncer {
+	struct engine *engine;
+	uint64_t block, owner;
+};
+
+static void *sync_often(void *argument)
+{
+	struct syncer *syncer = argument;
+
+	for (int i = 0; i < SYNCS; i++) {
+		uint64_t lsn = node_fill(syncer->engine, syncer->block, syncer->owner, 0, 30, (uint8_t)(i + 1));
+
+		cr_assert_eq(ash_log_force(syncer->engine->volume, lsn), 0);
+		cr_assert_geq(ash_log_durable(syncer->engine->volume), lsn);
+	}
+	return NULL;
+}
+
+Test(log, threads_share_commits)
+{
+	struct engine engine = { .options = { .no_threads = true } };
+	struct delay_rule slow = { .ops = DELAY_OP(BDEV_WRITE), .nanoseconds = 1000000 };
+	struct bdev *memory = engine_device("mem:16M");
+	struct syncer syncers[SYNCERS];
+	pthread_t threads[SYNCERS];
+	struct ash_counters before, after;
+
+	engine_format(memory, 0);
+	cr_assert_eq(delay_open(memory, &engine.dev), 0);
+	engine_mount(&engine);
+	for (uint64_t i = 0; i < SYNCERS; i++)
+		syncers[i] = (struct syncer){ &engine, node_new(&engine, 50 + i, 0), 50 + i };
+	cr_assert_eq(ash_checkpoint(engine.volume), 0);
+	before = counters(&engine);
+	delay_set(engine.dev, &slow);
+	for (int i = 0; i < SYNCERS; i++)
+		cr_assert_eq(pthread_create(&threads[i], NULL, sync_often, &syncers[i]), 0);
+	for (int i = 0; i < SYNCERS; i++)
+		pthread_join(threads[i], NULL);
+	delay_set(engine.dev, NULL);
+	after = counters(&engine);
+	cr_expect_eq(after.transactions - before.transactions, SYNCERS * SYNCS);
+	/* alone each would need a commit of its own; while one leader writes the others gather behind the next */
+	cr_expect_leq(after.commits - before.commits, SYNCERS * SYNCS / 2);
+	engine_again(&engine);
+	for (int i = 0; i < SYNCERS; i++)
+		cr_expect(node_is(&engine, syncers[i].block, syncers[i].owner, 0, 30, SYNCS));
+	engine_close(&engine);
+}
+
+Test(log, nothing_to_write_costs_nothing)
+{
+	struct engine engine;
+	struct ash_counters before;
+	uint64_t lsn, block;
+
+	engine_open(&engine, "mem:16M", 0);
+	block = node_new(&engine, 5, 0);
+	lsn = node_fill(&engine, block, 5, 0, 10, 1);
+	cr_assert_eq(ash_log_force(engine.volume, lsn), 0);
+	before = counters(&engine);
+	cr_assert_eq(ash_log_force(engine.volume, lsn), 0);
+	cr_assert_eq(ash_log_flush_data(engine.volume), 0);
+	cr_expect_eq(counters(&engine).flushes, before.flushes);
+	cr_expect_eq(counters(&engine).log_blocks_written, before.log_blocks_written);
+	engine_close(&engine);
+}
+
+/* ---- Data before pointers (I2), on the record of what reached the device ---- */
+
+static size_t find_entry(struct bdev *record, size_t from, enum record_kind kind, uint64_t first, uint64_t blocks)
+{
+	size_t i = from;
+
+	for (; i < record_count(record); i++) {
+		const struct record_entry *entry = record_get(record, i);
+
+		if (entry->kind == kind &&
+		    (kind == RECORD_FLUSH ||
+		     (entry->offset >= first * ASH_BLOCK_SIZE && entry->offset < (first + blocks) * ASH_BLOCK_SIZE)))
+			break;
+	}
+	return i;
+}
+
+Test(log, data_is_flushed_before_the_log_is_written)
+{
+	struct engine engine = { .options = { .no_threads = true } };
+	struct bdev *memory = engine_device("mem:16M");
+	struct ash_extent extent;
+	struct ash_txn *txn;
+	uint8_t bytes[ASH_BLOCK_SIZE] = { 1 };
+	size_t data, flush, log;
+
+	engine_format(memory, 0);
+	cr_assert_eq(record_open(memory, &engine.dev), 0);
+	engine_mount(&engine);
+	cr_assert_eq(ash_claim(engine.volume, 0, 1, 0, &extent), 0);
+	record_clear(engine.dev);
+	image_write(&engine, extent.start, bytes);
+	ash_log_note_data(engine.volume);
+	txn = engine_begin(&engine, ASH_TXN_SMALL);
+	cr_assert_eq(ash_alloc_log(txn, extent), 0);
+	cr_assert_eq(ash_log_force(engine.volume, ash_txn_commit(txn)), 0);
+	data = find_entry(engine.dev, 0, RECORD_WRITE, extent.start, 1);
+	flush = find_entry(engine.dev, data, RECORD_FLUSH, 0, 0);
+	log = find_entry(engine.dev, 0, RECORD_WRITE, engine.volume->log_start, engine.volume->log_blocks);
+	cr_expect_lt(flush, log, "data %zu, flush %zu, log %zu", data, flush, log);
+	cr_expect_lt(log, record_count(engine.dev));
+	cr_expect_lt(find_entry(engine.dev, log, RECORD_FLUSH, 0, 0) - log, 2, "and the log after it");
+	engine_close(&engine);
+}
+
+/* A home write comes after the flush of the log that describes it (I1), the control block after the flush of the home write (I4). */
+Test(log, home_write_lies_between_log_and_control_block)
+{
+	struct engine engine = { .options = { .no_threads = true } };
+	struct bdev *memory = engine_device("mem:16M");
+	size_t home, control;
+	uint64_t block, start;
+
+	engine_format(memory, 0);
+	cr_assert_eq(record_open(memory, &engine.dev), 0);
+	engine_mount(&engine);
+	start = engine.volume->log_start;
+	block = node_new(&engine, 5, 3);
+	record_clear(engine.dev);
+	cr_assert_eq(ash_log_checkpoint(engine.volume, true), 0);
+	home = find_entry(engine.dev, 0, RECORD_WRITE, block, 1);
+	control = find_entry(engine.dev, home, RECORD_WRITE, start, 2);
+	cr_assert_lt(home, record_count(engine.dev));
+	cr_assert_lt(control, record_count(engine.dev));
+	cr_assert_lt(find_entry(engine.dev, 0, RECORD_WRITE, start + 2, engine.volume->log_blocks - 2), home);
+	for (size_t i = 0; i < home; i++)
+		if (find_entry(engine.dev, i, RECORD_WRITE, start, engine.volume->log_blocks) == i)
+			cr_expect(record_is_durable(engine.dev, i, home + 1), "log write %zu before the home write %zu",
+				  i, home);
+	cr_expect(record_is_durable(engine.dev, home, control + 1), "home write %zu before the control block %zu", home,
+		  control);
+	engine_close(&engine);
+}
+
+/* ---- Orphans ---- */
+
+Test(log, orphans_outlive_the_tail)
+{
+	enum { ORPHANS = 4000 };
+	struct engine engine;
+	uint64_t block, *list, sum = 0, wanted = 0;
+	size_t count;
+
+	engine_open(&engine, "mem:16M", 0);
+	block = node_new(&engine, 5, 0);
+	for (uint64_t i = 0; i < ORPHANS; i += 50) {
+		struct ash_txn *txn = engine_begin(&engine, ASH_TXN_SMALL);
+
+		for (uint64_t k = i; k < i + 50; k++)
+			ash_txn_orphan(txn, 1000 + k, true);
+		ash_txn_commit(txn);
+	}
+	for (int i = 0; i < 1500; i++) /* six rounds of the ring */
+		node_fill(&engine, block, 5, 0, CONTENT, (uint8_t)i);
+	for (uint64_t i = 0; i < ORPHANS; i += 2) {
+		struct ash_txn *txn = engine_begin(&engine, ASH_TXN_SMALL);
+
+		ash_txn_orphan(txn, 1000 + i, false);
+		ash_txn_commit(txn);
+	}
+	for (uint64_t i = 1; i < ORPHANS; i += 2)
+		wanted += 1000 + i;
+	for (int i = 0; i < 500; i++)
+		node_fill(&engine, block, 5, 0, CONTENT, (uint8_t)i);
+	engine_cut(&engine);
+	/* look without recovery, which would find that these inodes do not exist */
+	engine.options.no_write = true;
+	engine_mount(&engine);
+	cr_assert_eq(ash_log_orphans(engine.volume, &list, &count), 0);
+	cr_assert_eq(count, ORPHANS / 2);
+	for (size_t i = 0; i < count; i++)
+		sum += list[i];
+	cr_expect_eq(sum, wanted);
+	free(list);
+	engine_close(&engine);
+}
+
+/* ---- Failure (I6) ---- */
+
+static void expect_failed(struct engine *engine, uint64_t lsn)
+{
+	struct ash_txn *txn;
+
+	cr_expect_eq(engine->errors, 1, "said once, not %u times", engine->errors);
+	cr_expect_lt(ash_log_force(engine->volume, lsn), 0, "no later sync is acknowledged");
+	cr_expect_lt(ash_log_force(engine->volume, 0), 0);
+	cr_expect_lt(ash_log_flush_data(engine->volume), 0);
+	cr_expect_lt(ash_sync(engine->volume), 0);
+	cr_expect_lt(ash_checkpoint(engine->volume), 0);
+	cr_expect_eq(ash_txn_begin(engine->volume, ASH_TXN_SMALL, &txn), -EROFS);
+	cr_expect_lt(ash_close(engine->volume), 0);
+	engine->volume = NULL;
+	cr_expect_eq(engine->errors, 1);
+}
+
+static void failure_case(const struct fault_rule *rule, bool in_checkpoint)
+{
+	struct engine engine = { .options = { .no_threads = true } };
+	struct bdev *memory = engine_device("mem:16M");
+	uint64_t block, lsn;
+
+	engine_format(memory, 0);
+	cr_assert_eq(fault_open(memory, &engine.dev), 0);
+	engine_mount(&engine);
+	block = node_new(&engine, 5, 1);
+	lsn = ash_log_end(engine.volume);
+	cr_assert_eq(ash_log_force(engine.volume, lsn), 0);
+	if (!in_checkpoint)
+		lsn = node_fill(&engine, block, 5, 0, 100, 2);
+	cr_assert_eq(fault_add(engine.dev, rule), 0);
+	cr_expect_lt(in_checkpoint ? ash_log_checkpoint(engine.volume, true) : ash_log_force(engine.volume, lsn), 0);
+	cr_assert_eq(fault_hits(engine.dev), 1);
+	fault_clear(engine.dev); /* the device is well again: that changes nothing */
+	expect_failed(&engine, lsn);
+	engine_mount(&engine);
+	cr_expect(node_is(&engine, block, 5, 200, 100, 1), "what was acknowledged before is there");
+	engine_close(&engine);
+}
+
+Test(log, failed_log_write_is_sticky)
+{
+	failure_case(&(struct fault_rule){ .ops = FAULT_OP(BDEV_WRITE), .count = 1 }, false);
+}
+
+Test(log, short_log_write_is_sticky)
+{
+	failure_case(
+		&(struct fault_rule){
+			.ops = FAULT_OP(BDEV_WRITE), .count = 1, .short_transfer = true, .short_bytes = 512 },
+		false);
+}
+
+Test(log, failed_flush_is_sticky)
+{
+	failure_case(&(struct fault_rule){ .ops = FAULT_OP(BDEV_FLUSH), .count = 1 }, false);
+}
+
+/* The first write of this checkpoint is the announcement, the second a home write, the last the control block. */
+Test(log, failed_announcement_is_sticky)
+{
+	failure_case(&(struct fault_rule){ .ops = FAULT_OP(BDEV_WRITE), .count = 1 }, true);
+}
+
+Test(log, failed_home_write_is_sticky)
+{
+	failure_case(&(struct fault_rule){ .ops = FAULT_OP(BDEV_WRITE), .skip = 1, .count = 1 }, true);
+}
+
+Test(log, failed_flush_of_home_writes_is_sticky)
+{
+	failure_case(&(struct fault_rule){ .ops = FAULT_OP(BDEV_FLUSH), .skip = 1, .count = 1 }, true);
+}

@@ -1,0 +1,658 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Replay: torn home writes are mended and damage is not (I8), dead timelines stay dead, control blocks, the end of the
+ * chain, and logs that somebody forged with right checksums.
+ */
+#include "engine_fixture.h"
+
+#define CONTENT (ASH_BLOCK_SIZE - BODY)
+
+struct block {
+	uint8_t bytes[ASH_BLOCK_SIZE];
+};
+
+static uint64_t ring_block(const struct engine *engine, uint64_t position)
+{
+	return engine->volume->log_start + 2 + position % (engine->volume->log_blocks - 2);
+}
+
+/* The state that the next test cuts: geometry is gone with the volume. */
+struct place {
+	uint64_t log_start, ring, position; /* of the next log block */
+	uint32_t seed;
+};
+
+static struct place place_of(const struct engine *engine)
+{
+	const struct ash_volume *volume = engine->volume;
+
+	return (struct place){ volume->log_start, volume->log_blocks - 2, volume->log->written, volume->checksum_seed };
+}
+
+static uint64_t place_block(const struct place *place, uint64_t position)
+{
+	return place->log_start + 2 + position % place->ring;
+}
+
+/* ---- Torn home writes ---- */
+
+struct torn {
+	struct engine engine;
+	struct place place;
+	uint64_t block;
+	struct block old_home, new_home, controls[2];
+};
+
+/*
+ * A node went home as `old_home`; changed, logged, and written home again as `new_home`. On the device everything is
+ * put back to the moment of that second write: the tail has not moved.
+ */
+static void torn_prepare(struct torn *torn)
+{
+	engine_open(&torn->engine, "mem:16M", 0);
+	torn->block = node_new(&torn->engine, 5, 0x11);
+	cr_assert_eq(ash_checkpoint(torn->engine.volume), 0);
+	image_read(&torn->engine, torn->block, &torn->old_home);
+	for (uint32_t i = 0; i < 4; i++)
+		node_fill(&torn->engine, torn->block, 5, i * 1024, 300, (uint8_t)(0x20 + i));
+	torn->place = place_of(&torn->engine);
+	for (uint64_t i = 0; i < 2; i++)
+		image_read(&torn->engine, torn->place.log_start + i, &torn->controls[i]);
+	cr_assert_eq(ash_log_checkpoint(torn->engine.volume, true), 0);
+	image_read(&torn->engine, torn->block, &torn->new_home);
+	ash_abandon(torn->engine.volume);
+	torn->engine.volume = NULL;
+	for (uint64_t i = 0; i < 2; i++)
+		image_write(&torn->engine, torn->place.log_start + i, &torn->controls[i]);
+}
+
+static bool torn_is_whole(struct torn *torn)
+{
+	bool whole = true;
+
+	for (uint32_t i = 0; i < 4; i++)
+		whole &= node_is(&torn->engine, torn->block, 5, i * 1024, 300, (uint8_t)(0x20 + i));
+	return whole && node_is(&torn->engine, torn->block, 5, 400, 600, 0x11);
+}
+
+Test(recover, torn_home_write_is_mended)
+{
+	for (uint32_t sector = 0; sector <= 8; sector++) {
+		struct torn torn;
+		struct block mixed;
+
+		torn_prepare(&torn);
+		memcpy(&mixed, &torn.new_home, sector * 512);
+		memcpy(mixed.bytes + sector * 512, torn.old_home.bytes + sector * 512, ASH_BLOCK_SIZE - sector * 512);
+		image_write(&torn.engine, torn.block, &mixed);
+		engine_mount(&torn.engine);
+		cr_expect(torn_is_whole(&torn), "%u sectors", sector);
+		cr_expect_eq(torn.engine.errors, 0, "%u sectors: %s", sector, torn.engine.last_error);
+		/* and a crash in the middle of mending it is no worse */
+		cr_assert_eq(ash_log_checkpoint(torn.engine.volume, true), 0);
+		ash_abandon(torn.engine.volume);
+		engine_mount(&torn.engine);
+		cr_expect(torn_is_whole(&torn));
+		cr_expect_eq(torn.engine.errors, 0);
+		engine_close(&torn.engine);
+	}
+}
+
+Test(recover, damage_under_replay_is_not_blessed)
+{
+	struct torn torn;
+	struct block damaged, after;
+	struct ash_buffer *buffer;
+
+	torn_prepare(&torn);
+	damaged = torn.old_home;
+	damaged.bytes[BODY + 700] ^= 1; /* no record covers this byte */
+	image_write(&torn.engine, torn.block, &damaged);
+	torn.engine.options.continue_on_damage = true;
+	engine_mount(&torn.engine);
+	cr_expect_eq(torn.engine.errors, 1);
+	cr_expect_eq(counters(&torn.engine).damaged_blocks, 1);
+	cr_expect_eq(ash_buffer_get(torn.engine.volume, node_id(torn.block, 5), &buffer), -EUCLEAN);
+	cr_assert_eq(ash_close(torn.engine.volume), 0);
+	torn.engine.volume = NULL;
+	image_read(&torn.engine, torn.block, &after);
+	cr_expect_arr_eq(after.bytes, damaged.bytes, ASH_BLOCK_SIZE, "left for fsck as it was");
+	engine_close(&torn.engine);
+}
+
+/* Without an announcement a bad home block cannot be a torn write of ours. */
+Test(recover, bad_block_without_announcement_is_damage)
+{
+	struct engine engine;
+	struct ash_buffer *buffer;
+	uint64_t block;
+
+	engine_open(&engine, "mem:16M", 0);
+	block = node_new(&engine, 5, 0x11);
+	cr_assert_eq(ash_checkpoint(engine.volume), 0);
+	node_fill(&engine, block, 5, 0, 100, 0x22);
+	engine_cut(&engine);
+	image_spoil(&engine, block, BODY + 50); /* even where the log would repair the byte */
+	engine.options.continue_on_damage = true;
+	engine_mount(&engine);
+	cr_expect_eq(ash_buffer_get(engine.volume, node_id(block, 5), &buffer), -EUCLEAN);
+	cr_expect_eq(counters(&engine).damaged_blocks, 2);
+	engine_close(&engine);
+}
+
+/* ---- Freed metadata (I3) ---- */
+
+Test(recover, revoked_block_keeps_its_new_content)
+{
+	struct engine engine;
+	struct ash_extent extent;
+	struct ash_txn *txn;
+	struct block data, after;
+	uint64_t block;
+
+	engine_open(&engine, "mem:16M", 0);
+	block = node_new(&engine, 5, 0x11);
+	node_free(&engine, block);
+	cr_assert_eq(ash_log_force(engine.volume, ash_log_end(engine.volume)), 0);
+	/* the block becomes file data, all while its log records are still in the log */
+	cr_assert_eq(ash_claim(engine.volume, block, 1, 0, &extent), 0);
+	cr_assert_eq(extent.start, block);
+	memset(&data, 0x77, sizeof(data));
+	image_write(&engine, block, &data);
+	ash_log_note_data(engine.volume);
+	txn = engine_begin(&engine, ASH_TXN_SMALL);
+	cr_assert_eq(ash_alloc_log(txn, extent), 0);
+	ash_txn_commit(txn);
+	engine_again(&engine);
+	cr_assert_eq(ash_close(engine.volume), 0);
+	engine.volume = NULL;
+	image_read(&engine, block, &after);
+	cr_expect_arr_eq(after.bytes, data.bytes, ASH_BLOCK_SIZE);
+	engine_close(&engine);
+}
+
+Test(recover, freed_and_used_as_metadata_again)
+{
+	struct engine engine;
+	struct ash_buffer *buffer;
+	struct ash_txn *txn;
+	uint64_t block;
+
+	engine_open(&engine, "mem:16M", 0);
+	block = node_new(&engine, 5, 0x11);
+	node_free(&engine, block);
+	cr_assert_eq(ash_log_force(engine.volume, ash_log_end(engine.volume)), 0);
+	txn = engine_begin(&engine, ASH_TXN_TREE);
+	cr_assert_eq(ash_alloc_meta(txn, block, 0, &block), 0);
+	cr_assert_eq(ash_txn_new_block(txn, node_id(block, 6), &buffer), 0);
+	ash_txn_set(txn, buffer, BODY + 10, "new", 3);
+	ash_buffer_put(engine.volume, buffer);
+	ash_txn_commit(txn);
+	engine_again(&engine);
+	cr_expect(node_is(&engine, block, 6, 0, 10, 0));
+	cr_expect(node_is(&engine, block, 6, 20, CONTENT - 20, 0));
+	engine_close(&engine);
+}
+
+/* ---- Timelines ---- */
+
+static void log_block_seal(const struct place *place, struct ash_log_block *block)
+{
+	block->header.crc = ash_put32(ash_block_crc(place->seed, block));
+}
+
+/*
+ * A dead life wrote blocks p, p+1. The crash lost p; the next life wrote another p. Behind it the old p+1, even chained
+ * on by a forger to the new p, must not replay.
+ */
+Test(recover, dead_timeline_never_replays)
+{
+	struct engine engine;
+	struct place place;
+	struct block dead, zero = { { 0 } };
+	struct ash_log_block *forged = (void *)&dead;
+	struct ash_log_block alive;
+	uint64_t block, position;
+
+	engine_open(&engine, "mem:16M", 0);
+	block = node_new(&engine, 5, 0);
+	cr_assert_eq(ash_log_force(engine.volume, ash_log_end(engine.volume)), 0);
+	place = place_of(&engine);
+	position = place.position;
+	node_fill(&engine, block, 5, 0, 10, 0xd1);
+	cr_assert_eq(ash_log_force(engine.volume, ash_log_end(engine.volume)), 0);
+	node_fill(&engine, block, 5, 0, 10, 0xd2);
+	engine_cut(&engine);
+	image_read(&engine, place_block(&place, position + 1), &dead);
+	image_write(&engine, place_block(&place, position), &zero);
+	image_write(&engine, place_block(&place, position + 1), &zero);
+	engine_mount(&engine);
+	cr_expect(node_is(&engine, block, 5, 0, 10, 0));
+	node_fill(&engine, block, 5, 20, 10, 0xa1);
+	cr_assert_eq(place_of(&engine).position, position);
+	engine_cut(&engine);
+	image_read(&engine, place_block(&place, position), &alive);
+	forged->previous_crc = alive.header.crc;
+	log_block_seal(&place, forged);
+	image_write(&engine, place_block(&place, position + 1), forged);
+	engine_mount(&engine);
+	cr_expect(node_is(&engine, block, 5, 0, 10, 0), "the dead life");
+	cr_expect(node_is(&engine, block, 5, 20, 10, 0xa1), "the living one");
+	cr_expect_eq(engine.errors, 0);
+	engine_close(&engine);
+}
+
+Test(recover, every_mount_takes_a_new_epoch)
+{
+	struct engine engine;
+	uint64_t epoch;
+
+	engine_open(&engine, "mem:16M", 0);
+	epoch = engine.volume->epoch;
+	for (int i = 1; i < 5; i++) {
+		ash_abandon(engine.volume);
+		engine_mount(&engine);
+		cr_expect_eq(engine.volume->epoch, epoch + (uint64_t)i);
+	}
+	engine_close(&engine);
+}
+
+/* ---- Control blocks ---- */
+
+static uint64_t newest_control(struct engine *engine, const struct place *place)
+{
+	struct ash_log_control pair[2];
+
+	image_read(engine, place->log_start, &pair[0]);
+	image_read(engine, place->log_start + 1, &pair[1]);
+	return place->log_start + (ash_get64(pair[1].sequence) > ash_get64(pair[0].sequence));
+}
+
+Test(recover, torn_control_block_leaves_the_other_one)
+{
+	struct engine engine;
+	struct place place;
+	uint64_t block;
+
+	engine_open(&engine, "mem:16M", 0);
+	block = node_new(&engine, 5, 1);
+	cr_assert_eq(ash_checkpoint(engine.volume), 0);
+	node_fill(&engine, block, 5, 0, 10, 2);
+	cr_assert_eq(ash_log_checkpoint(engine.volume, true), 0);
+	place = place_of(&engine);
+	engine_cut(&engine);
+	image_spoil(&engine, newest_control(&engine, &place), 60);
+	engine_mount(&engine);
+	cr_expect(node_is(&engine, block, 5, 0, 10, 2));
+	cr_expect(node_is(&engine, block, 5, 10, 100, 1));
+	cr_expect_eq(engine.errors, 0);
+	/* the next one is written over the torn one, not over the good one */
+	node_fill(&engine, block, 5, 0, 10, 3);
+	cr_assert_eq(ash_close(engine.volume), 0);
+	engine_mount(&engine);
+	cr_expect(node_is(&engine, block, 5, 0, 10, 3));
+	engine_close(&engine);
+}
+
+Test(recover, both_control_blocks_bad_is_an_error)
+{
+	struct engine engine;
+	struct place place;
+
+	engine_open(&engine, "mem:16M", 0);
+	place = place_of(&engine);
+	engine_cut(&engine);
+	image_spoil(&engine, place.log_start, 60);
+	image_spoil(&engine, place.log_start + 1, 60);
+	cr_expect_eq(engine_try_mount(&engine), -EUCLEAN);
+	engine_close(&engine);
+}
+
+/* The durable newest control block rots away, and the log has used the space that it had freed. */
+Test(recover, lost_control_block_is_noticed)
+{
+	struct engine engine;
+	struct place place;
+	uint64_t block, filled;
+
+	engine_open(&engine, "mem:64M", 2000);
+	block = node_new(&engine, 5, 0);
+	cr_assert_eq(ash_checkpoint(engine.volume), 0);
+	for (filled = 0; filled < 900; filled++)
+		node_fill(&engine, block, 5, 0, CONTENT, (uint8_t)filled);
+	cr_assert_eq(ash_checkpoint(engine.volume), 0);
+	for (filled = 0; filled < 1200; filled++)
+		node_fill(&engine, block, 5, 0, CONTENT, (uint8_t)filled);
+	place = place_of(&engine);
+	engine_cut(&engine);
+	image_spoil(&engine, newest_control(&engine, &place), 60);
+	cr_expect_eq(engine_try_mount(&engine), -EUCLEAN, "not an old state that looks fine");
+	engine_close(&engine);
+}
+
+Test(recover, lost_epoch_is_noticed)
+{
+	struct engine engine;
+	struct place place;
+	uint64_t block;
+
+	engine_open(&engine, "mem:16M", 0);
+	block = node_new(&engine, 5, 0);
+	engine_again(&engine);
+	node_fill(&engine, block, 5, 0, 10, 2); /* acknowledged under the new epoch */
+	place = place_of(&engine);
+	engine_cut(&engine);
+	image_spoil(&engine, newest_control(&engine, &place), 60);
+	cr_expect_eq(engine_try_mount(&engine), -EUCLEAN);
+	engine_close(&engine);
+}
+
+/* ---- The end of the chain ---- */
+
+Test(recover, unfinished_log_write_ends_the_log)
+{
+	struct engine engine;
+	struct place place;
+	uint64_t block;
+
+	engine_open(&engine, "mem:16M", 0);
+	block = node_new(&engine, 5, 1);
+	cr_assert_eq(ash_log_force(engine.volume, ash_log_end(engine.volume)), 0);
+	place = place_of(&engine);
+	for (int i = 0; i < 4; i++) /* one force of several blocks; the first of them is missing */
+		node_fill(&engine, block, 5, 0, CONTENT, (uint8_t)(2 + i));
+	engine_cut(&engine);
+	image_spoil(&engine, place_block(&place, place.position), 100);
+	engine_mount(&engine);
+	cr_expect(node_is(&engine, block, 5, 0, CONTENT, 1));
+	cr_expect_eq(engine.errors, 0);
+	engine_close(&engine);
+}
+
+Test(recover, half_a_record_is_not_replayed)
+{
+	struct engine engine;
+	struct place place;
+	uint64_t block;
+
+	engine_open(&engine, "mem:16M", 0);
+	block = node_new(&engine, 5, 1);
+	node_fill(&engine, block, 5, 0, CONTENT, 2); /* with the one above: it lies in two log blocks */
+	node_fill(&engine, block, 5, 0, CONTENT, 3);
+	engine_cut(&engine);
+	engine_mount(&engine);
+	place = place_of(&engine);
+	ash_abandon(engine.volume);
+	image_spoil(&engine, place_block(&place, place.position - 1), 100);
+	engine_mount(&engine);
+	cr_expect(node_is(&engine, block, 5, 0, CONTENT, 1) || node_is(&engine, block, 5, 0, CONTENT, 2));
+	engine_close(&engine);
+}
+
+Test(recover, lost_durable_block_is_damage)
+{
+	struct engine engine;
+	struct place place;
+	uint64_t block;
+
+	engine_open(&engine, "mem:16M", 0);
+	block = node_new(&engine, 5, 1);
+	cr_assert_eq(ash_log_force(engine.volume, ash_log_end(engine.volume)), 0);
+	place = place_of(&engine);
+	for (int i = 0; i < 3; i++) { /* each force says that the one before is durable */
+		uint64_t lsn = node_fill(&engine, block, 5, 0, 10, (uint8_t)(2 + i));
+
+		cr_assert_eq(ash_log_force(engine.volume, lsn), 0);
+	}
+	ash_abandon(engine.volume);
+	image_spoil(&engine, place_block(&place, place.position), 100);
+	cr_expect_eq(engine_try_mount(&engine), -EUCLEAN);
+	engine_close(&engine);
+}
+
+/* ---- Forged logs: every checksum is right (I8) ---- */
+
+struct forgery {
+	struct engine engine;
+	struct place place;
+	struct ash_log_block block;
+	uint32_t at; /* payload used */
+};
+
+/* A volume whose log ends with one more block, in which the forger writes. */
+static void forgery_begin(struct forgery *forgery)
+{
+	struct ash_log_block last;
+	uint64_t node;
+
+	engine_open(&forgery->engine, "mem:16M", 0);
+	node = node_new(&forgery->engine, 5, 1);
+	node_fill(&forgery->engine, node, 5, 0, 10, 2);
+	cr_assert_eq(ash_log_force(forgery->engine.volume, ash_log_end(forgery->engine.volume)), 0);
+	forgery->place = place_of(&forgery->engine);
+	image_read(&forgery->engine, ring_block(&forgery->engine, forgery->place.position - 1), &last);
+	memset(&forgery->block, 0, sizeof(forgery->block));
+	forgery->block.header = last.header;
+	forgery->block.header.address = ash_put64(place_block(&forgery->place, forgery->place.position));
+	forgery->block.header.owner = ash_put64(forgery->place.position);
+	forgery->block.epoch = last.epoch;
+	forgery->block.previous_crc = last.header.crc;
+	forgery->at = sizeof(struct ash_log_record);
+	ash_abandon(forgery->engine.volume);
+	forgery->engine.volume = NULL;
+}
+
+static void forgery_item(struct forgery *forgery, uint8_t kind, uint64_t block, uint32_t value, const void *tail,
+			 uint16_t length)
+{
+	struct ash_log_item item = {
+		.kind = kind, .length = ash_put16(length), .value = ash_put32(value), .block = ash_put64(block)
+	};
+
+	memcpy(forgery->block.payload + forgery->at, &item, sizeof(item));
+	if (length)
+		memcpy(forgery->block.payload + forgery->at + sizeof(item), tail, length);
+	forgery->at += (uint32_t)sizeof(item) + length;
+}
+
+static int forgery_mount(struct forgery *forgery, uint32_t length, uint32_t items, int64_t lsn_error)
+{
+	struct ash_log_record record = {
+		.length = ash_put32(length ? length : forgery->at),
+		.items = ash_put32(items),
+		.lsn = ash_put64(forgery->place.position * ASH_LOG_PAYLOAD + (uint64_t)lsn_error),
+	};
+
+	memcpy(forgery->block.payload, &record, sizeof(record));
+	forgery->block.used = ash_put16((uint16_t)forgery->at);
+	log_block_seal(&forgery->place, &forgery->block);
+	image_write(&forgery->engine, place_block(&forgery->place, forgery->place.position), &forgery->block);
+	return engine_try_mount(&forgery->engine);
+}
+
+struct bad_item {
+	uint8_t kind;
+	uint64_t block;
+	uint32_t value;
+	uint16_t length;
+	uint32_t tail[2];
+};
+
+/* `log`: added to the first block of the log. */
+static const struct bad_item bad_items[] = {
+	{ ASH_LOG_BYTES, 400, ASH_BLOCK_SIZE - 4, 8, { 0 } },
+	{ ASH_LOG_BYTES, 400, UINT32_MAX, 8, { 0 } },
+	{ ASH_LOG_BYTES, 1ull << 60, 0, 8, { 0 } },
+	{ ASH_LOG_BYTES, 4096, 0, 8, { 0 } },
+	{ ASH_LOG_FORMAT, 400, ASH_MAGIC_TREE_NODE, 4, { 0 } },
+	{ ASH_LOG_BITS_SET, 1, ASH_BITS_PER_BITMAP - 1, 4, { 2 } },
+	{ ASH_LOG_BITS_CLEAR, 1, UINT32_MAX, 4, { 2 } },
+	{ ASH_LOG_BITS_CLEAR, 1, 5, 4, { UINT32_MAX } },
+	{ ASH_LOG_BITS_SET, 1, 5, 8, { 1 } },
+	{ ASH_LOG_REVOKE, 0, 0, 4, { 1 } },
+	{ ASH_LOG_REVOKE, 400, 0, 4, { UINT32_MAX } },
+	{ ASH_LOG_REVOKE, 400, 0, 0, { 0 } },
+	{ ASH_LOG_HOME, 400, 0, 4, { 0 } },
+	{ ASH_LOG_ORPHAN_ADD, 0, 0, 0, { 0 } },
+	{ ASH_LOG_ORPHAN_ADD, 9, 0, 8, { 0 } },
+	{ 0, 400, 0, 0, { 0 } },
+	{ 99, 400, 0, 0, { 0 } },
+};
+
+Test(recover, impossible_items_are_refused)
+{
+	for (size_t i = 0; i < sizeof(bad_items) / sizeof(bad_items[0]); i++) {
+		const struct bad_item *bad = &bad_items[i];
+		struct forgery forgery;
+
+		forgery_begin(&forgery);
+		forgery_item(&forgery, bad->kind, bad->block, bad->value, bad->tail, bad->length);
+		cr_expect_eq(forgery_mount(&forgery, 0, 1, 0), -EUCLEAN, "item %zu", i);
+		engine_close(&forgery.engine);
+	}
+}
+
+Test(recover, log_does_not_write_into_itself)
+{
+	for (uint64_t i = 0; i < 3; i++) {
+		struct forgery forgery;
+
+		forgery_begin(&forgery);
+		forgery_item(&forgery, ASH_LOG_BYTES, forgery.place.log_start + i, 0, "forged!!", 8);
+		cr_expect_eq(forgery_mount(&forgery, 0, 1, 0), -EUCLEAN);
+		engine_close(&forgery.engine);
+	}
+}
+
+Test(recover, impossible_records_are_refused)
+{
+	static const struct {
+		uint32_t length, items;
+		int64_t lsn_error;
+	} cases[] = { { 3, 0, 0 }, { 0, 0, 0 }, { 0, 2, 0 }, { 0, UINT32_MAX, 0 }, { 0, 1, 16 }, { 0, 1, -4032 } };
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct forgery forgery;
+
+		forgery_begin(&forgery);
+		forgery_item(&forgery, ASH_LOG_ORPHAN_DEL, 9, 0, NULL, 0);
+		cr_expect_eq(forgery_mount(&forgery, cases[i].length, cases[i].items, cases[i].lsn_error), -EUCLEAN,
+			     "case %zu", i);
+		engine_close(&forgery.engine);
+	}
+}
+
+/* A record that changes the superblock: the volume that it describes is judged before anything is written. */
+Test(recover, superblock_from_the_log_is_judged)
+{
+	static const struct {
+		uint32_t offset;
+		uint64_t value;
+	} fields[] = {
+		{ offsetof(struct ash_super, block_count), 1ull << 40 },
+		{ offsetof(struct ash_super, block_count), 5 },
+		{ offsetof(struct ash_super, log_start), 1000 },
+		{ offsetof(struct ash_super, log_blocks), 300 },
+		{ offsetof(struct ash_super, group_table_blocks), 1ull << 45 },
+		{ offsetof(struct ash_super, incompat), 1ull << 63 },
+	};
+
+	for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
+		ash_le64 value = ash_put64(fields[i].value);
+		struct forgery forgery;
+		struct block before, after;
+
+		forgery_begin(&forgery);
+		forgery_item(&forgery, ASH_LOG_BYTES, 0, fields[i].offset, &value, sizeof(value));
+		image_read(&forgery.engine, forgery.place.log_start, &before);
+		cr_expect_lt(forgery_mount(&forgery, 0, 1, 0), 0, "field %zu", i);
+		image_read(&forgery.engine, forgery.place.log_start, &after);
+		cr_expect_arr_eq(before.bytes, after.bytes, ASH_BLOCK_SIZE, "nothing was written");
+		engine_close(&forgery.engine);
+	}
+}
+
+/* ---- Whose device is it ---- */
+
+/* Another filesystem was made over the volume: its backup superblock and its log are still there. */
+Test(recover, foreign_device_with_an_old_backup_is_left_alone)
+{
+	struct engine engine = { .options = { .no_threads = true } };
+	struct bdev *memory = engine_device("mem:16M");
+	struct block foreign;
+
+	engine_format(memory, 0);
+	cr_assert_eq(record_open(memory, &engine.dev), 0);
+	memset(&foreign, 0xe4, sizeof(foreign));
+	image_write(&engine, 0, &foreign);
+	record_clear(engine.dev);
+	cr_expect_lt(engine_try_mount(&engine), 0);
+	cr_expect_eq(record_count(engine.dev), 0, "nothing may be written");
+	engine_close(&engine);
+}
+
+Test(recover, torn_superblock_is_mended_by_its_backup_and_the_log)
+{
+	struct engine engine;
+	struct place place;
+	struct block old_home, new_home, controls[2];
+
+	engine_open(&engine, "mem:16M", 0);
+	place = place_of(&engine);
+	image_read(&engine, 0, &old_home);
+	cr_assert_eq(ash_set_label(engine.volume, "a new label"), 0);
+	image_read(&engine, place.log_start, &controls[0]);
+	image_read(&engine, place.log_start + 1, &controls[1]);
+	cr_assert_eq(ash_log_checkpoint(engine.volume, true), 0);
+	image_read(&engine, 0, &new_home);
+	ash_abandon(engine.volume);
+	image_write(&engine, place.log_start, &controls[0]);
+	image_write(&engine, place.log_start + 1, &controls[1]);
+	memcpy(new_home.bytes, old_home.bytes, 100); /* before the label: checksum and label do not fit */
+	image_write(&engine, 0, &new_home);
+	engine_mount(&engine);
+	cr_expect_str_eq(((struct ash_super *)engine.volume->super->data)->label, "a new label");
+	cr_assert_eq(ash_close(engine.volume), 0);
+	engine_mount(&engine);
+	cr_expect_eq(engine.errors, 0, "%s", engine.last_error);
+	engine_close(&engine);
+}
+
+/* ---- Without writing ---- */
+
+Test(recover, no_write_open_replays_in_memory_only)
+{
+	struct engine engine = { .options = { .no_threads = true } };
+	struct bdev *memory = engine_device("mem:16M");
+	uint64_t block;
+
+	engine_format(memory, 0);
+	cr_assert_eq(record_open(memory, &engine.dev), 0);
+	engine_mount(&engine);
+	block = node_new(&engine, 5, 1);
+	engine_cut(&engine);
+	record_clear(engine.dev);
+	engine.options.no_write = true;
+	engine_mount(&engine);
+	cr_expect(node_is(&engine, block, 5, 0, CONTENT, 1));
+	cr_expect_eq(ash_close(engine.volume), 0);
+	engine.volume = NULL;
+	for (size_t i = 0; i < record_count(engine.dev); i++)
+		cr_expect_eq(record_get(engine.dev, i)->kind, RECORD_FLUSH);
+	engine_close(&engine);
+}
+
+Test(recover, clean_volume_replays_nothing)
+{
+	struct engine engine;
+
+	engine_open(&engine, "mem:16M", 0);
+	node_new(&engine, 5, 1);
+	cr_assert_eq(ash_close(engine.volume), 0);
+	engine_mount(&engine);
+	cr_expect(engine.volume->was_clean);
+	ash_abandon(engine.volume);
+	engine_mount(&engine);
+	cr_expect(!engine.volume->was_clean, "an open volume is not clean");
+	engine_close(&engine);
+}

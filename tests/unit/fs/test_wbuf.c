@@ -1,0 +1,329 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Write-behind: what is buffered is seen, gets its blocks when it is flushed, survives what it must, and never lacks space. */
+#include <linux/falloc.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <unistd.h>
+#include "file_fixture.h"
+
+static const struct ash_open_options quiet = { .no_threads = true };
+
+static uint64_t buffered_bytes(struct fixture *f)
+{
+	struct ash_counters counters;
+
+	ash_counters(f->volume, &counters);
+	return counters.write_behind_bytes;
+}
+
+Test(wbuf, small_writes_wait_and_are_seen)
+{
+	uint8_t bytes[10000], got[10000];
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &quiet);
+	uint64_t ino = make_file(&f, "f"), before = free_blocks(&f);
+	fill(bytes, sizeof(bytes), 1);
+	cr_assert_eq(ash_write(f.volume, ino, bytes, sizeof(bytes), 0, 0), 10000);
+	cr_assert_eq(buffered_bytes(&f), 3 * 4096);
+	cr_assert_eq(attr_of(&f, ino).size, 10000);
+	cr_assert_eq(attr_of(&f, ino).blocks, 24);
+	cr_assert_eq(ash_read(f.volume, ino, got, sizeof(got), 0), 10000);
+	cr_assert_eq(memcmp(got, bytes, sizeof(got)), 0);
+	cr_assert_eq(ash_write_back(f.volume, ino), 0);
+	cr_assert_eq(buffered_bytes(&f), 0);
+	cr_assert_eq(attr_of(&f, ino).blocks, 24);
+	cr_assert_eq(free_blocks(&f), before - 3);
+	fixture_close(&f);
+}
+
+Test(wbuf, synced_data_survives_and_unsynced_names_keep_their_order)
+{
+	uint8_t got[100];
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &quiet);
+	uint64_t ino = make_file(&f, "f");
+	cr_assert_eq(ash_write(f.volume, ino, "hello", 5, 0, 0), 5);
+	cr_assert_eq(ash_fsync(f.volume, ino, false), 0);
+	cr_assert_eq(ash_write(f.volume, ino, "lost?", 5, 5, 0), 5);
+	fixture_crash(&f);
+	ino = find_file(&f, "f");
+	cr_assert_eq(ash_read(f.volume, ino, got, sizeof(got), 0), 5);
+	cr_assert_eq(memcmp(got, "hello", 5), 0);
+	fixture_close(&f);
+}
+
+Test(wbuf, sync_writes_out_every_file)
+{
+	struct fixture f;
+	char name[16];
+
+	fixture_open(&f, "mem:64M", &quiet);
+	for (unsigned i = 0; i < 500; i++) {
+		snprintf(name, sizeof(name), "f%u", i);
+		cr_assert_eq(ash_write(f.volume, make_file(&f, name), name, sizeof(name), i % 3 * 3000, 0),
+			     sizeof(name));
+	}
+	cr_assert_eq(ash_sync(f.volume), 0);
+	cr_assert_eq(buffered_bytes(&f), 0);
+	fixture_crash(&f);
+	for (unsigned i = 0; i < 500; i++) {
+		char got[16];
+
+		snprintf(name, sizeof(name), "f%u", i);
+		cr_assert_eq(ash_read(f.volume, find_file(&f, name), got, sizeof(got), i % 3 * 3000), sizeof(got));
+		cr_assert_str_eq(got, name);
+	}
+	fixture_close(&f);
+}
+
+Test(wbuf, many_small_files_become_few_writes)
+{
+	struct bdev_stats stats;
+	struct fixture f;
+	uint8_t bytes[4096];
+	char name[16];
+
+	fixture_open(&f, "mem:64M", &quiet);
+	cr_assert_eq(ash_close(f.volume), 0);
+	cr_assert_eq(bdev_stats_open(f.dev, &f.dev), 0);
+	fixture_mount(&f);
+	fill(bytes, sizeof(bytes), 1);
+	for (unsigned i = 0; i < 256; i++) {
+		snprintf(name, sizeof(name), "f%u", i);
+		cr_assert_eq(ash_write(f.volume, make_file(&f, name), bytes, sizeof(bytes), 0, 0), 4096);
+	}
+	bdev_stats_reset(f.dev);
+	cr_assert_eq(ash_sync(f.volume), 0);
+	bdev_stats_get(f.dev, &stats);
+	cr_assert_lt(stats.write.requests, 30, "%llu writes", (unsigned long long)stats.write.requests);
+	fixture_close(&f);
+}
+
+Test(wbuf, space_is_reserved_so_that_flushing_cannot_fail)
+{
+	uint8_t bytes[4096];
+	struct fixture f;
+	uint64_t offset = 0;
+
+	fixture_open(&f, "mem:16M", &quiet);
+	uint64_t ino = make_file(&f, "f"), other = make_file(&f, "other");
+	fill(bytes, sizeof(bytes), 1);
+	/* Every second block: as many extents as can be. */
+	while (ash_write(f.volume, ino, bytes, 4096, offset, 0) == 4096)
+		offset += 8192;
+	while (ash_write(f.volume, other, bytes, 4096, 0, ASH_WRITE_APPEND) == 4096)
+		;
+	cr_assert_eq(ash_sync(f.volume), 0);
+	for (uint64_t at = 0; at < offset; at += 8192) {
+		uint8_t got[4096];
+
+		cr_assert_eq(ash_read(f.volume, ino, got, 4096, at), 4096);
+		cr_assert_eq(memcmp(got, bytes, 4096), 0);
+	}
+	fixture_close(&f);
+}
+
+Test(wbuf, a_background_error_is_reported_once)
+{
+	uint8_t bytes[8192] = { 1 };
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &quiet);
+	uint64_t ino = make_file(&f, "f"), before = free_blocks(&f);
+	cr_assert_eq(ash_write(f.volume, ino, bytes, sizeof(bytes), 0, 0), 8192);
+	fault_add(f.dev, &(struct fault_rule){ .ops = FAULT_OP(BDEV_WRITE), .length = 64 << 20, .count = 2 });
+	cr_assert_eq(ash_write_back(f.volume, ino), -EIO);
+	fault_clear(f.dev);
+	cr_assert_eq(attr_of(&f, ino).size, 0);
+	cr_assert_eq(ash_fsync(f.volume, ino, false), -EIO);
+	cr_assert_eq(ash_fsync(f.volume, ino, false), 0);
+	cr_assert_eq(free_blocks(&f), before);
+	cr_assert_eq(ash_write(f.volume, ino, bytes, sizeof(bytes), 0, 0), 8192);
+	cr_assert_eq(ash_fsync(f.volume, ino, false), 0);
+	fixture_close(&f);
+}
+
+Test(wbuf, an_error_outlives_forget)
+{
+	uint8_t bytes[8192] = { 1 };
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &quiet);
+	uint64_t ino = make_file(&f, "f");
+	cr_assert_eq(ash_write(f.volume, ino, bytes, sizeof(bytes), 0, 0), 8192);
+	fault_add(f.dev, &(struct fault_rule){ .ops = FAULT_OP(BDEV_WRITE), .length = 64 << 20, .count = 1 });
+	cr_assert_eq(ash_write_back(f.volume, ino), -EIO);
+	fault_clear(f.dev);
+	ash_forget(f.volume, ino, 1);
+	cr_assert_eq(ash_fsync(f.volume, find_file(&f, "f"), false), -EIO);
+	fixture_close(&f);
+}
+
+Test(wbuf, unlinked_data_never_reaches_the_device)
+{
+	uint8_t bytes[8192] = { 1 };
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &quiet);
+	uint64_t before = free_blocks(&f), ino = make_file(&f, "f");
+	cr_assert_eq(ash_write(f.volume, ino, bytes, sizeof(bytes), 0, 0), 8192);
+	cr_assert_eq(ash_unlink(f.volume, 1, "f", NULL), 0);
+	cr_assert_eq(ash_read(f.volume, ino, bytes, sizeof(bytes), 0), 8192);
+	ash_forget(f.volume, ino, 1);
+	cr_assert_eq(buffered_bytes(&f), 0);
+	cr_assert_eq(ash_sync(f.volume), 0);
+	cr_assert_eq(free_blocks(&f), before);
+	fixture_close(&f);
+}
+
+Test(wbuf, replacing_never_leaves_an_empty_file)
+{
+	struct fixture f;
+	char got[8];
+
+	fixture_open(&f, "mem:64M", &quiet);
+	uint64_t ino = make_file(&f, "f");
+	cr_assert_eq(ash_write(f.volume, ino, "old", 3, 0, 0), 3);
+	cr_assert_eq(ash_sync(f.volume), 0);
+	/* By truncation. */
+	cr_assert_eq(set_size(&f, ino, 0), 0);
+	cr_assert_eq(ash_write(f.volume, ino, "new", 3, 0, 0), 3);
+	/* By rename. */
+	uint64_t next = make_file(&f, "next");
+	cr_assert_eq(ash_write(f.volume, next, "newer", 5, 0, 0), 5);
+	cr_assert_eq(ash_rename(f.volume, 1, "next", 1, "f", 0), 0);
+	/* Force the log by another file: what is in it now is durable. */
+	cr_assert_eq(ash_fsync(f.volume, 1, false), 0);
+	fixture_crash(&f);
+	cr_assert_eq(ash_read(f.volume, find_file(&f, "f"), got, sizeof(got), 0), 5);
+	cr_assert_eq(memcmp(got, "newer", 5), 0);
+	fixture_close(&f);
+}
+
+Test(wbuf, truncation_to_zero_then_data_is_in_the_log_at_once)
+{
+	struct fixture f;
+	char got[8];
+
+	fixture_open(&f, "mem:64M", &quiet);
+	uint64_t ino = make_file(&f, "f");
+	cr_assert_eq(ash_write(f.volume, ino, "old", 3, 0, 0), 3);
+	cr_assert_eq(ash_sync(f.volume), 0);
+	cr_assert_eq(set_size(&f, ino, 0), 0);
+	cr_assert_eq(ash_write(f.volume, ino, "new", 3, 0, 0), 3);
+	make_file(&f, "later");
+	cr_assert_eq(ash_fsync(f.volume, 1, false), 0); /* the log up to there, not the file itself */
+	fixture_crash(&f);
+	cr_assert_eq(ash_read(f.volume, find_file(&f, "f"), got, sizeof(got), 0), 3);
+	cr_assert_eq(memcmp(got, "new", 3), 0);
+	fixture_close(&f);
+}
+
+Test(wbuf, a_full_buffer_writes_itself_out)
+{
+	const struct ash_open_options tiny = { .no_threads = true, .write_behind_bytes = 1 << 20 };
+	uint8_t *bytes = malloc(200000);
+	struct fixture f;
+	char name[16];
+
+	fixture_open(&f, "mem:64M", &tiny);
+	fill(bytes, 200000, 4);
+	for (unsigned i = 0; i < 100; i++) {
+		snprintf(name, sizeof(name), "f%u", i);
+		cr_assert_eq(ash_write(f.volume, make_file(&f, name), bytes, 200000, 0, 0), 200000);
+		cr_assert_leq(buffered_bytes(&f), 1 << 20);
+	}
+	for (unsigned i = 0; i < 100; i++) {
+		uint8_t *got = malloc(200000);
+
+		snprintf(name, sizeof(name), "f%u", i);
+		cr_assert_eq(ash_read(f.volume, find_file(&f, name), got, 200000, 0), 200000);
+		cr_assert_eq(memcmp(got, bytes, 200000), 0);
+		free(got);
+	}
+	fixture_close(&f);
+	free(bytes);
+}
+
+Test(wbuf, old_data_flushes_by_age)
+{
+	const struct ash_open_options aged = { .commit_seconds = 1 };
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &aged);
+	uint64_t ino = make_file(&f, "f");
+	cr_assert_eq(ash_write(f.volume, ino, "x", 1, 0, 0), 1);
+	for (unsigned i = 0; i < 50 && buffered_bytes(&f); i++)
+		usleep(100000);
+	cr_assert_eq(buffered_bytes(&f), 0);
+	fixture_close(&f);
+}
+
+/* ---- Several threads on the same few files ---- */
+
+#define WORKERS 3
+
+struct worker {
+	struct fixture *f;
+	uint64_t own, shared;
+	unsigned seed;
+};
+
+static void *work(void *argument)
+{
+	struct worker *w = argument;
+	uint8_t *bytes = malloc(100000), *got = malloc(100000);
+	struct ash_volume *volume = w->f->volume;
+
+	for (unsigned i = 0; i < 150; i++) {
+		size_t length = 1 + (w->seed * 7919 + i * 104729) % 100000;
+
+		fill(bytes, length, w->seed + i);
+		cr_assert_eq(ash_write(volume, w->own, bytes, length, 0, i % 5 ? 0 : ASH_WRITE_THROUGH),
+			     (int64_t)length);
+		cr_assert_eq(ash_write(volume, w->shared, bytes, 100, (i * 37) % 5000 * 100, 0), 100);
+		cr_assert_eq(ash_read(volume, w->own, got, length, 0), (int64_t)length);
+		cr_assert_eq(memcmp(bytes, got, length), 0);
+		ash_read(volume, w->shared, got, 100000, i * 1000);
+		if (i % 7 == 0)
+			cr_assert_eq(ash_fsync(volume, w->shared, false), 0);
+		if (i % 11 == 0)
+			set_size(w->f, w->shared, i * 1000);
+		if (i % 13 == 0)
+			cr_assert_eq(ash_fallocate(volume, w->shared, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+						   i * 500, 9000),
+				     0);
+		if (i % 29 == 0)
+			cr_assert_eq(ash_sync(volume), 0);
+	}
+	free(bytes);
+	free(got);
+	return NULL;
+}
+
+Test(wbuf, threads_do_not_disturb_each_other)
+{
+	const struct ash_open_options options = { .write_behind_bytes = 1 << 20, .commit_seconds = 1 };
+	struct worker workers[WORKERS];
+	pthread_t threads[WORKERS];
+	struct fixture f;
+	char name[16];
+
+	fixture_open(&f, "mem:64M", &options);
+	uint64_t before = free_blocks(&f), shared = make_file(&f, "shared");
+	for (unsigned i = 0; i < WORKERS; i++) {
+		snprintf(name, sizeof(name), "own%u", i);
+		workers[i] = (struct worker){ &f, make_file(&f, name), shared, i };
+		cr_assert_eq(pthread_create(&threads[i], NULL, work, &workers[i]), 0);
+	}
+	for (unsigned i = 0; i < WORKERS; i++)
+		pthread_join(threads[i], NULL);
+	for (unsigned i = 0; i < WORKERS; i++)
+		cr_assert_eq(set_size(&f, workers[i].own, 0), 0);
+	cr_assert_eq(set_size(&f, shared, 0), 0);
+	cr_assert_eq(ash_sync(f.volume), 0);
+	cr_assert_eq(free_blocks(&f), before);
+	fixture_close(&f);
+}
