@@ -18,8 +18,11 @@
 #include <linux/fuse.h>
 #include <poll.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
+
+#define JOIN_MAX 256u /* bytes; ENTRY and ATTR replies fit */
 
 int transport_open(struct transport *transport, int descriptor)
 {
@@ -78,9 +81,27 @@ int transport_wait(const struct transport *transport, int event, bool *event_rea
 	return 0;
 }
 
+/*
+ * The kernel takes a reply page by page and vector by vector, and pins the page each time; a small reply in one piece
+ * that does not cross a page is pinned once.
+ */
 int transport_send(int channel, const struct iovec *iov, int count)
 {
-	ssize_t sent = count == 1 ? write(channel, iov[0].iov_base, iov[0].iov_len) : writev(channel, iov, count);
+	_Alignas(JOIN_MAX) unsigned char joined[JOIN_MAX];
+	size_t length = 0;
+	ssize_t sent;
 
+	for (int i = 0; i < count; i++)
+		length += iov[i].iov_len;
+	if (count == 1 || length > JOIN_MAX) {
+		sent = count == 1 ? write(channel, iov[0].iov_base, length) : writev(channel, iov, count);
+		return sent < 0 ? -errno : 0;
+	}
+	length = 0;
+	for (int i = 0; i < count; i++) {
+		memcpy(joined + length, iov[i].iov_base, iov[i].iov_len);
+		length += iov[i].iov_len;
+	}
+	sent = write(channel, joined, length);
 	return sent < 0 ? -errno : 0;
 }

@@ -115,6 +115,16 @@ static inline struct ash_attr names_attr(struct names *names, uint64_t ino)
 	return attr;
 }
 
+/* Wait until the clock of time stamps, which ticks with the kernel's timer (1 to 10 ms), has gone on. */
+static inline void names_tick(void)
+{
+	struct timespec tick;
+
+	clock_getres(CLOCK_REALTIME_COARSE, &tick);
+	tick.tv_nsec *= 2;
+	nanosleep(&tick, NULL);
+}
+
 static inline uint64_t names_used_inodes(struct names *names)
 {
 	struct ash_volume_info info;
