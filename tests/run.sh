@@ -19,6 +19,7 @@ install=yes
 suites=()
 stages=()
 total_passed=0 total_failed=0 total_skipped=0
+timeouts=()
 
 usage() {
 	cat <<-'END'
@@ -27,11 +28,13 @@ usage() {
 
 	  --no-install    do not install packages
 	  --quick         small sizes: what .ci/run uses
-	  --long, --deep  full sizes of the campaigns (hours)
-	  --suite NAME    only this suite; can be repeated: unit model crash image mount fuzz bench
+	  --long          the sizes of the acceptance figures (an hour)
+	  --deep          full campaigns with fixed seeds and one table of them at the end (hours); adds the
+	                  coverage-guided fuzzers
+	  --suite NAME    only this suite; can be repeated: unit model crash fault image stress mount fuzz bench
 	  --gcc           gcc, warnings are errors, all suites (the default when no stage is named)
 	  --clang         build with clang, warnings are errors
-	  --sanitize      ASan and UBSan: unit, model, crash, image, fuzz
+	  --sanitize      ASan and UBSan: unit, model, crash, fault, image, fuzz
 	  --tsan          TSan: tests marked `concurrent`
 	  --lint          cppcheck, clang-format, man pages, shell syntax
 	  --ci            all of these stages
@@ -57,7 +60,33 @@ count_one() {
 	fi
 }
 
+# One line for each campaign that ran: "# campaign NAME: cases N, distinct N states, violations N, skipped N, seconds N".
+print_campaigns() {
+	python3 - "$campaigns" <<'END'
+import re, sys
+form = re.compile(r'(\S+): cases (\d+), distinct (\d+) (\S+), violations (\d+), skipped (\d+), seconds ([\d.]+)')
+rows, broken = [], 0
+for line in open(sys.argv[1]):
+    found = form.match(line)
+    if found:
+        rows.append(found.groups())
+    else:
+        print('# not understood:', line.rstrip())
+print('%-20s %12s %14s %-8s %10s %10s %9s' % ('campaign', 'cases', 'distinct', '', 'violations', 'skipped', 'seconds'))
+for name, cases, distinct, what, violations, skipped, seconds in rows:
+    print('%-20s %12s %14s %-8s %10s %10s %9.0f' % (name, cases, distinct, what, violations, skipped, float(seconds)))
+print('%-20s %12d %14d %-8s %10d %10d %9.0f' % ('all', sum(int(r[1]) for r in rows), sum(int(r[2]) for r in rows), '',
+      sum(int(r[4]) for r in rows), sum(int(r[5]) for r in rows), sum(float(r[6]) for r in rows)))
+END
+}
+
 finish() {
+	if [ -s "$campaigns" ] && [ "$level" != quick ]; then
+		say "campaigns"
+		print_campaigns
+		printf '\n'
+	fi
+	rm -f "$campaigns"
 	printf '%d passed, %d failed, %d skipped\n' "$total_passed" "$total_failed" "$total_skipped"
 	[ "$total_failed" -eq 0 ] && [ "$total_passed" -gt 0 ]
 	exit
@@ -90,15 +119,18 @@ can_run() {
 
 # Print "passed failed skipped" and, before that, one line for each failed test, from a testlog.json of meson.
 count_log() {
-	python3 - "$1" <<'END'
+	python3 - "$1" "$campaigns" <<'END'
 import json, re, sys
 passed = failed = skipped = 0
 tap = re.compile(r'^\s*(not )?ok\b(.*)$', re.M)
 synthesis = re.compile(r'Synthesis: Tested: *(\d+) \| Passing: *(\d+) \| Failing: *(\d+) \| Crashing: *(\d+)')
 bad = ('FAIL', 'ERROR', 'TIMEOUT', 'INTERRUPT', 'UNEXPECTEDPASS')
+campaigns = open(sys.argv[2], 'a')
 for line in open(sys.argv[1], errors='replace'):
     test = json.loads(line)
     p = f = s = 0
+    for text in re.findall(r'^# campaign (.*)$', test.get('stdout') or '', re.M):
+        campaigns.write(text + '\n')
     output = re.sub(r'\x1b\[[0-9;]*m', '', (test.get('stdout') or '') + '\n' + (test.get('stderr') or ''))
     for negated, rest in tap.findall(output):
         if re.search(r'#\s*skip', rest, re.I):
@@ -141,7 +173,8 @@ sys.exit(not any('$suite' in s.split(':')[-1] for t in json.load(sys.stdin) for 
 	fi
 	log=$build/meson-logs/testlog-$suite
 	rm -f "$log.json"
-	(cd "$build" && meson test --no-rebuild --suite "$suite" --logbase "testlog-$suite" --print-errorlogs "$@" >"$log.out" 2>&1)
+	(cd "$build" && meson test --no-rebuild --suite "$suite" --logbase "testlog-$suite" --print-errorlogs \
+		"${timeouts[@]}" "$@" >"$log.out" 2>&1)
 	if [ ! -s "$log.json" ]; then
 		tail -20 "$log.out"
 		count_one "suite $suite runs" 1
@@ -177,12 +210,26 @@ stage_gcc() {
 	build_in "$build_dir" gcc -Dwerror=true
 	count_one "gcc builds without a warning" $?
 	[ -f "$build_dir/build.ninja" ] || return
-	for suite in unit model crash image mount; do
+	for suite in unit model crash fault image stress mount; do
 		wanted $suite && run_suite "$build_dir" $suite yes
 	done
 	for suite in fuzz bench; do
 		wanted $suite && run_suite "$build_dir" $suite no
 	done
+}
+
+# Coverage-guided fuzzing: a build of its own, by tests/fuzz/campaign.sh.
+stage_fuzzers() {
+	local major result
+	say "coverage-guided fuzzers"
+	major=$(clang -dumpversion | cut -d. -f1)
+	packages=("libclang-rt-$major-dev")
+	[ "$install" = no ] || install_packages
+	"$source_dir/tests/fuzz/campaign.sh" --build "$build_dir-fuzz" --seconds 600 >"$build_dir-fuzz.log" 2>&1
+	result=$?
+	sed -n 's/^# campaign //p' "$build_dir-fuzz.log" >>"$campaigns"
+	[ $result -eq 0 ] || tail -20 "$build_dir-fuzz.log"
+	count_one "fuzzers find nothing" $result
 }
 
 stage_clang() {
@@ -198,7 +245,7 @@ stage_sanitize() {
 	count_one "ASan and UBSan build" $?
 	export ASAN_OPTIONS=abort_on_error=0:detect_leaks=1:detect_stack_use_after_return=0
 	export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
-	for suite in unit model crash image fuzz; do
+	for suite in unit model crash fault image fuzz; do
 		wanted $suite && run_suite "$build_dir-asan" $suite no --timeout-multiplier 4
 	done
 	unset ASAN_OPTIONS UBSAN_OPTIONS
@@ -270,7 +317,8 @@ while [ $# -gt 0 ]; do
 	case $1 in
 	--no-install) install=no ;;
 	--quick) level=quick ;;
-	--long | --deep) level=long ;;
+	--long) level=long ;;
+	--deep) level=deep ;;
 	--suite)
 		[ $# -gt 1 ] || { usage >&2; exit 2; }
 		suites+=("$2")
@@ -289,8 +337,13 @@ while [ $# -gt 0 ]; do
 	shift
 done
 
-[ ${#stages[@]} -gt 0 ] || stages=(gcc)
+if [ ${#stages[@]} -eq 0 ]; then
+	stages=(gcc)
+	[ "$level" = deep ] && [ ${#suites[@]} -eq 0 ] && stages+=(fuzzers)
+fi
 export ASHLAR_TEST_LEVEL=$level
+campaigns=$(mktemp)
+[ "$level" = deep ] && timeouts=(--timeout-multiplier 0)
 [ "$install" = no ] || install_packages
 [ $? -eq 0 ] || count_one "packages can be installed" 1
 for stage in "${stages[@]}"; do

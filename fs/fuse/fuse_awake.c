@@ -32,7 +32,8 @@
 #define SPAN_NS 300000u
 #define HOT_NS 500000u
 #define STREAK 16u
-#define OWN_CORE_NS 200000l
+#define OWN_CORE_NS 200000l      /* first nap on the leader's own core; the next ones are longer, */
+#define OWN_CORE_NS_MAX 3200000l /* since each costs the leader two switches */
 
 /* Does this machine halt its cores under a hypervisor, without polling first? */
 static bool waking_is_expensive(void)
@@ -58,15 +59,19 @@ static bool waking_is_expensive(void)
 
 static void spin(struct awake *awake, int core)
 {
-	const struct timespec nap = { .tv_nsec = OWN_CORE_NS };
+	struct timespec nap = { .tv_nsec = OWN_CORE_NS };
 
 	while (!atomic_load(&awake->stopping)) {
 		uint64_t last = atomic_load_explicit(&awake->last, memory_order_relaxed);
 
 		if (front_now_ns() > last + HOT_NS)
 			return;
-		if (atomic_load_explicit(&awake->core, memory_order_relaxed) == core)
+		if (atomic_load_explicit(&awake->core, memory_order_relaxed) == core) {
 			nanosleep(&nap, NULL);
+			nap.tv_nsec = nap.tv_nsec < OWN_CORE_NS_MAX ? nap.tv_nsec * 2 : OWN_CORE_NS_MAX;
+			continue;
+		}
+		nap.tv_nsec = OWN_CORE_NS;
 		for (int i = 0; i < 64; i++)
 			__asm__ volatile("" ::: "memory");
 	}
