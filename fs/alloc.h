@@ -56,7 +56,7 @@ void ash_alloc_reap(struct ash_volume *volume);
 bool ash_alloc_pending(struct ash_volume *volume);
 /* Free blocks as statfs shows them: free or on their way there; available: less what is set aside. */
 void ash_alloc_counts(struct ash_volume *volume, uint64_t *free_blocks, uint64_t *available);
-/* Discard what waits for it (option `discard`); the worker calls this. */
+/* Discard what waits for it (option `discard`), and wait for whoever is at it: the worker, and who lacks space. */
 void ash_alloc_discard(struct ash_volume *volume);
 /*
  * Growing (grow.c), with rename_lock held and nothing else going on in the volume. Prepare references the table
@@ -67,6 +67,8 @@ int ash_alloc_extend_prepare(struct ash_volume *volume, uint32_t group_count);
 void ash_alloc_extend(struct ash_volume *volume, uint32_t old_groups, uint64_t old_block_count);
 /* Table block of a prepared group. */
 struct ash_buffer *ash_alloc_table(struct ash_volume *volume, uint64_t group);
+/* Are there blocks among these that no file can own: superblocks, bitmaps, group table, log? Inside the volume. */
+bool ash_is_fixed(const struct ash_volume *volume, struct ash_extent extent);
 /* Bitmap buffer of a group for ash_txn_bits(); NULL when the group is not initialised. -EIO, -EUCLEAN. */
 int ash_alloc_bitmap(struct ash_volume *volume, uint32_t group, struct ash_buffer **bitmap);
 /*

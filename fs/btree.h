@@ -25,6 +25,7 @@ struct ash_tree {
 	uint32_t blocks_offset;    /* of ash_inode.blocks in the block: kept by the tree for its own nodes */
 	uint64_t goal;             /* where new nodes would best lie */
 	uint32_t claim_flags;      /* ASH_CLAIM_* for new nodes; 0 unless the caller has reserved or frees space */
+	uint32_t *claimed;         /* counts new nodes for a caller that has reserved them; NULL: nobody asks */
 };
 
 /*
@@ -33,6 +34,8 @@ struct ash_tree {
  * NULL when good, else what is wrong.
  */
 const char *ash_node_check(const void *node, uint32_t size, uint32_t level);
+/* The header alone, for a node whose records were checked before: what an index into it relies on. */
+const char *ash_node_check_header(const void *node, uint32_t size, uint32_t level);
 static inline uint32_t ash_node_count(const void *node)
 {
 	return ash_get16(((const struct ash_node_header *)node)->count);

@@ -263,8 +263,8 @@ static void buffer_detach_locked(struct ash_cache *cache, struct shard *shard, s
 
 /* ---- Verification (I8) ---- */
 
-static const char *verify_header(struct ash_volume *volume, struct ash_block_id id, const uint8_t *data,
-				 bool verify_crc)
+const char *ash_header_wrong(const struct ash_volume *volume, struct ash_block_id id, const uint8_t *data,
+			     bool verify_crc)
 {
 	const struct ash_block_header *header = (const void *)data;
 
@@ -282,7 +282,8 @@ static const char *verify_header(struct ash_volume *volume, struct ash_block_id 
 }
 
 /* A bad record spoils its own inode only. */
-static uint32_t verify_records(struct ash_volume *volume, struct ash_block_id id, const uint8_t *data, bool verify_crc)
+uint32_t ash_records_wrong(const struct ash_volume *volume, struct ash_block_id id, const uint8_t *data,
+			   bool verify_crc)
 {
 	static const struct ash_inode zero;
 	uint32_t bad = 0;
@@ -304,10 +305,10 @@ static int verify(struct ash_volume *volume, struct ash_buffer *buffer, struct a
 
 	if (id.type == ASH_TYPE_INODE_TABLE) {
 		/* a checkpoint may be looking already when the content came from the log */
-		atomic_fetch_or(&buffer->bad_records, verify_records(volume, id, buffer->data, verify_crc));
+		atomic_fetch_or(&buffer->bad_records, ash_records_wrong(volume, id, buffer->data, verify_crc));
 		return 0;
 	}
-	wrong = verify_header(volume, id, buffer->data, verify_crc);
+	wrong = ash_header_wrong(volume, id, buffer->data, verify_crc);
 	return wrong ? ash_damaged(volume, id.block, wrong) : 0;
 }
 

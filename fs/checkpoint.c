@@ -25,6 +25,23 @@ struct image {
 	bool dropped;
 };
 
+struct piece {
+	struct bdev_request request;
+	struct iovec iov;
+};
+
+/* Of one checkpoint at a time (checkpoint_lock): a checkpoint needs no memory, so that want of it fails no volume. */
+struct ash_checkpoint_memory {
+	struct image images[ASH_CHECKPOINT_BATCH];
+	struct piece pieces[ASH_CHECKPOINT_BATCH];
+};
+
+int ash_checkpoint_open(struct ash_log *log)
+{
+	log->checkpoint = calloc(1, sizeof(*log->checkpoint));
+	return log->checkpoint ? 0 : -ENOMEM;
+}
+
 static int compare_block(const void *a, const void *b)
 {
 	uint64_t x = ((const struct image *)a)->buffer->id.block, y = ((const struct image *)b)->buffer->id.block;
@@ -113,11 +130,6 @@ static uint64_t batch_announce(struct ash_volume *volume, struct image *images, 
 	return end;
 }
 
-struct piece {
-	struct bdev_request request;
-	struct iovec iov;
-};
-
 static int pieces_submit_and_wait(struct ash_log *log, struct piece *pieces, uint32_t count)
 {
 	struct bdev_request *done[64];
@@ -153,12 +165,10 @@ static int pieces_submit_and_wait(struct ash_log *log, struct piece *pieces, uin
 /* Images lie one behind the other in batch memory, so that neighbours on the device are one transfer. */
 static int batch_write(struct ash_volume *volume, const struct image *images, uint32_t count)
 {
-	struct piece *pieces = calloc(count ? count : 1, sizeof(*pieces));
+	struct piece *pieces = volume->log->checkpoint->pieces;
 	uint32_t n = 0;
 	int error;
 
-	if (!pieces)
-		return -ENOMEM;
 	for (uint32_t i = 0; i < count;) {
 		uint32_t run = 1;
 
@@ -181,9 +191,6 @@ static int batch_write(struct ash_volume *volume, const struct image *images, ui
 		i += run;
 	}
 	error = pieces_submit_and_wait(volume->log, pieces, n);
-	if (!bdev_queue_in_flight(
-		    volume->log->queue)) /* else the driver still writes to them: lost with a failed volume */
-		free(pieces);
 	atomic_fetch_add(&volume->log->home_writes, count);
 	return error;
 }
@@ -403,25 +410,20 @@ static uint64_t round_target(struct ash_log *log, bool all)
 int ash_log_checkpoint(struct ash_volume *volume, bool all)
 {
 	struct ash_log *log = volume->log;
-	struct image *images;
 	int error;
 
 	if (volume->no_write)
 		return 0;
 	if (atomic_load(&volume->failed))
 		return -EIO;
-	images = malloc(ASH_CHECKPOINT_BATCH * sizeof(*images));
-	if (!images)
-		return -ENOMEM;
 	pthread_mutex_lock(&log->checkpoint_lock);
 	atomic_fetch_add(&log->checkpoint_started, 1);
 	atomic_fetch_add(&log->checkpoints, 1);
 	error = ash_log_force(volume, ash_log_end(volume));
 	if (!error)
-		error = round_run(volume, round_target(log, all), images);
+		error = round_run(volume, round_target(log, all), log->checkpoint->images);
 	atomic_store(&log->checkpoint_finished, atomic_load(&log->checkpoint_started));
 	pthread_mutex_unlock(&log->checkpoint_lock);
-	free(images);
 	ash_alloc_reap(volume);
 	return error;
 }

@@ -33,27 +33,11 @@ struct maker {
 	uint32_t parent_flags;
 };
 
-static bool is_valid_type(uint32_t mode)
-{
-	switch (mode & S_IFMT) {
-	case S_IFREG:
-	case S_IFDIR:
-	case S_IFLNK:
-	case S_IFCHR:
-	case S_IFBLK:
-	case S_IFIFO:
-	case S_IFSOCK:
-		return true;
-	default:
-		return false;
-	}
-}
-
 static int check_create(const struct ash_create *create)
 {
 	size_t length;
 
-	if (!is_valid_type(create->mode))
+	if (!ash_mode_type_known(create->mode))
 		return -EINVAL;
 	if (!S_ISLNK(create->mode))
 		return 0;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What cache.c, txn.c, log.c, checkpoint.c and recover.c share. Nothing else includes this.
+ * What cache.c, txn.c, log.c, checkpoint.c, recovery and scrub share. Nothing else includes this.
  */
 #ifndef FS_ENGINE_H
 #define FS_ENGINE_H
@@ -22,6 +22,13 @@ void ash_buffer_set_replayed(struct ash_volume *volume, struct ash_buffer *buffe
 uint64_t ash_cache_blocks(struct ash_volume *volume);
 uint64_t ash_cache_limit(struct ash_volume *volume); /* buffers */
 void ash_cache_hits(struct ash_volume *volume, uint64_t *hits, uint64_t *misses);
+
+/* NULL, or why `data` is not the block that `id` says: header only. */
+const char *ash_header_wrong(const struct ash_volume *volume, struct ash_block_id id, const uint8_t *data,
+			     bool verify_crc);
+/* Inode table: bit i: record i is damaged. */
+uint32_t ash_records_wrong(const struct ash_volume *volume, struct ash_block_id id, const uint8_t *data,
+			   bool verify_crc);
 
 /* Compute the checksums of an image about to go home; inode table: of each record with a magic that is not in
  * `bad_records` (damage is never blessed with a good checksum). */
@@ -96,6 +103,8 @@ struct ash_log {
 	_Atomic uint64_t checkpoint_started, checkpoint_finished;
 	struct bdev_queue *queue; /* of the checkpoint */
 	uint8_t *batch;           /* images on their way home */
+	struct ash_checkpoint_memory *checkpoint;
+	struct ash_log_control *control; /* for the one who writes a control block: checkpoint_lock, mount, unmount */
 
 	pthread_mutex_t flush_lock;
 	_Atomic uint64_t data_written, data_flushed; /* sequence of data writes, and up to where they are durable */
@@ -109,6 +118,8 @@ struct ash_log {
 };
 
 #define ASH_CHECKPOINT_BATCH 512u
+/* What a checkpoint needs, allocated once (checkpoint.c); free() it when the queue is closed. */
+int ash_checkpoint_open(struct ash_log *log);
 
 /* Position of an LSN. */
 static inline uint64_t ash_lsn_position(uint64_t lsn)
@@ -149,9 +160,5 @@ void ash_alloc_bits_committed(struct ash_volume *volume, uint64_t group, int64_t
 			      uint64_t end_lsn);
 /* The group's bitmap was changed by replay: count it again at ash_alloc_open(). */
 int ash_alloc_note_replayed(struct ash_volume *volume, uint64_t group);
-
-struct ash_overlay;
-/* ash_log_open() of a volume whose log was replayed into `overlay` (recover.h). */
-int ash_log_open_overlay(struct ash_volume *volume, const struct ash_overlay *overlay);
 
 #endif

@@ -3,8 +3,8 @@
  * ash_fallocate: space ahead, holes, zeroes.
  *
  * Concept: a range is cut into its partial blocks, which are zeroed in place, and its whole blocks, which are mapped,
- * unmapped or made unwritten in a chain of bounded transactions. Everything that may fail for want of space is
- * reserved first, so that ENOSPC comes before anything changed.
+ * unmapped or made unwritten in a chain of bounded transactions. What may fail for want of space comes first: holes are
+ * mapped, which changes no content, before the first byte is zeroed; the rest may use the emergency reserve (I9).
  *
  * Rules: the size is raised in the last transaction; until then blocks behind the end of file are merely unwritten.
  * After a crash a punch or zero-range may be done in part (data operations are not atomic, I7).
@@ -67,8 +67,8 @@ static int allocate_step(struct ash_edit *edit, const struct ash_mapping *hole, 
 	return rc;
 }
 
-/* One transaction: allocate holes from *block on; with `zero`, written extents become unwritten. */
-static int allocate_piece(struct ash_volume *volume, struct ash_icore *icore, uint64_t *block, uint64_t end, bool zero,
+/* One transaction: allocate holes from *block on. */
+static int allocate_piece(struct ash_volume *volume, struct ash_icore *icore, uint64_t *block, uint64_t end,
 			  struct budget *budget)
 {
 	struct ash_edit edit;
@@ -89,8 +89,6 @@ static int allocate_piece(struct ash_volume *volume, struct ash_icore *icore, ui
 		next = mapping.file_block + mapping.count;
 		if (!mapping.start)
 			rc = allocate_step(&edit, &mapping, budget, &next);
-		else if (zero && !mapping.unwritten)
-			rc = ash_map_set_unwritten(edit.txn, &edit.tree, mapping.file_block, mapping.count);
 		at = next;
 	}
 	if (rc) {
@@ -104,14 +102,14 @@ static int allocate_piece(struct ash_volume *volume, struct ash_icore *icore, ui
 	return 0;
 }
 
-/* Allocate (and with `zero` empty) whole blocks [block, end). */
-static int allocate_blocks(struct ash_volume *volume, struct ash_icore *icore, uint64_t block, uint64_t end, bool zero)
+/* Allocate the holes of blocks [block, end). */
+static int allocate_blocks(struct ash_volume *volume, struct ash_icore *icore, uint64_t block, uint64_t end)
 {
 	struct budget budget = { 0 };
 	uint64_t holes;
 	int rc = count_holes(volume, icore, block, end, &holes);
 
-	if (rc || (!holes && !zero))
+	if (rc || !holes)
 		return rc;
 	rc = ash_space_reserve(volume, holes);
 	if (rc == -ENOSPC && ash_reclaim_space(volume))
@@ -120,9 +118,41 @@ static int allocate_blocks(struct ash_volume *volume, struct ash_icore *icore, u
 		return rc;
 	budget.reserved = holes;
 	while (block < end && !rc)
-		rc = allocate_piece(volume, icore, &block, end, zero, &budget);
+		rc = allocate_piece(volume, icore, &block, end, &budget);
 	ash_space_unreserve(volume, budget.reserved);
 	return rc;
+}
+
+/* One transaction: written blocks from *block on become unwritten. */
+static int empty_piece(struct ash_volume *volume, struct ash_icore *icore, uint64_t *block, uint64_t end)
+{
+	struct ash_edit edit;
+	struct ash_inode header;
+	uint64_t at = *block;
+	int rc = ash_edit_begin_settled(&edit, volume, icore, ASH_EDIT_LOG_BYTES);
+
+	if (rc)
+		return rc;
+	/* A split extent may need a node. Other blocks are zeroed already: that must not fail for want of space. */
+	struct ash_tree tree = edit.tree;
+	tree.claim_flags |= ASH_CLAIM_EMERGENCY;
+	while (at < end && !rc && ash_edit_room(&edit)) {
+		struct ash_mapping mapping;
+
+		rc = ash_edit_map(&edit, at, end - at, &mapping);
+		if (!rc && mapping.start && !mapping.unwritten)
+			rc = ash_map_set_unwritten(edit.txn, &tree, mapping.file_block, mapping.count);
+		at = mapping.file_block + mapping.count;
+	}
+	if (rc) {
+		ash_edit_abort(&edit);
+		return rc;
+	}
+	ash_edit_header(&edit, &header);
+	ash_edit_set_header(&edit, &header);
+	ash_edit_commit(&edit, true);
+	*block = at;
+	return 0;
 }
 
 /*
@@ -228,20 +258,20 @@ static int punch(struct ash_volume *volume, struct ash_icore *icore, struct rang
 
 static int zero_range(struct ash_volume *volume, struct ash_icore *icore, struct range range, bool keep_size)
 {
-	uint64_t first = ash_blocks_of(range.offset), whole;
-	int rc = begin_zero(volume, icore, range, false, &whole);
+	uint64_t block = ash_blocks_of(range.offset), whole = 0, end;
+	int rc = allocate_blocks(volume, icore, range.offset >> ASH_BLOCK_SHIFT, ash_blocks_of(range.end));
 
-	if (!rc && whole)
-		rc = allocate_blocks(volume, icore, first, first + whole, true);
-	/* The blocks at the edges are allocated as well. */
 	if (!rc)
-		rc = allocate_blocks(volume, icore, range.offset >> ASH_BLOCK_SHIFT, ash_blocks_of(range.end), false);
+		rc = begin_zero(volume, icore, range, false, &whole);
+	end = block + whole;
+	while (block < end && !rc)
+		rc = empty_piece(volume, icore, &block, end);
 	return rc ? rc : finish(volume, icore, keep_size ? 0 : range.end, true);
 }
 
 static int allocate(struct ash_volume *volume, struct ash_icore *icore, struct range range, bool keep_size)
 {
-	int rc = allocate_blocks(volume, icore, range.offset >> ASH_BLOCK_SHIFT, ash_blocks_of(range.end), false);
+	int rc = allocate_blocks(volume, icore, range.offset >> ASH_BLOCK_SHIFT, ash_blocks_of(range.end));
 
 	return rc ? rc : finish(volume, icore, keep_size ? 0 : range.end, false);
 }

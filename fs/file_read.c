@@ -62,7 +62,7 @@ static int64_t read_locked(struct ash_edit *edit, uint8_t *target, size_t capaci
 		int64_t piece = read_piece(edit, target + done, offset + done, length - done, capacity - done);
 
 		if (piece < 0)
-			return done ? (int64_t)done : piece;
+			return piece; /* fewer bytes would say: end of file */
 		done += (uint64_t)piece;
 	}
 	return (int64_t)done;

@@ -16,6 +16,8 @@ static int take_error(struct ash_volume *volume, struct ash_icore *icore)
 {
 	ash_icore_lock(volume, icore, true);
 	int error = icore->write_error;
+	if (error)
+		ash_wb_loss_told(volume, icore);
 	icore->write_error = 0;
 	ash_icore_unlock(icore);
 	return error;

@@ -31,6 +31,7 @@ struct ash_icore {
 	bool deleted;           /* record freed */
 	bool truncated_to_zero; /* next data is not buffered (I7: replace by truncation) */
 	int write_error;        /* of background write-behind, until an fsync reported it (I5) */
+	uint64_t error_round;   /* wb->loss_round when it happened */
 	pthread_rwlock_t lock;
 	_Atomic uint64_t lsn;      /* end of the last record that changed the inode or its data pointers */
 	_Atomic uint64_t data_lsn; /* the same without pure time changes: for fdatasync */

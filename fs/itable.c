@@ -112,6 +112,19 @@ static struct ash_block_id records_id(const struct ash_volume *volume, const str
 				      run->number * volume->inodes_per_run + (uint64_t)block * ASH_INODES_PER_BLOCK };
 }
 
+bool ash_itable_bitmap(struct ash_volume *volume, uint64_t number, struct ash_block_id *id)
+{
+	if (number >= atomic_load_explicit(&volume->itable->run_count, memory_order_acquire))
+		return false;
+	*id = bitmap_id(run_at(volume->itable, number));
+	return true;
+}
+
+pthread_mutex_t *ash_itable_lock(struct ash_volume *volume)
+{
+	return &volume->itable->grow_lock;
+}
+
 pthread_mutex_t *ash_compat_lock(struct ash_volume *volume)
 {
 	return &volume->itable->compat_lock;
@@ -770,6 +783,14 @@ void ash_itable_counts(struct ash_volume *volume, uint64_t *total, uint64_t *use
 	*used = atomic_load(&volume->itable->used);
 }
 
+/* Runs are never where the log or the group table is: one of the two was damaged under a right checksum then. */
+static bool over_fixed(const struct ash_volume *volume, uint64_t start, uint64_t count)
+{
+	return (start < volume->log_start + volume->log_blocks && volume->log_start < start + count) ||
+	       (start < volume->group_table_start + volume->group_table_blocks &&
+		volume->group_table_start < start + count);
+}
+
 /* The extents of run `number` from the table's tree, each checked to lie in the volume (I8). */
 static int read_segments(struct ash_volume *volume, const struct ash_tree *tree, uint64_t number,
 			 struct ash_extent **segments, uint32_t *room, uint32_t *count)
@@ -783,7 +804,8 @@ static int read_segments(struct ash_volume *volume, const struct ash_tree *tree,
 		if (result)
 			return result;
 		if (!mapping.start || mapping.unwritten || !mapping.count || mapping.count > end - at ||
-		    mapping.start >= volume->block_count || mapping.count > volume->block_count - mapping.start)
+		    mapping.start >= volume->block_count || mapping.count > volume->block_count - mapping.start ||
+		    over_fixed(volume, mapping.start, mapping.count))
 			return ash_damaged(volume, 0, "extents of the inode table");
 		if (*count == *room) {
 			struct ash_extent *more = realloc(*segments, (*room + 16) * sizeof(*more));
@@ -889,7 +911,7 @@ void ash_itable_close(struct ash_volume *volume)
 	runs = atomic_load(&itable->run_count);
 	for (uint64_t number = 0; number < runs; number++)
 		run_destroy(run_at(itable, number));
-	for (uint32_t i = 0; i < CHUNKS; i++)
+	for (uint64_t i = 0; i < CHUNKS && i <= runs / CHUNK_RUNS; i++) /* one run may have been made room for */
 		free(itable->chunks[i]);
 	pthread_mutex_destroy(&itable->grow_lock);
 	pthread_mutex_destroy(&itable->compat_lock);

@@ -406,7 +406,7 @@ int ash_log_write_control(struct ash_volume *volume, uint64_t tail_lsn, bool cle
 			  uint64_t used_inodes)
 {
 	struct ash_log *log = volume->log;
-	struct ash_log_control *control = bdev_buffer_alloc(ASH_BLOCK_SIZE);
+	struct ash_log_control *control = log->control;
 	uint64_t position = ash_lsn_position(tail_lsn);
 	uint64_t sequence = log->sequence + 1;
 	uint64_t block = volume->log_start + sequence % 2;
@@ -416,8 +416,7 @@ int ash_log_write_control(struct ash_volume *volume, uint64_t tail_lsn, bool cle
 					log->crc[(position + log->blocks - 1) % log->blocks];
 	int error;
 
-	if (!control)
-		return -ENOMEM;
+	memset(control, 0, ASH_BLOCK_SIZE);
 	control->header.magic = ash_put32(ASH_MAGIC_LOG_CONTROL);
 	control->header.address = ash_put64(block);
 	memcpy(control->header.metadata_uuid, volume->metadata_uuid, 16);
@@ -432,7 +431,6 @@ int ash_log_write_control(struct ash_volume *volume, uint64_t tail_lsn, bool cle
 	control->used_inodes = ash_put64(used_inodes);
 	control->header.crc = ash_put32(ash_block_crc(volume->checksum_seed, control));
 	error = bdev_write(volume->dev, control, ASH_BLOCK_SIZE, block * ASH_BLOCK_SIZE, BDEV_FUA);
-	bdev_buffer_free(control, ASH_BLOCK_SIZE);
 	if (error)
 		return error;
 	log->sequence = sequence;
@@ -449,6 +447,8 @@ void ash_log_close(struct ash_volume *volume)
 	if (log->queue)
 		bdev_queue_close(log->queue);
 	bdev_buffer_free(log->batch, (size_t)ASH_CHECKPOINT_BATCH * ASH_BLOCK_SIZE);
+	bdev_buffer_free(log->control, ASH_BLOCK_SIZE);
+	free(log->checkpoint);
 	bdev_buffer_free(log->memory, log->memory_blocks * ASH_BLOCK_SIZE);
 	free(log->crc);
 	free(log->orphans.slots);

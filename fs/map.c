@@ -46,6 +46,20 @@ static const char *check_run(const struct ash_volume *volume, const struct run *
 	return NULL;
 }
 
+const char *ash_map_check(const struct ash_volume *volume, uint64_t file_block, const uint8_t *value, uint32_t length,
+			  struct ash_mapping *out)
+{
+	struct ash_extent_value extent;
+	struct run run;
+
+	if (length != sizeof(extent))
+		return "extent record of wrong length";
+	memcpy(&extent, value, sizeof(extent));
+	run = (struct run){ file_block, ash_get64(extent.start), ash_get32(extent.count), ash_get32(extent.flags) };
+	*out = (struct ash_mapping){ file_block, run.count, run.start, run.flags & ASH_EXTENT_UNWRITTEN };
+	return check_run(volume, &run);
+}
+
 static int decode(const struct ash_cursor *cursor, struct run *run)
 {
 	struct ash_extent_value value;

@@ -17,6 +17,9 @@ struct ash_mapping {
 	bool unwritten;
 };
 
+/* An extent record of a checked node: NULL and what it says, or what is wrong with it. */
+const char *ash_map_check(const struct ash_volume *volume, uint64_t file_block, const uint8_t *value, uint32_t length,
+			  struct ash_mapping *out);
 /* What lies at `file_block`: an extent's rest or a hole up to the next extent (at most `limit` blocks). 0 or errno. */
 int ash_map_get(const struct ash_tree *tree, uint64_t file_block, uint64_t limit, struct ash_mapping *out);
 /* Map a hole to device blocks (already logged as allocated in this transaction); merges with neighbours. */

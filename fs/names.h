@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * What the files of the namespace layer share: icache.c, lookup_count.c, itable.c, inode_record.c, namespace.c,
- * create.c, remove.c, rename.c, readdir.c, orphan.c, setattr.c, acl.c, xattr_api.c. Nothing else includes this.
+ * create.c, remove.c, rename.c, readdir.c, orphan.c, setattr.c, acl.c, xattr_api.c, scrub*.c. Nothing else includes this.
  */
 #ifndef FS_NAMES_H
 #define FS_NAMES_H
@@ -56,6 +56,10 @@ unsigned ash_lookup_marks(struct ash_volume *volume, uint64_t ino);
 
 /* ---- itable.c ---- */
 
+/* The bitmap block of run `number`; false beyond the table. */
+bool ash_itable_bitmap(struct ash_volume *volume, uint64_t number, struct ash_block_id *id);
+/* Owns the record and the tree of inode 0, and ash_super.inode_runs. */
+pthread_mutex_t *ash_itable_lock(struct ash_volume *volume);
 /* Owns ash_super.compat; held from the change until commit. A leaf but for the engine's locks. */
 pthread_mutex_t *ash_compat_lock(struct ash_volume *volume);
 

@@ -139,6 +139,7 @@ static bool reclaim(struct ash_volume *volume)
 	if (ash_log_force(volume, ash_log_end(volume)))
 		return freed;
 	ash_alloc_reap(volume);
+	ash_alloc_discard(volume);
 	return true;
 }
 

@@ -235,6 +235,9 @@ static int wait_for_room(struct ash_volume *volume, uint64_t need)
 	}
 }
 
+/* So many orphans can be added before the next transaction begins: want of memory is met where it can still be refused. */
+enum { ORPHANS_AHEAD = 192 };
+
 int ash_txn_begin(struct ash_volume *volume, uint32_t log_bytes, struct ash_txn **out)
 {
 	struct ash_log *log = volume->log;
@@ -251,11 +254,14 @@ int ash_txn_begin(struct ash_volume *volume, uint32_t log_bytes, struct ash_txn 
 	if (!txn)
 		return -ENOMEM;
 	pthread_mutex_lock(&log->lock);
-	error = 0;
+	error = ash_orphan_set_room(&log->orphans, ORPHANS_AHEAD);
+	if (error)
+		goto unlock;
 	if (memory_full(log, need) || log->dirty_count > log->dirty_limit || device_full(log, need, reserve(log)))
 		error = wait_for_room(volume, need);
 	if (!error)
 		log->reserved_blocks += need;
+unlock:
 	pthread_mutex_unlock(&log->lock);
 	if (error) {
 		arena_put(log, txn);

@@ -2,15 +2,16 @@
 /*
  * The volume as a whole: open, close, sync, figures, the background worker.
  *
- * Order of opening: owner lock, superblock (or a backup), log replay into memory, cache and log, superblock again
- * through the cache (replay may have changed it), allocator, inode table, in-core inodes, write-behind, orphans,
- * worker. Closing is the reverse. The owner lock is held before the log is read and until everything is down, so that
- * nobody else can replay or write in between.
+ * Order of opening: owner lock, superblock (or a backup), log replay into memory, superblock again (replay may have
+ * changed it), cache and log, allocator, inode table, in-core inodes, write-behind, orphans, worker. Closing is the
+ * reverse. The owner lock is held before the log is read and until everything is down, so that nobody else can
+ * replay or write in between.
  *
  * Locks: worker_lock guards only the worker's flags. Everything else here is set while opening, single-threaded.
  */
 #include "engine.h"
 #include "inode.h"
+#include "log_mount.h"
 #include "recover.h"
 
 #include <stdarg.h>
@@ -91,6 +92,8 @@ static const char *super_check(const struct ash_super *super, uint64_t block)
 		return "bad checksum";
 	if (ash_get64(super->header.address) != block)
 		return "belongs to another address";
+	if (super->header.owner.raw)
+		return "belongs to an inode";
 	if (ash_get32(super->version) != ASH_FORMAT_VERSION || ash_get32(super->block_shift) != ASH_BLOCK_SHIFT)
 		return NULL; /* judged by its own message */
 	if (blocks < ASH_VOLUME_MIN_BLOCKS || blocks > 1ull << 50 ||
@@ -106,7 +109,10 @@ static const char *super_check(const struct ash_super *super, uint64_t block)
 	if (ash_get32(super->inodes_per_run) == 0 || ash_get32(super->inodes_per_run) % ASH_INODES_PER_BLOCK ||
 	    ash_get32(super->inodes_per_run) > ASH_BITS_PER_BITMAP)
 		return "impossible inode runs";
-	return NULL;
+	/* a close would copy it to the backups: the only good copies then (its own checksum is covered by the block's) */
+	if (super->table_inode.attr_kind != ASH_FORK_EMPTY)
+		return "an inode table with attributes";
+	return ash_inode_check(0, ASH_INO_TABLE, &super->table_inode, false);
 }
 
 static int super_try(struct bdev *dev, uint64_t block, struct ash_super *super, const char **wrong)
@@ -390,12 +396,22 @@ static int overlay_decide(struct ash_volume *volume, const struct ash_overlay *o
 	return 0;
 }
 
+/* Volumes may have grown in the log, so that only the end of the replay tells which blocks are theirs. */
+static int outside(void *context, uint64_t block, const uint8_t *image)
+{
+	const struct ash_super *super = context;
+
+	(void)image;
+	return block >= ash_get64(super->block_count);
+}
+
 /*
- * The superblock as it is after replay must be good, and tell of the same log, before anything is written: the device may
+ * The geometry is what the superblock says as it is after replay. It may differ from the backup that led here, and is
+ * trusted no more than that was: it must be good, and tell of the same log, before anything is written. The device may
  * hold another filesystem by now, with no more of an old Ashlar volume than its backup superblock and its log.
  */
-static int super_judge(struct ash_volume *volume, const struct ash_overlay *overlay, const struct ash_super *first,
-		       char *text)
+static int super_take_replayed(struct ash_volume *volume, const struct ash_overlay *overlay,
+			       const struct ash_super *first, char *text)
 {
 	const uint8_t *replayed = ash_overlay_block(overlay, 0);
 	struct ash_super *super = bdev_buffer_alloc(ASH_BLOCK_SIZE);
@@ -421,29 +437,16 @@ static int super_judge(struct ash_volume *volume, const struct ash_overlay *over
 				  "%s: block 0: %s; a backup superblock is there: run fsck.ashlar if this is an "
 				  "Ashlar volume",
 				  bdev_name(volume->dev), wrong);
+	if (!error && ash_overlay_each(overlay, outside, super))
+		error = fail_with(text, -EUCLEAN,
+				  "%s: the log changes what lies behind the volume's end; run fsck.ashlar",
+				  bdev_name(volume->dev));
 	if (!error)
 		error = super_features(volume, super, text);
-	bdev_buffer_free(super, ASH_BLOCK_SIZE);
-	return error;
-}
-
-/* Block 0 as it is after replay: it may differ from the backup that led here, and is trusted no more than that was. */
-static int super_take_replayed(struct ash_volume *volume, char *text)
-{
-	struct ash_super *super = bdev_buffer_alloc(ASH_BLOCK_SIZE);
-	const char *wrong;
-
-	if (!super)
-		return -ENOMEM;
-	memcpy(super, volume->super->data, ASH_BLOCK_SIZE);
-	ash_image_stamp(volume->checksum_seed, ASH_MAGIC_SUPER, 0, (uint8_t *)super);
-	wrong = super_check(super, 0);
-	if (!wrong)
+	if (!error)
 		super_take(volume, super);
 	bdev_buffer_free(super, ASH_BLOCK_SIZE);
-	if (wrong)
-		return fail_with(text, -EUCLEAN, "%s: superblock: %s; run fsck.ashlar", bdev_name(volume->dev), wrong);
-	return 0;
+	return error;
 }
 
 static int engine_open(struct ash_volume *volume, const struct ash_super *super, char *text)
@@ -459,7 +462,7 @@ static int engine_open(struct ash_volume *volume, const struct ash_super *super,
 		return text && *text ? error :
 				       fail_with(text, error, "%s: reading the log: %s", bdev_name(volume->dev),
 						 strerror(-error));
-	error = super_judge(volume, overlay, super, text);
+	error = super_take_replayed(volume, overlay, super, text);
 	if (!error)
 		error = overlay_decide(volume, overlay, text);
 	if (!error)
@@ -467,9 +470,7 @@ static int engine_open(struct ash_volume *volume, const struct ash_super *super,
 	if (!error)
 		error = ash_log_open_overlay(volume, overlay);
 	ash_overlay_close(overlay);
-	if (!error)
-		error = ash_buffer_get(volume, id, &volume->super);
-	return error ? error : super_take_replayed(volume, text);
+	return error ? error : ash_buffer_get(volume, id, &volume->super);
 }
 
 static int layers_open(struct ash_volume *volume)
@@ -514,7 +515,6 @@ static int volume_open(struct ash_volume *volume, char *text)
 	if (!error)
 		error = super_features(volume, super, text);
 	if (!error) {
-		super_take(volume, super);
 		error = engine_open(volume, super, text);
 		if (!error)
 			error = layers_open(volume);
@@ -625,12 +625,17 @@ static int volume_settle(struct ash_volume *volume)
 		error = ash_wb_flush_all(volume);
 	else if (ash_wb_bytes(volume))
 		error = -EIO; /* the volume became read-only under data that was acknowledged to write(2) (I5) */
+	if (!error)
+		error = ash_wb_take_loss(volume);
 	ash_wb_drop_preallocations(volume);
 	error_state_write(volume);
 	if (atomic_load(&volume->failed))
 		return -EIO;
 	/* also when an inode's data could not be written: the metadata goes home, the caller hears of it */
-	if (ash_log_checkpoint(volume, true) || backups_refresh(volume))
+	if (ash_log_checkpoint(volume, true))
+		return -EIO;
+	/* what was damaged may be whole in a backup only: fsck wants it as it is */
+	if (!atomic_load(&volume->damaged_blocks) && backups_refresh(volume))
 		return -EIO;
 	ash_alloc_counts(volume, &free_blocks, &available);
 	ash_itable_counts(volume, &total, &used);
@@ -661,11 +666,14 @@ void ash_abandon(struct ash_volume *volume)
 
 int ash_sync(struct ash_volume *volume)
 {
-	int data_error, error;
+	int data_error, loss, error;
 
 	if (volume->no_write)
 		return 0;
 	data_error = ash_wb_flush_all(volume);
+	loss = ash_wb_take_loss(volume);
+	if (!data_error)
+		data_error = loss;
 	error = ash_log_force(volume, ash_log_end(volume));
 	if (!error)
 		error = ash_log_flush_data(volume);

@@ -106,6 +106,8 @@ void ash_wb_close(struct ash_volume *volume); /* drops buffered data */
 
 /* Write-behind, for sync, unmount, reclaim and the worker (wbuf.c). */
 int ash_wb_flush_all(struct ash_volume *volume);
+/* Was data lost of which nobody has been told yet? Its error; the caller tells (I5). */
+int ash_wb_take_loss(struct ash_volume *volume);
 /* Flush what is older than the commit interval or over the limits. */
 void ash_wb_tick(struct ash_volume *volume);
 uint64_t ash_wb_reserved_blocks(struct ash_volume *volume);

@@ -83,7 +83,10 @@ struct ash_write_behind {
 	unsigned bounce_count;
 	struct ash_wb_keeper keepers[ASH_WB_KEEPERS];
 	struct ash_pending_truncation *truncations;
-	uint64_t *changed; /* inodes whose st_blocks a flush changed, to be told */
+	unsigned losses;     /* inodes that lost data, of which neither a sync nor an fsync has told yet (I5) */
+	int loss_error;      /* of the last of them */
+	uint64_t loss_round; /* syncs that have told */
+	uint64_t *changed;   /* inodes whose st_blocks a flush changed, to be told */
 	unsigned changed_count, changed_capacity;
 	struct ash_wb_shrink shrinks[ASH_WB_SHRINKS];
 	uint64_t shrink_floor; /* of those that found no room in the table: any inode may be one of them */
@@ -110,6 +113,8 @@ int64_t ash_wb_write(struct ash_volume *volume, struct ash_icore *icore, const v
 int ash_wb_flush_inode(struct ash_volume *volume, struct ash_icore *icore);
 /* Flush oldest first until at most `pages` pages are in use. No lock held. */
 int ash_wb_flush_down(struct ash_volume *volume, uint32_t pages);
+/* An fsync tells of icore->write_error: the next sync need not. Exclusive lock held. */
+void ash_wb_loss_told(struct ash_volume *volume, const struct ash_icore *icore);
 /* Blocks that must be set aside for `holes` new blocks and `ranges` map changes, tree nodes included. */
 uint64_t ash_wb_need(const struct ash_record *record, const struct ash_tree *tree, uint64_t holes, uint64_t ranges);
 

@@ -143,11 +143,10 @@ static void remember_changed(struct ash_volume *volume, uint64_t ino)
 	pthread_mutex_unlock(&wb->lock);
 }
 
-/* Tree nodes that the flush allocated came out of the inode's reserve. (Merged extents may also have freed some.) */
-static void take_node_share(struct ash_edit *edit, uint64_t before)
+/* Tree nodes that the flush claimed came out of the inode's reserve; those that it freed do not go back there. */
+static void take_node_share(struct ash_edit *edit, uint32_t nodes)
 {
 	struct ash_write_buffer *buffer = edit->icore->buffered;
-	uint64_t now = ash_get64(edit->record.inode->blocks), nodes = now > before ? now - before : 0;
 
 	assert(nodes <= buffer->reserved);
 	buffer->reserved -= nodes;
@@ -155,7 +154,7 @@ static void take_node_share(struct ash_edit *edit, uint64_t before)
 }
 
 /* The first `done` pages are on the device and mapped: the record follows, the pages go. */
-static void finish_pages(struct ash_edit *edit, uint32_t done, uint64_t blocks_before)
+static void finish_pages(struct ash_edit *edit, uint32_t done, uint64_t blocks_before, uint32_t nodes)
 {
 	struct ash_icore *icore = edit->icore;
 	struct ash_write_buffer *buffer = icore->buffered;
@@ -163,7 +162,7 @@ static void finish_pages(struct ash_edit *edit, uint32_t done, uint64_t blocks_b
 	uint64_t shown_before = blocks_before + buffer->holes;
 	struct ash_inode header;
 
-	take_node_share(edit, blocks_before);
+	take_node_share(edit, nodes);
 	if (done < buffer->count) {
 		uint64_t reached = (buffer->pages[done - 1].block + 1) << ASH_BLOCK_SHIFT;
 
@@ -184,6 +183,42 @@ static void finish_pages(struct ash_edit *edit, uint32_t done, uint64_t blocks_b
 	ash_edit_commit(edit, true);
 }
 
+static void note_loss(struct ash_write_behind *wb, struct ash_icore *icore, int error)
+{
+	pthread_mutex_lock(&wb->lock);
+	if (!icore->write_error || icore->error_round != wb->loss_round)
+		wb->losses++;
+	wb->loss_error = error;
+	icore->error_round = wb->loss_round;
+	pthread_mutex_unlock(&wb->lock);
+	icore->write_error = error;
+}
+
+void ash_wb_loss_told(struct ash_volume *volume, const struct ash_icore *icore)
+{
+	struct ash_write_behind *wb = volume->wb;
+
+	pthread_mutex_lock(&wb->lock);
+	if (icore->error_round == wb->loss_round && wb->losses)
+		wb->losses--;
+	pthread_mutex_unlock(&wb->lock);
+}
+
+int ash_wb_take_loss(struct ash_volume *volume)
+{
+	struct ash_write_behind *wb = volume->wb;
+	int error = 0;
+
+	pthread_mutex_lock(&wb->lock);
+	if (wb->losses) {
+		error = wb->loss_error;
+		wb->losses = 0;
+		wb->loss_round++;
+	}
+	pthread_mutex_unlock(&wb->lock);
+	return error;
+}
+
 /* An error that will not go away: drop the data, keep the error for fsync, and with it the in-core inode (I5). */
 static void give_up(struct ash_edit *edit, int error)
 {
@@ -191,7 +226,7 @@ static void give_up(struct ash_edit *edit, int error)
 
 	ash_say(edit->volume, ASH_LOG_ERROR, "inode %llu: buffered data lost: %s", (unsigned long long)icore->ino,
 		strerror(-error));
-	icore->write_error = error;
+	note_loss(edit->volume->wb, icore, error);
 	ash_wb_remove_pages(edit->volume, icore->buffered, 0, icore->buffered->count);
 	ash_wb_detach(edit->volume, icore);
 }
@@ -206,11 +241,12 @@ static int flush_piece(struct ash_edit *edit)
 {
 	struct ash_write_buffer *buffer = edit->icore->buffered;
 	uint64_t blocks = ash_get64(edit->record.inode->blocks);
-	uint32_t done = 0, step = 0;
+	uint32_t done = 0, step = 0, nodes = 0;
 	bool fatal = false;
 	int rc = 0;
 
 	edit->tree.claim_flags = ASH_CLAIM_RESERVED;
+	edit->tree.claimed = &nodes;
 	if (stays_inline(buffer, edit->record.inode)) {
 		ash_edit_set_inline(edit, ash_wb_page_bytes(edit->volume, buffer->pages[0].page),
 				    edit->icore->buffered_size);
@@ -226,7 +262,7 @@ static int flush_piece(struct ash_edit *edit)
 	if (!fatal && done) {
 		bool more = done < buffer->count;
 
-		finish_pages(edit, done, blocks);
+		finish_pages(edit, done, blocks, nodes);
 		return more;
 	}
 	if (!rc)

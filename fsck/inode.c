@@ -27,26 +27,11 @@ bool record_is_free(const struct ash_inode *record)
 	return !ash_get32(record->mode) && !ash_get32(record->nlink);
 }
 
-static bool type_known(uint32_t mode)
-{
-	switch (mode & S_IFMT) {
-	case S_IFREG:
-	case S_IFDIR:
-	case S_IFLNK:
-	case S_IFCHR:
-	case S_IFBLK:
-	case S_IFIFO:
-	case S_IFSOCK:
-		return true;
-	}
-	return false;
-}
-
 const char *record_wrong(const struct ash_inode *record)
 {
 	uint32_t type = ash_get32(record->mode) & S_IFMT;
 
-	if (!type_known(ash_get32(record->mode)))
+	if (!ash_mode_type_known(ash_get32(record->mode)))
 		return "unknown file type";
 	if (record->data_kind > ASH_FORK_TREE ||
 	    (record->attr_kind != ASH_FORK_EMPTY && record->attr_kind != ASH_FORK_TREE))

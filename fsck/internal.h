@@ -4,7 +4,8 @@
  *
  * Files, in the order in which a check runs:
  *   check.c      the rounds: passes 0-3 again until nothing was repaired, then 4 and 5
- *   super.c      pass 0: superblock, backups, group table;  journal.c: log control, replay or overlay
+ *   super.c      pass 0: superblock, backups, group table; evidence.c: which copy to believe
+ *   journal.c    log control, replay or overlay
  *   table.c      the inode table: its map, run bitmaps, sequential reading (with a helper thread)
  *   lost.c       runs that only a lost superblock knew
  *   inode.c      pass 1: every record; fork.c: extents and attributes; tree.c: walking trees
@@ -51,6 +52,8 @@ bool map_test(const struct block_map *map, uint64_t block);
 /* Set a range inside the volume; bits that were set already go to `twice` (may be NULL) and are counted in *hits. */
 int map_set(struct block_map *map, uint64_t start, uint64_t count, struct block_map *twice, uint64_t *hits);
 bool map_any(const struct block_map *map, uint64_t start, uint64_t count);
+/* Clear a range that was set. */
+void map_clear(struct block_map *map, uint64_t start, uint64_t count);
 uint64_t map_group_used(const struct block_map *map, uint64_t group);
 /* Bits as the bitmap block of the group should hold them. */
 void map_group_bits(const struct block_map *map, uint64_t group, uint64_t bits[GROUP_WORDS]);
@@ -200,6 +203,10 @@ void progress(struct checker *checker, unsigned pass, uint64_t done, uint64_t to
  * -ENOTSUP, -ENODATA or -EINVAL then. */
 const char *super_wrong(const struct ash_super *super, uint64_t address, uint64_t device_blocks, int *error);
 int super_find(struct checker *checker);
+/* How much of the volume is found where this superblock says (evidence.c). The second block of checker->scratch is used. */
+unsigned super_evidence(struct checker *checker, const struct ash_super *super);
+/* Does its table inode lead to a run to which the other's does not? */
+bool table_leads_further(struct checker *checker, const struct ash_super *super, const struct ash_super *than);
 int super_check(struct checker *checker);
 /* Write checker->super home and to the backups. */
 int super_write(struct checker *checker);
@@ -242,8 +249,10 @@ bool inode_bit(const struct checker *checker, uint64_t ino);
 
 /* ---- lost.c ---- */
 
-/* After table_map(): runs behind run_count. */
+/* After table_map(): put runs into the table's map that are not where it says, or that it lacks. */
 int lost_runs_find(struct checker *checker);
+/* Is any of the runs that the map has not there? */
+bool lost_runs_any(struct checker *checker);
 
 /* ---- inode.c, fork.c ---- */
 

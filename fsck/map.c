@@ -161,6 +161,16 @@ void map_group_bits(const struct block_map *map, uint64_t group, uint64_t bits[G
 		fixed_bits(map->block_count, group, bits);
 }
 
+void map_clear(struct block_map *map, uint64_t start, uint64_t count)
+{
+	for (uint64_t block = start; block < start + count; block++) {
+		uint64_t *words = map->groups[block / ASH_BLOCKS_PER_GROUP], bit = block % ASH_BLOCKS_PER_GROUP;
+
+		if (words)
+			words[bit / 64] &= htole64(~(1ull << bit % 64));
+	}
+}
+
 uint64_t map_group_used(const struct block_map *map, uint64_t group)
 {
 	uint64_t used = 0;

@@ -28,6 +28,8 @@ static const struct problem_row rows[PROBLEM_COUNT] = {
 	[PROBLEM_SUPER_TABLE_INODE] = { "super-table-inode", 0,
 					"Inode of the inode table is damaged in the superblock (%y)",
 					"Restore it from the backup at block %b" },
+	[PROBLEM_SUPER_TABLE_LOST] = { "super-table-lost", LOSS, "No copy of the inode table's inode is good (%y)",
+				       "Search for the parts of the table" },
 	[PROBLEM_SUPER_ERRORS] = { "super-errors", PREEN | NOTE, "Volume is marked as having met damage",
 				   "Clear the mark" },
 	[PROBLEM_BACKUP_BAD] = { "backup-bad", PREEN, "Backup superblock at block %b is damaged (%y)",

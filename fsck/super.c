@@ -16,6 +16,7 @@
 #include <stdlib.h>
 
 #define BACKUP_MAX 64u
+#define SEARCH_BLOCKS 256u /* read at a time */
 
 static uint64_t round_up_div(uint64_t value, uint64_t unit)
 {
@@ -65,6 +66,8 @@ const char *super_wrong(const struct ash_super *super, uint64_t address, uint64_
 		return refuse(error, -EINVAL, "wrong checksum");
 	if (ash_get64(super->header.address) != address)
 		return refuse(error, -EINVAL, "belongs to another place");
+	if (super->header.owner.raw)
+		return refuse(error, -EINVAL, "belongs to an inode");
 	if (ash_get32(super->version) != ASH_FORMAT_VERSION || ash_get32(super->block_shift) != ASH_BLOCK_SHIFT)
 		return refuse(error, -ENOTSUP, "unknown format version");
 	if ((ash_get64(super->incompat) & ~ASH_INCOMPAT_KNOWN) || (ash_get64(super->ro_compat) & ~ASH_RO_COMPAT_KNOWN))
@@ -126,21 +129,51 @@ static int read_super(struct checker *checker, uint64_t block)
 	return block_read(checker, block, checker->super);
 }
 
+static bool take_backup(struct checker *checker, uint64_t block, uint64_t device_blocks)
+{
+	int error;
+
+	if (read_super(checker, block) || super_wrong(checker->super, block, device_blocks, &error))
+		return false;
+	checker->super_from = block;
+	checker->stale_super = true;
+	return true;
+}
+
+/*
+ * A volume of one group on a larger device ends anywhere in the first group. A larger volume has a backup at the start of
+ * the second, where backup_guesses() looks.
+ */
+static bool search_backup(struct checker *checker, uint64_t device_blocks)
+{
+	uint64_t end = device_blocks < ASH_BLOCKS_PER_GROUP ? device_blocks : ASH_BLOCKS_PER_GROUP;
+	uint8_t *piece = bdev_buffer_alloc(SEARCH_BLOCKS * ASH_BLOCK_SIZE);
+	bool found = false;
+
+	for (uint64_t at = ASH_VOLUME_MIN_BLOCKS - 1; piece && at < end && !found; at += SEARCH_BLOCKS) {
+		uint64_t count = end - at < SEARCH_BLOCKS ? end - at : SEARCH_BLOCKS;
+
+		blocks_read(checker, at, count, piece, NULL);
+		for (uint64_t i = 0; i < count && !found; i++) {
+			const struct ash_super *super = (const void *)(piece + i * ASH_BLOCK_SIZE);
+
+			found = !memcmp(super->volume_magic, ASH_VOLUME_MAGIC, 8) &&
+				take_backup(checker, at + i, device_blocks);
+		}
+	}
+	bdev_buffer_free(piece, SEARCH_BLOCKS * ASH_BLOCK_SIZE);
+	return found;
+}
+
 static bool find_backup(struct checker *checker, uint64_t device_blocks)
 {
 	uint64_t list[BACKUP_MAX];
 	unsigned count = backup_guesses(list, device_blocks);
 
-	for (unsigned i = 0; i < count; i++) {
-		int error;
-
-		if (read_super(checker, list[i]) || super_wrong(checker->super, list[i], device_blocks, &error))
-			continue;
-		checker->super_from = list[i];
-		checker->stale_super = true;
-		return true;
-	}
-	return false;
+	for (unsigned i = 0; i < count; i++)
+		if (take_backup(checker, list[i], device_blocks))
+			return true;
+	return search_backup(checker, device_blocks);
 }
 
 /* Fields that never change, or change together with the volume's shape. */
@@ -153,8 +186,8 @@ static bool same_constants(const struct ash_super *a, const struct ash_super *b)
 }
 
 /*
- * A primary with a right checksum but other constants than all its backups (two at least) was made by something
- * else than Ashlar: the backups are believed.
+ * A primary with a right checksum but other constants than all its backups was made by something else than Ashlar. Two
+ * backups are believed; a single one when more of the volume is where it says.
  */
 static void outvote(struct checker *checker)
 {
@@ -172,7 +205,9 @@ static void outvote(struct checker *checker)
 		against = list[i];
 		votes++;
 	}
-	if (votes < 2 || block_read(checker, against, backup))
+	if (!votes || block_read(checker, against, backup))
+		return;
+	if (votes < 2 && super_evidence(checker, backup) <= super_evidence(checker, checker->super))
 		return;
 	*checker->super = *backup;
 	checker->super_from = against;
@@ -321,6 +356,24 @@ static const char *table_inode_wrong(const struct ash_super *super)
 	return ash_node_check(inode->data, ASH_DATA_FORK_SIZE, UINT32_MAX);
 }
 
+/* One without any run: lost.c finds them by their bitmaps. */
+static void table_inode_blank(struct ash_super *super)
+{
+	struct ash_inode *inode = &super->table_inode;
+	struct ash_node_header *root = (void *)inode->data;
+
+	memset(inode, 0, sizeof(*inode));
+	inode->magic = ash_put32(ASH_MAGIC_INODE);
+	inode->nlink = ash_put32(1);
+	inode->data_kind = ASH_FORK_TREE;
+	root->heap_start = ash_put16(ASH_DATA_FORK_SIZE);
+	super->inode_runs = ash_put64(0);
+}
+
+/*
+ * A backup's table inode may lack the newest runs, which lost.c finds. One that leads to a run that the primary's does not
+ * find is the better one: the primary's was damaged under a right checksum.
+ */
 static int table_inode_check(struct checker *checker)
 {
 	struct problem_context context = { .why = table_inode_wrong(checker->super) };
@@ -329,12 +382,15 @@ static int table_inode_check(struct checker *checker)
 	struct ash_super *backup = (void *)checker->scratch;
 	int error;
 
-	if (!context.why)
-		return 0;
 	for (unsigned i = 0; i < count; i++) {
 		if (block_read(checker, list[i], backup) ||
 		    super_wrong(backup, list[i], checker->block_count, &error) || table_inode_wrong(backup))
 			continue;
+		if (!context.why &&
+		    (!same_constants(backup, checker->super) || !table_leads_further(checker, backup, checker->super)))
+			continue;
+		if (!context.why)
+			context.why = "a backup knows more of the inode table";
 		context.block = list[i];
 		if (!problem(checker, PROBLEM_SUPER_TABLE_INODE, &context))
 			return cannot(checker, -EUCLEAN,
@@ -344,7 +400,13 @@ static int table_inode_check(struct checker *checker)
 		checker->stale_super = checker->restore = true;
 		return 0;
 	}
-	return cannot(checker, -EUCLEAN, "the inode table cannot be found: no copy of its inode is good");
+	if (!context.why)
+		return 0;
+	if (!problem(checker, PROBLEM_SUPER_TABLE_LOST, &context))
+		return cannot(checker, -EUCLEAN, "the inode table cannot be found: no copy of its inode is good");
+	table_inode_blank(checker->super);
+	checker->stale_super = checker->restore = true;
+	return 0;
 }
 
 int super_check(struct checker *checker)

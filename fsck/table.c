@@ -11,6 +11,7 @@
  */
 #include "internal.h"
 
+#include <stdio.h>
 #include <pthread.h>
 #include <stdlib.h>
 
@@ -186,7 +187,7 @@ static int table_count(struct checker *checker)
 	int result;
 
 	checker->run_count = mapped;
-	if (checker->stale_super) {
+	if (checker->stale_super || mapped < runs || checker->rebuilds.count || lost_runs_any(checker)) {
 		result = lost_runs_find(checker);
 		if (result)
 			return result;
@@ -318,12 +319,28 @@ static int run_load(struct checker *checker, uint64_t run)
 	return result;
 }
 
+/* What even lost.c did not find cannot be put back: its records, and where they belong, are unknown. */
+static int table_whole(struct checker *checker)
+{
+	uint64_t run = 0;
+
+	while (run < checker->run_count && table_block(checker, run * run_blocks(checker)))
+		run++;
+	if (!checker->repair || (run && run == checker->run_count))
+		return 0;
+	snprintf(checker->result->error, sizeof(checker->result->error),
+		 "%s: run %llu of the inode table cannot be found", bdev_name(checker->dev), (unsigned long long)run);
+	return -EUCLEAN;
+}
+
 int table_load(struct checker *checker)
 {
 	int result = table_map(checker);
 
 	if (!result)
 		result = table_count(checker);
+	if (!result)
+		result = table_whole(checker);
 	if (!result && checker->restore && !checker->rebuilds.count)
 		result = super_write(checker);
 	if (result)

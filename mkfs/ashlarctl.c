@@ -14,20 +14,27 @@ struct command {
 	const char *name, *arguments, *text;
 	int least, most; /* number of arguments */
 	int (*run)(const struct ctl *ctl);
+	bool as_fsck; /* `run` returns the exit status, and wrong use is 16, as with fsck(8) */
 };
 
+#define USAGE_AS_FSCK 16
+#define OUTPUT_AS_FSCK 8
+
 static const struct command commands[] = {
-	{ "info", "DEVICE", "label, UUID, size, use, state", 1, 1, ctl_info },
-	{ "ls", "DEVICE [PATH]", "list a folder (-l details, -a with . and .., -R recursive)", 1, 2, ctl_ls },
-	{ "stat", "DEVICE PATH", "all attributes of a file", 2, 2, ctl_stat },
-	{ "cat", "DEVICE PATH", "content of a file to standard output", 2, 2, ctl_cat },
-	{ "get", "DEVICE PATH TARGET", "copy a file or tree out of the volume", 3, 3, ctl_get },
-	{ "log", "DEVICE", "records in the log (-l with their items)", 1, 1, ctl_log },
-	{ "dump", "DEVICE BLOCK|inode:N", "a block or inode record as it is on the device (-x bytes)", 2, 2, ctl_dump },
-	{ "label", "DEVICE [LABEL]", "print or set the label", 1, 2, ctl_label },
-	{ "uuid", "DEVICE [UUID|random]", "print or set the UUID", 1, 2, ctl_uuid },
-	{ "resize", "DEVICE [SIZE]", "grow an unmounted volume to SIZE or to the whole device", 1, 2, ctl_resize },
-	{ "trim", "DEVICE|FOLDER", "discard free space, mounted or not", 1, 1, ctl_trim },
+	{ "info", "DEVICE", "label, UUID, size, use, state", 1, 1, ctl_info, false },
+	{ "ls", "DEVICE [PATH]", "list a folder (-l details, -a with . and .., -R recursive)", 1, 2, ctl_ls, false },
+	{ "stat", "DEVICE PATH", "all attributes of a file", 2, 2, ctl_stat, false },
+	{ "cat", "DEVICE PATH", "content of a file to standard output", 2, 2, ctl_cat, false },
+	{ "get", "DEVICE PATH TARGET", "copy a file or tree out of the volume", 3, 3, ctl_get, false },
+	{ "log", "DEVICE", "records in the log (-l with their items)", 1, 1, ctl_log, false },
+	{ "dump", "DEVICE BLOCK|inode:N", "a block or inode record as it is on the device (-x bytes)", 2, 2, ctl_dump,
+	  false },
+	{ "label", "DEVICE [LABEL]", "print or set the label", 1, 2, ctl_label, false },
+	{ "uuid", "DEVICE [UUID|random]", "print or set the UUID", 1, 2, ctl_uuid, false },
+	{ "resize", "DEVICE [SIZE]", "grow an unmounted volume to SIZE or to the whole device", 1, 2, ctl_resize,
+	  false },
+	{ "trim", "DEVICE|FOLDER", "discard free space, mounted or not", 1, 1, ctl_trim, false },
+	{ "scrub", "DEVICE|FOLDER", "check all metadata, mounted or not (-p -q -v)", 1, 1, ctl_scrub, true },
 };
 
 static void usage(FILE *out)
@@ -37,25 +44,45 @@ static void usage(FILE *out)
 	      out);
 	for (unsigned i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
 		fprintf(out, "  %-7s%-22s %s\n", commands[i].name, commands[i].arguments, commands[i].text);
-	fputs("\n      --json     info, ls, stat, log: print JSON\n"
+	fputs("\n      --json     info, ls, stat, log, scrub: print JSON\n"
+	      "  -p, --progress scrub: show how far it is, on a terminal\n"
+	      "  -q, --quiet    scrub: print problems only\n"
+	      "  -v, --verbose  scrub: print notes as well\n"
 	      "  -V, --version  print the version\n"
 	      "  -h, --help     print this text\n\n"
 	      "PATH is a path inside the volume, or inode:N. See ashlarctl(8).\n",
 	      out);
 }
 
-static int run(const char *name, const struct ctl *ctl)
+static const struct command *command_find(const char *name)
 {
-	for (unsigned i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
-		const struct command *command = &commands[i];
+	for (unsigned i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+		if (strcmp(commands[i].name, name) == 0)
+			return &commands[i];
+	return NULL;
+}
 
-		if (strcmp(command->name, name) != 0)
-			continue;
-		if (ctl->count < command->least || ctl->count > command->most)
-			return tool_error(-1, "usage: ashlarctl %s %s", command->name, command->arguments);
-		return command->run(ctl);
-	}
-	return tool_error(-1, "no command '%s': see ashlarctl --help", name);
+/* The exit status. */
+static int run(const struct command *command, const struct ctl *ctl)
+{
+	int result;
+
+	if (ctl->count < command->least || ctl->count > command->most)
+		return tool_error(command->as_fsck ? USAGE_AS_FSCK : 1, "usage: ashlarctl %s %s", command->name,
+				  command->arguments);
+	result = command->run(ctl);
+	return command->as_fsck ? result : result != 0;
+}
+
+/* Of a wrong option: the command is the first word without a dash, for no option has an argument. */
+static int usage_code(int argc, char **argv)
+{
+	const struct command *command = NULL;
+
+	for (int i = 1; i < argc && !command; i++)
+		if (argv[i][0] != '-')
+			command = command_find(argv[i]);
+	return command && command->as_fsck ? USAGE_AS_FSCK : 1;
 }
 
 enum { OPTION_JSON = 256 };
@@ -78,6 +105,15 @@ static int parse_option(struct ctl *ctl, int option)
 	case 'x':
 		ctl->hexadecimal = true;
 		return 0;
+	case 'p':
+		ctl->progress = true;
+		return 0;
+	case 'q':
+		ctl->quiet = true;
+		return 0;
+	case 'v':
+		ctl->verbose = true;
+		return 0;
 	case 'V':
 		printf("ashlarctl %s\n", ash_version());
 		exit(0);
@@ -93,24 +129,33 @@ int main(int argc, char **argv)
 {
 	static const struct option options[] = {
 		{ "json", no_argument, NULL, OPTION_JSON },
+		{ "progress", no_argument, NULL, 'p' },
+		{ "quiet", no_argument, NULL, 'q' },
+		{ "verbose", no_argument, NULL, 'v' },
 		{ "version", no_argument, NULL, 'V' },
 		{ "help", no_argument, NULL, 'h' },
 		{ 0 },
 	};
+	const struct command *command;
 	struct ctl ctl = { 0 };
-	int option, result;
+	int option, code;
 
-	while ((option = getopt_long(argc, argv, "alRxVh", options, NULL)) != -1)
+	while ((option = getopt_long(argc, argv, "alpqRvxVh", options, NULL)) != -1)
 		if (parse_option(&ctl, option))
-			return 1;
+			return usage_code(argc, argv);
 	if (optind == argc) {
 		usage(stderr);
 		return 1;
 	}
+	command = command_find(argv[optind]);
+	if (!command)
+		return tool_error(1, "no command '%s': see ashlarctl --help", argv[optind]);
 	ctl.count = argc - optind - 1;
 	ctl.arguments = argv + optind + 1;
-	result = run(argv[optind], &ctl);
-	if (fflush(stdout) || ferror(stdout))
-		result = tool_error(-1, "standard output: not everything could be written");
-	return result ? 1 : 0;
+	code = run(command, &ctl);
+	if (fflush(stdout) || ferror(stdout)) {
+		tool_error(-1, "standard output: not everything could be written");
+		code |= command->as_fsck ? OUTPUT_AS_FSCK : 1;
+	}
+	return code;
 }

@@ -13,6 +13,7 @@
 
 struct ctl {
 	bool json, all, detailed, recursive, hexadecimal; /* --json -a -l -R -x */
+	bool quiet, progress, verbose;                    /* -q -p -v */
 	int count;
 	char **arguments;
 };
@@ -28,6 +29,8 @@ int ctl_cat(const struct ctl *ctl);
 int ctl_get(const struct ctl *ctl);
 int ctl_log(const struct ctl *ctl);
 int ctl_dump(const struct ctl *ctl);
+/* Returns the exit status. */
+int ctl_scrub(const struct ctl *ctl);
 
 /* ---- Names inside a volume (ctl_files.c) ---- */
 

@@ -125,12 +125,21 @@ struct crew {
 };
 
 /* What the kernel is told unasked, by a thread of its own: fuse_notify.c. */
+#define LATE_NOTICES 1024u
+struct late_notice {
+	uint64_t ino, due; /* ns */
+	bool answered;     /* the kernel was told of its attributes since: it may have counted twice */
+};
+
 struct notifier {
 	pthread_t thread;
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	uint64_t *inodes; /* ring of inodes whose attributes changed */
 	size_t head, count, size;
+	struct late_notice late[LATE_NOTICES]; /* ring, in the order in which they are due */
+	size_t late_head;
+	_Atomic size_t late_count;
 	struct request *seeks; /* SEEK requests that need the kernel's dirty pages first */
 	struct request **seeks_end;
 	bool started, stopping;
@@ -268,6 +277,10 @@ void notify_stop(struct front *front);
 void notify_attributes_changed(void *context, uint64_t ino);
 /* Tell the kernel at once that attributes of `ino` changed; the caller holds no lock of the core. */
 void notify_attributes_now(struct front *front, uint64_t ino);
+/* An inode is about to be answered to have lost one of several names; see fuse_notify.c. */
+void notify_links_changed(struct front *front, uint64_t ino);
+/* Attributes of an inode are about to be answered. Cheap while no link count is in doubt. Any lock may be held. */
+void notify_attributes_answered(struct front *front, uint64_t ino);
 /* Answer SEEK_DATA or SEEK_HOLE after the kernel wrote back the pages that matter. Takes the request. */
 void notify_seek(struct request *request);
 

@@ -7,6 +7,11 @@
  * the inodes go into a small ring, and a thread that holds no lock writes the notifications. A full ring
  * makes the callback wait for room: losing an announcement would leave a wrong st_blocks for ever.
  *
+ * Link counts. After UNLINK and RENAME the kernel counts i_nlink down itself, although an answer with the new count may
+ * have come in between; too low a count would stay then, and link(2) fail on 0. Whoever took one of several names away
+ * calls notify_links_changed(); when attributes of the inode are answered within LATE_NS from then, it is announced
+ * after that time, when the kernel has surely counted. (To announce it always would make more of these answers.)
+ *
  * SEEK_DATA and SEEK_HOLE. They arrive without the kernel's dirty pages, so what looks like a hole, or like the end
  * of the file, may be data that was written and not yet sent. The answer "data here" is right in any case. Any other
  * answer is given only after the kernel has written back and dropped its pages of the range in question:
@@ -25,7 +30,8 @@
 
 #define RING_START 1024u
 #define RING_LIMIT (1u << 20)
-#define SEEK_ROUNDS 4u /* a writer may keep filling the hole in front of us: then it is data */
+#define LATE_NS 20000000u /* a caller that was woken by a reply has run by then, and has finished its system call */
+#define SEEK_ROUNDS 4u    /* a writer may keep filling the hole in front of us: then it is data */
 
 void notify_attributes_now(struct front *front, uint64_t ino)
 {
@@ -61,6 +67,39 @@ void notify_attributes_changed(void *context, uint64_t ino)
 		if (!notifier->count || notifier->inodes[last] != ino)
 			notifier->inodes[(notifier->head + notifier->count++) % notifier->size] = ino;
 		pthread_cond_broadcast(&notifier->changed);
+	}
+	pthread_mutex_unlock(&notifier->lock);
+}
+
+void notify_links_changed(struct front *front, uint64_t ino)
+{
+	struct notifier *notifier = &front->notifier;
+	bool room;
+
+	pthread_mutex_lock(&notifier->lock);
+	room = notifier->started && notifier->late_count < LATE_NOTICES;
+	if (room) {
+		notifier->late[(notifier->late_head + notifier->late_count) % LATE_NOTICES] =
+			(struct late_notice){ ino, front_now_ns() + LATE_NS, false };
+		notifier->late_count++;
+		pthread_cond_broadcast(&notifier->changed);
+	}
+	pthread_mutex_unlock(&notifier->lock);
+	if (!room)
+		notify_attributes_changed(front, ino); /* early is better than never */
+}
+
+void notify_attributes_answered(struct front *front, uint64_t ino)
+{
+	struct notifier *notifier = &front->notifier;
+
+	if (!atomic_load(&notifier->late_count))
+		return;
+	pthread_mutex_lock(&notifier->lock);
+	for (size_t i = 0; i < notifier->late_count; i++) {
+		struct late_notice *notice = &notifier->late[(notifier->late_head + i) % LATE_NOTICES];
+
+		notice->answered |= notice->ino == ino;
 	}
 	pthread_mutex_unlock(&notifier->lock);
 }
@@ -138,12 +177,31 @@ static void seek_answer(struct request *request)
 	seek_reply(request, before);
 }
 
+static bool late_is_due(const struct notifier *notifier)
+{
+	return notifier->late_count && notifier->late[notifier->late_head].due <= front_now_ns();
+}
+
+/* Until there is something to do. */
+static void wait_for_work(struct notifier *notifier)
+{
+	while (!notifier->stopping && !notifier->seeks && !notifier->count && !late_is_due(notifier)) {
+		if (!notifier->late_count) {
+			pthread_cond_wait(&notifier->changed, &notifier->lock);
+			continue;
+		}
+		uint64_t due = notifier->late[notifier->late_head].due;
+		struct timespec until = { .tv_sec = (time_t)(due / 1000000000u), .tv_nsec = (long)(due % 1000000000u) };
+
+		pthread_cond_clockwait(&notifier->changed, &notifier->lock, CLOCK_MONOTONIC, &until);
+	}
+}
+
 /* Take what there is to do. False: stop. */
 static bool take_work(struct notifier *notifier, struct request **seek, uint64_t *inodes, size_t room, size_t *count)
 {
 	pthread_mutex_lock(&notifier->lock);
-	while (!notifier->stopping && !notifier->seeks && !notifier->count)
-		pthread_cond_wait(&notifier->changed, &notifier->lock);
+	wait_for_work(notifier);
 	*seek = notifier->seeks;
 	if (*seek) {
 		notifier->seeks = (*seek)->next;
@@ -153,6 +211,11 @@ static bool take_work(struct notifier *notifier, struct request **seek, uint64_t
 	for (*count = 0; *count < room && notifier->count; notifier->count--) {
 		inodes[(*count)++] = notifier->inodes[notifier->head];
 		notifier->head = (notifier->head + 1) % notifier->size;
+	}
+	for (; *count < room && late_is_due(notifier); notifier->late_count--) {
+		if (notifier->late[notifier->late_head].answered)
+			inodes[(*count)++] = notifier->late[notifier->late_head].ino;
+		notifier->late_head = (notifier->late_head + 1) % LATE_NOTICES;
 	}
 	pthread_cond_broadcast(&notifier->changed);
 	bool stop = notifier->stopping;

@@ -15,6 +15,7 @@
 #include <ashlar/format.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <string.h>
 #include <sys/statvfs.h>
 
@@ -35,6 +36,7 @@ static void reply_result(fuse_req_t request, int result)
 
 void attr_to_stat(const struct ash_attr *attr, struct stat *out)
 {
+	notify_attributes_answered(current_worker->front, attr->ino);
 	*out = (struct stat){
 		.st_ino = attr->ino,
 		.st_mode = attr->mode,
@@ -198,7 +200,16 @@ static void operation_link(fuse_req_t request, fuse_ino_t ino, fuse_ino_t parent
 
 static void operation_unlink(fuse_req_t request, fuse_ino_t parent, const char *name)
 {
-	reply_result(request, ash_unlink(request_volume(request), parent, name, NULL));
+	struct front *front = request_front(request);
+	struct ash_volume *volume = front->volume;
+	struct ash_attr attr;
+	uint64_t removed;
+	int rc = ash_unlink(volume, parent, name, &removed);
+	bool more_names = rc == 0 && ash_getattr(volume, removed, &attr) == 0 && attr.nlink > 0;
+
+	if (more_names)
+		notify_links_changed(front, removed);
+	reply_result(request, rc);
 }
 
 static void operation_rmdir(fuse_req_t request, fuse_ino_t parent, const char *name)
@@ -209,7 +220,20 @@ static void operation_rmdir(fuse_req_t request, fuse_ino_t parent, const char *n
 static void operation_rename(fuse_req_t request, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,
 			     const char *new_name, unsigned flags)
 {
-	reply_result(request, ash_rename(request_volume(request), parent, name, new_parent, new_name, flags));
+	struct front *front = request_front(request);
+	struct ash_volume *volume = front->volume;
+	struct ash_attr replaced;
+	/* The kernel holds both directories: the name stays what it is until the answer. */
+	bool more_names = !(flags & (RENAME_EXCHANGE | RENAME_NOREPLACE)) &&
+			  ash_lookup(volume, new_parent, new_name, &replaced) == 0;
+
+	if (more_names)
+		ash_forget(volume, replaced.ino, 1);
+	more_names = more_names && !S_ISDIR(replaced.mode) && replaced.nlink > 1;
+	int rc = ash_rename(volume, parent, name, new_parent, new_name, flags);
+	if (rc == 0 && more_names)
+		notify_links_changed(front, replaced.ino);
+	reply_result(request, rc);
 }
 
 /* ---- Files ---- */

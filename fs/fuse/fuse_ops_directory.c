@@ -4,7 +4,7 @@
  *
  * The reply is built in the scratch memory of the request by the core's callback, which runs under the
  * directory's lock and so does nothing but format. Positions are the core's (keys of entries), so that nothing is
- * kept between two requests and OPENDIR is not answered at all.
+ * kept between two requests.
  *
  * READDIRPLUS gives a lookup count for every entry but "." and ".."; when the reply is not taken, or an entry did not
  * fit, the counts go back.

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * ioctl(2): chattr flags, in both shapes that the kernel uses, and FITRIM.
+ * ioctl(2): chattr flags, in both shapes that the kernel uses, FITRIM, and steps of a scrub.
  *
  * The kernel has checked who may set which flag (FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR reach us through its own
- * fileattr calls). It does not learn that the change time moved, so it is told before the reply. FITRIM comes
- * unchecked.
+ * fileattr calls). It does not learn that the change time moved, so it is told before the reply. FITRIM and the scrub
+ * come unchecked: they are root's. The scrub's structure is the caller's memory: ash_scrub() trusts nothing in it.
  */
 #include "fuse_front.h"
 
 #include <ashlar/format.h>
+#include <ashlar/scrub.h>
 #include <errno.h>
 #include <linux/fs.h>
 #include <string.h>
@@ -119,6 +120,23 @@ static void trim(fuse_req_t request, struct front *front, const void *in, size_t
 		fuse_reply_ioctl(request, 0, &range, sizeof(range));
 }
 
+static void scrub(fuse_req_t request, struct front *front, const void *in, size_t in_size, size_t out_size)
+{
+	struct ash_scrub step;
+	int rc;
+
+	if (fuse_req_ctx(request)->uid != 0 || in_size < sizeof(step) || out_size < sizeof(step)) {
+		fuse_reply_err(request, fuse_req_ctx(request)->uid != 0 ? EPERM : EINVAL);
+		return;
+	}
+	memcpy(&step, in, sizeof(step));
+	rc = ash_scrub(front->volume, &step);
+	if (rc)
+		fuse_reply_err(request, -rc);
+	else
+		fuse_reply_ioctl(request, 0, &step, sizeof(step));
+}
+
 static void operation_ioctl(fuse_req_t request, fuse_ino_t ino, unsigned command, void *argument,
 			    struct fuse_file_info *file, unsigned flags, const void *in, size_t in_size,
 			    size_t out_size)
@@ -145,6 +163,9 @@ static void operation_ioctl(fuse_req_t request, fuse_ino_t ino, unsigned command
 		break;
 	case FITRIM:
 		trim(request, front, in, in_size, out_size);
+		break;
+	case ASH_IOC_SCRUB:
+		scrub(request, front, in, in_size, out_size);
 		break;
 	default:
 		fuse_reply_err(request, ENOTTY);

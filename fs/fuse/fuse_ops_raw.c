@@ -23,6 +23,7 @@
 
 void attr_to_fuse(const struct ash_attr *attr, struct fuse_attr *out)
 {
+	notify_attributes_answered(current_worker->front, attr->ino);
 	*out = (struct fuse_attr){
 		.ino = attr->ino,
 		.size = attr->size,
@@ -117,6 +118,7 @@ static struct protocol_statx_time statx_time(struct timespec time)
 
 static void attr_to_statx(const struct ash_attr *attr, struct protocol_statx_out *out)
 {
+	notify_attributes_answered(current_worker->front, attr->ino);
 	*out = (struct protocol_statx_out){
 		.attr_valid = FRONT_TIMEOUT_SECONDS,
 		.mask = STATX_BASIC_STATS | STATX_BTIME,
@@ -186,10 +188,17 @@ bool raw_open(struct request *request)
 	return false;
 }
 
-/* Positions in a directory are keys of entries, so reading one needs no state here. */
+/*
+ * Positions in a directory are keys of entries, so reading one needs no state here. It is answered all the same: left
+ * unanswered, the kernel caches listings (FOPEN_CACHE_DIR), and a reader that joins a cache which another one is still
+ * filling is shown names that were removed before it began (kernel 6.18).
+ */
 bool raw_opendir(struct request *request)
 {
-	return raw_unsupported(request);
+	const struct fuse_open_out out = { .open_flags = 0 };
+
+	reply_data(request, &out, sizeof(out));
+	return false;
 }
 
 /* ---- TMPFILE ---- */

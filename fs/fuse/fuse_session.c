@@ -308,15 +308,15 @@ void session_dispatch(struct worker *worker)
 /*
  * What the connection is to be like, as a subset of what the kernel offers. Left out on purpose: ATOMIC_O_TRUNC
  * (OPEN is not answered: the truncation would be lost), AUTO_INVAL_DATA (nobody else changes files, and it costs a
- * GETATTR for each read), POSIX_LOCKS and FLOCK_LOCKS (the kernel does them alone), the SPLICE flags (slower for
- * small requests).
+ * GETATTR for each read), NO_OPENDIR_SUPPORT (see raw_opendir()), POSIX_LOCKS and FLOCK_LOCKS (the kernel does them
+ * alone), the SPLICE flags (slower for small requests).
  */
 static uint32_t feature_flags(const struct front *front)
 {
 	uint32_t flags = FUSE_ASYNC_READ | FUSE_EXPORT_SUPPORT | FUSE_BIG_WRITES | FUSE_DONT_MASK | FUSE_HAS_IOCTL_DIR |
 			 FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_ASYNC_DIO | FUSE_WRITEBACK_CACHE |
 			 FUSE_PARALLEL_DIROPS | FUSE_POSIX_ACL | FUSE_MAX_PAGES | FUSE_CACHE_SYMLINKS |
-			 FUSE_NO_OPENDIR_SUPPORT | FUSE_HANDLE_KILLPRIV_V2 | FUSE_SETXATTR_EXT | FUSE_ABORT_ERROR;
+			 FUSE_HANDLE_KILLPRIV_V2 | FUSE_SETXATTR_EXT | FUSE_ABORT_ERROR;
 
 	return front->answers_open ? flags : flags | FUSE_NO_OPEN_SUPPORT;
 }

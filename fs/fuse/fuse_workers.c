@@ -39,7 +39,7 @@
 #endif
 
 #define TICK_NS 200000l
-#define QUIET_TICKS 50u
+#define QUIET_TICKS 5u
 
 _Thread_local struct worker *current_worker;
 
@@ -100,26 +100,24 @@ static void connection_lost(struct front *front, int error)
 		front_log(front, ASH_LOG_ERROR, "cannot signal the end of the connection");
 }
 
-static void reap(struct worker *worker, bool wait)
-{
-	worker->keep_lead = true;
-	ash_queue_reap(worker->front->queue, wait);
-	worker->keep_lead = false;
-}
+enum queue_call {
+	QUEUE_POLL, /* answer what is finished, without a system call */
+	QUEUE_REAP, /* the same when the event descriptor polled readable */
+	QUEUE_KICK, /* requests that came in a row go to the device together, once something else is to be done or waited for */
+};
 
-/* Answer what is finished, without a system call. */
-static void poll_completions(struct worker *worker)
+/* Callbacks reply to requests, which may wait: with the lead kept, for the queue is this thread's. */
+static void queue_call(struct worker *worker, enum queue_call call)
 {
-	worker->keep_lead = true;
-	ash_queue_poll(worker->front->queue);
-	worker->keep_lead = false;
-}
+	struct ash_queue *queue = worker->front->queue;
 
-/* Data requests that came in a row go to the device together, once something else is to be done or waited for. */
-static void kick(struct worker *worker)
-{
 	worker->keep_lead = true;
-	ash_queue_kick(worker->front->queue);
+	if (call == QUEUE_POLL)
+		ash_queue_poll(queue);
+	else if (call == QUEUE_REAP)
+		ash_queue_reap(queue, false);
+	else
+		ash_queue_kick(queue);
 	worker->keep_lead = false;
 }
 
@@ -131,7 +129,7 @@ static int next_request(struct worker *worker)
 	bool busy = front->queue && ash_queue_in_flight(front->queue) > 0;
 
 	if (busy)
-		poll_completions(worker);
+		queue_call(worker, QUEUE_POLL);
 	bool warming = !busy && front->transport.prompt >= 0 && follow_warming(&front->follow);
 	ssize_t length = transport_receive(&front->transport, request->memory + BUFFER_REQUEST_OFFSET,
 					   BUFFER_SIZE - BUFFER_REQUEST_OFFSET, !busy && !warming, &request->channel);
@@ -140,11 +138,11 @@ static int next_request(struct worker *worker)
 
 		request->length = (size_t)length;
 		if (busy && in->opcode != FUSE_READ && in->opcode != FUSE_WRITE)
-			kick(worker);
+			queue_call(worker, QUEUE_KICK);
 		return 1;
 	}
 	if (busy)
-		kick(worker);
+		queue_call(worker, QUEUE_KICK);
 	if (length != -EAGAIN)
 		return (int)length;
 	if (!busy)
@@ -152,7 +150,7 @@ static int next_request(struct worker *worker)
 	bool completions;
 	int rc = transport_wait(&front->transport, ash_queue_event_fd(front->queue), &completions);
 	if (rc == 0 && completions)
-		reap(worker, false);
+		queue_call(worker, QUEUE_REAP);
 	return rc;
 }
 
@@ -337,6 +335,14 @@ void crew_stop(struct front *front)
 	pthread_mutex_unlock(&crew->lock);
 }
 
+/* Wait for what is still in flight. */
+static void queue_drain(struct front *front)
+{
+	while (front->queue && ash_queue_in_flight(front->queue) > 0)
+		if (ash_queue_reap(front->queue, true) < 0)
+			break;
+}
+
 void crew_join(struct front *front)
 {
 	struct crew *crew = &front->crew;
@@ -357,19 +363,14 @@ void crew_join(struct front *front)
 		}
 		free(worker);
 	}
-	/* What is still in flight is waited for; the replies go nowhere. */
-	while (front->queue && ash_queue_in_flight(front->queue) > 0)
-		if (ash_queue_reap(front->queue, true) < 0)
-			break;
+	queue_drain(front); /* the replies go nowhere */
 }
 
 void crew_quiesce(struct front *front)
 {
 	struct crew *crew = &front->crew;
 
-	while (front->queue && ash_queue_in_flight(front->queue) > 0)
-		if (ash_queue_reap(front->queue, true) < 0)
-			break;
+	queue_drain(front);
 	pthread_mutex_lock(&crew->lock);
 	while (crew->idle + 1 < crew->total && !atomic_load(&crew->stopping))
 		pthread_cond_wait(&crew->changed, &crew->lock);

@@ -15,6 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -134,6 +135,13 @@ struct ash_inode {
 };
 static_assert(sizeof(struct ash_inode) == ASH_INODE_SIZE, "inode record");
 static_assert(offsetof(struct ash_inode, data) == 128, "inode header");
+
+/* Is the type in `mode` one that an inode can have? The whole list. */
+static inline int ash_mode_type_known(uint32_t mode)
+{
+	return S_ISREG(mode) || S_ISDIR(mode) || S_ISLNK(mode) || S_ISCHR(mode) || S_ISBLK(mode) || S_ISFIFO(mode) ||
+	       S_ISSOCK(mode);
+}
 
 /* ---- Superblock ---- */
 

@@ -19,6 +19,8 @@
 #include <sys/resource.h>
 #include <time.h>
 
+#include "tests/support/level.h"
+
 #define BLOCK 4096u
 #define MAX_ROUNDS 32
 
@@ -257,8 +259,7 @@ static int by_seconds(const void *a, const void *b)
  */
 static void bar_print(size_t number, const struct row *row, double rate)
 {
-	const char *level = getenv("ASHLAR_TEST_LEVEL");
-	bool good = rate >= row->bar, quick = level && !strcmp(level, "quick");
+	bool good = rate >= row->bar, quick = test_level_is_quick();
 
 	printf("%s %zu - %s: %.0f per second, %.0f asked for%s\n", good || quick ? "ok" : "not ok", number, row->name,
 	       rate, row->bar, !good && quick ? " # SKIP bars are judged at the normal and long levels" : "");
@@ -266,7 +267,6 @@ static void bar_print(size_t number, const struct row *row, double rate)
 
 static int report(struct measure measures[MAX_ROUNDS][ROWS], const uint64_t done[ROWS], unsigned rounds, bool check)
 {
-	const char *level = getenv("ASHLAR_TEST_LEVEL");
 	int failures = 0;
 
 	printf("# %-14s %12s %10s %14s\n", "row", "per second", "us each", "cpu us each");
@@ -297,7 +297,7 @@ static int report(struct measure measures[MAX_ROUNDS][ROWS], const uint64_t done
 			bar_print(++n, &rows[i], rate);
 		}
 	}
-	return failures && !(level && !strcmp(level, "quick")) ? 1 : 0;
+	return failures && !test_level_is_quick() ? 1 : 0;
 }
 
 static int usage(FILE *to, int code)
@@ -319,8 +319,8 @@ int main(int argc, char **argv)
 	};
 	static struct measure measures[MAX_ROUNDS][ROWS];
 	uint64_t done[ROWS] = { 0 };
-	const char *level = getenv("ASHLAR_TEST_LEVEL"), *size = "4G", *last = NULL;
-	bool is_long = level && !strcmp(level, "long"), check = false;
+	const char *size = "4G", *last = NULL;
+	bool is_long = test_level_is_long(), check = false;
 	struct bench bench = { .files = is_long ? 300000 : 100000 };
 	unsigned rounds = is_long ? 7 : 3;
 	int c;

@@ -20,6 +20,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "tests/support/level.h"
+
 #define WRITERS 3u
 #define FILES_PER_WRITER 4000u
 
@@ -306,8 +308,7 @@ static void full_volume(unsigned rounds)
 
 int main(int argc, char **argv)
 {
-	const char *level = getenv("ASHLAR_TEST_LEVEL");
-	bool is_long = level && !strcmp(level, "long");
+	bool is_long = test_level_is_long();
 	unsigned count = argc > 2 ? (unsigned)strtoul(argv[2], NULL, 10) : 0;
 
 	alarm(is_long ? 3600 : 600);

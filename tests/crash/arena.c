@@ -48,6 +48,8 @@ void arena_init(struct arena *arena, uint64_t size)
 	arena->block_hashes = test_alloc(size / BLOCK * sizeof(*arena->block_hashes));
 	arena->dirty = test_alloc(size / BLOCK * sizeof(*arena->dirty));
 	arena->is_dirty = test_alloc(size / BLOCK);
+	arena->moved = test_alloc(size / BLOCK * sizeof(*arena->moved));
+	arena->is_moved = test_alloc(size / BLOCK);
 	memset(arena->base, ARENA_POISON, size);
 	memset(arena->work, ARENA_POISON, size);
 	hash_base(arena);
@@ -60,6 +62,8 @@ void arena_free(struct arena *arena)
 	free(arena->block_hashes);
 	free(arena->dirty);
 	free(arena->is_dirty);
+	free(arena->moved);
+	free(arena->is_moved);
 	*arena = (struct arena){ 0 };
 }
 
@@ -85,6 +89,10 @@ void arena_accept(struct arena *arena)
 		arena->block_hashes[block] = block_hash(block, arena->base + at);
 		arena->base_hash += arena->block_hashes[block];
 		arena->is_dirty[block] = 0;
+		if (!arena->is_moved[block]) {
+			arena->is_moved[block] = 1;
+			arena->moved[arena->moved_count++] = block;
+		}
 	}
 	arena->dirty_count = 0;
 }
@@ -94,8 +102,25 @@ void arena_load(struct arena *arena, const struct arena *from)
 	memcpy(arena->work, from->work, arena->size);
 	memcpy(arena->base, from->work, arena->size);
 	memset(arena->is_dirty, 0, arena->size / BLOCK);
-	arena->dirty_count = 0;
+	memset(arena->is_moved, 0, arena->size / BLOCK);
+	arena->dirty_count = arena->moved_count = 0;
 	hash_base(arena);
+}
+
+void arena_restore(struct arena *arena, const struct arena *from)
+{
+	arena_reset(arena);
+	for (size_t i = 0; i < arena->moved_count; i++) {
+		uint64_t at = (uint64_t)arena->moved[i] * BLOCK;
+
+		arena_write(arena, at, from->work + at, BLOCK);
+		arena->is_moved[arena->moved[i]] = 0;
+	}
+	arena->moved_count = 0;
+	arena_accept(arena);
+	for (size_t i = 0; i < arena->moved_count; i++)
+		arena->is_moved[arena->moved[i]] = 0;
+	arena->moved_count = 0;
 }
 
 static void mark(struct arena *arena, uint64_t offset, uint64_t length)

@@ -22,6 +22,9 @@ struct arena {
 	uint32_t *dirty; /* blocks in which work may differ from base */
 	size_t dirty_count;
 	unsigned char *is_dirty; /* per block */
+	uint32_t *moved;         /* blocks in which base may differ from what was loaded last */
+	size_t moved_count;
+	unsigned char *is_moved;
 };
 
 /* All blocks of both images are poison. */
@@ -33,6 +36,8 @@ void arena_reset(struct arena *arena);
 void arena_accept(struct arena *arena);
 /* base and work := the other's work. */
 void arena_load(struct arena *arena, const struct arena *from);
+/* The same for an arena that was loaded from `from` before: only what has changed since is copied. */
+void arena_restore(struct arena *arena, const struct arena *from);
 void arena_write(struct arena *arena, uint64_t offset, const void *data, size_t length);
 void arena_zero(struct arena *arena, uint64_t offset, uint64_t length);
 /* Of the content of work. */

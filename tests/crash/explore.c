@@ -19,18 +19,10 @@
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
-#include "tests/model/observe.h"
 #include "tests/support/record.h"
 
 #define SECTOR 512u
-#define MARK_FORMATTED UINT64_MAX
 #define STATE_TIMEOUT 60 /* seconds: longer is a hang */
-#define MOUNT_TIME 1700000000000000000
-
-struct seen {
-	uint64_t *keys;
-	size_t capacity, count;
-};
 
 /* One recording being cut: of the workload, or of a recovery. */
 struct exploration {
@@ -43,6 +35,7 @@ struct exploration {
 	size_t *durable_at;             /* per entry: first cut at which it is certainly there */
 	struct history_moment *moments; /* per cut; NULL: `moment` always */
 	struct history_moment moment;
+	uint64_t *past;      /* per number of operations begun: hash of these */
 	size_t formatted_at; /* cut at which mkfs had returned */
 	size_t cut;
 	struct seen seen;
@@ -50,33 +43,6 @@ struct exploration {
 	unsigned share;
 	bool of_recovery, stop;
 };
-
-/* ---- Set of states seen ---- */
-
-static bool seen_add(struct seen *seen, uint64_t key)
-{
-	size_t at;
-
-	if (seen->count * 2 >= seen->capacity) {
-		struct seen bigger = { .capacity = seen->capacity ? seen->capacity * 2 : 1024 };
-
-		bigger.keys = test_alloc(bigger.capacity * sizeof(*bigger.keys));
-		for (size_t i = 0; i < seen->capacity; i++) {
-			if (seen->keys[i])
-				seen_add(&bigger, seen->keys[i]);
-		}
-		free(seen->keys);
-		*seen = bigger;
-	}
-	key = key ? key : 1;
-	for (at = key & (seen->capacity - 1); seen->keys[at]; at = (at + 1) & (seen->capacity - 1)) {
-		if (seen->keys[at] == key)
-			return false;
-	}
-	seen->keys[at] = key;
-	seen->count++;
-	return true;
-}
 
 /* ---- Entries ---- */
 
@@ -124,6 +90,16 @@ static void note_marks(struct exploration *x)
 			moment.issued = entry->mark / 2 + 1;
 		x->moments[i + 1] = moment;
 	}
+}
+
+/* Of the operations begun so far, for each number of them. */
+static void note_past(struct exploration *x)
+{
+	const struct history *history = &x->script->history;
+
+	x->past = test_alloc((history->count + 1) * sizeof(*x->past));
+	for (size_t i = 0; i < history->count; i++)
+		x->past[i + 1] = seen_mix(x->past[i], op_hash(&history->ops[i]));
 }
 
 static void prepare(struct exploration *x)
@@ -192,36 +168,43 @@ static void violation(struct exploration *x, const struct history_moment *moment
 		x->stop = true;
 }
 
-static void explore_recovery(struct exploration *x, const struct history_moment *moment);
+static void explore_recovery(struct exploration *x, const struct history_moment *moment, uint64_t key);
 
-/* The state in `work` is complete: judge it unless it was seen. True: it was new. */
-static bool judge_state(struct exploration *x, const char *how)
+/* Everything that the oracle is told of the operations before the crash. */
+static uint64_t hash_past(const struct exploration *x, const struct history_moment *moment)
+{
+	const struct workload *workload = x->script->workload;
+	uint64_t kind = workload->fua | workload->write_through << 1 | workload->discard << 2;
+
+	return seen_mix(seen_mix(x->past ? x->past[moment->issued] : 0, kind),
+			history_syncs(&x->script->history, moment->completed));
+}
+
+/* Lots are drawn with the state's key: what happens to a state does not depend on those before it. */
+static bool lot(const struct exploration *x, uint64_t key, unsigned which, unsigned of, unsigned wins)
+{
+	return seen_mix(key ^ x->settings->seed, which) % of < wins;
+}
+
+static void judge_new_state(struct exploration *x, const char *how, uint64_t key)
 {
 	struct history_moment moment = x->moments ? x->moments[x->cut] : x->moment;
 	struct judgement judgement = { .script = x->script,
 				       .moment = moment,
-				       .may_be_unformatted = x->cut < x->formatted_at };
+				       .may_be_unformatted = x->cut < x->formatted_at,
+				       .check_before = lot(x, key, 1, 10, 1),
+				       .use_after = lot(x, key, 2, 4, 1) };
 	char text[VERDICT_TEXT];
 	unsigned char *image = NULL; /* before recovery changes it */
 	bool good;
 
-	if (!seen_add(&x->seen, arena_hash(x->arena) +
-					history_syncs(&x->script->history, moment.completed) * 0x9e3779b97f4a7c15ull +
-					(x->cut < x->formatted_at)))
-		return false;
-	if (generator_below(&x->random, 100) >= x->share) {
-		x->result->skipped++;
-		return true;
-	}
 	*(x->of_recovery ? &x->result->recovery_states : &x->result->states) += 1;
 	if (x->settings->save) {
 		image = test_alloc(x->arena->size);
 		memcpy(image, x->arena->work, x->arena->size);
 	}
-	judgement.check_before = generator_below(&x->random, 10) == 0;
-	judgement.use_after = generator_below(&x->random, 4) == 0;
-	if (!x->of_recovery && generator_below(&x->random, 1000) < x->settings->recovery_permille)
-		explore_recovery(x, &moment);
+	if (!x->of_recovery && lot(x, key, 3, 1000, x->settings->recovery_permille))
+		explore_recovery(x, &moment, key);
 	alarm(STATE_TIMEOUT);
 	if (arena_device(x->arena, x->script->workload->fua, &judgement.dev))
 		abort();
@@ -233,6 +216,27 @@ static bool judge_state(struct exploration *x, const char *how)
 	if (!good)
 		violation(x, &moment, how, text);
 	free(image);
+}
+
+/*
+ * The state in `work` is complete: judge it unless it was seen. True: it was new to this workload. Which states are
+ * made depends on that alone, not on what other workloads had, so that one workload can be repeated by itself.
+ */
+static bool judge_state(struct exploration *x, const char *how)
+{
+	struct history_moment moment = x->moments ? x->moments[x->cut] : x->moment;
+	uint64_t image = arena_hash(x->arena), key;
+
+	key = seen_mix(image, history_syncs(&x->script->history, moment.completed) * 2 + (x->cut < x->formatted_at));
+	if (!seen_add(&x->seen, key))
+		return false;
+	if (lot(x, key, 0, 100, 100 - x->share))
+		x->result->skipped += !x->of_recovery; /* a sample of a sample is not missed */
+	else if (x->settings->known && !x->of_recovery &&
+		 !seen_add(x->settings->known, seen_mix(image, hash_past(x, &moment))))
+		x->result->repeated++;
+	else
+		judge_new_state(x, how, key);
 	return true;
 }
 
@@ -364,7 +368,7 @@ static void explore_cuts(struct exploration *x, unsigned wanted)
 		if (cut == x->count || entry_of(x, cut)->kind == RECORD_FLUSH)
 			explore_window(x, SIZE_MAX, wanted);
 		if (last && last->kind == RECORD_WRITE && (last->flags & BDEV_FUA))
-			explore_window(x, cut - 1, wanted / 2);
+			explore_window(x, cut - 1, wanted);
 	}
 }
 
@@ -372,11 +376,12 @@ static void exploration_free(struct exploration *x)
 {
 	free(x->durable_at);
 	free(x->moments);
-	free(x->seen.keys);
+	free(x->past);
+	seen_free(&x->seen);
 }
 
 /* The state in x->arena is recovered in a second arena, that recovery recorded and cut again. */
-static void explore_recovery(struct exploration *x, const struct history_moment *moment)
+static void explore_recovery(struct exploration *x, const struct history_moment *moment, uint64_t key)
 {
 	struct ash_open_options options = crash_open_options(x->script->workload);
 	struct arena arena;
@@ -387,10 +392,10 @@ static void explore_recovery(struct exploration *x, const struct history_moment 
 				     .script = x->script,
 				     .arena = &arena,
 				     .moment = *moment,
-				     .random = x->random,
 				     .share = 25,
 				     .of_recovery = true };
 
+	generator_init(&again.random, key);
 	arena_init(&arena, x->arena->size);
 	arena_load(&arena, x->arena);
 	if (arena_device(&arena, x->script->workload->fua, &device) || record_open(device, &again.record))
@@ -407,106 +412,17 @@ static void explore_recovery(struct exploration *x, const struct history_moment 
 	arena_free(&arena);
 }
 
-/* ---- Recording ---- */
+/* ---- The whole of it ---- */
 
-static bool broken(struct script *s, struct explore_result *result, const char *what, const char *detail)
+static void trace(const struct script *s)
 {
-	(void)s;
-	result->broken = true;
-	snprintf(result->text[0], VERDICT_TEXT, "%s: %.900s", what, detail);
-	return false;
-}
+	for (size_t i = 0; i < s->history.count; i++) {
+		char text[200];
 
-static int format(struct script *s, char *error)
-{
-	static const uint8_t key[32] = { 1, 2, 3 };
-	struct ash_mkfs_options options = { .seed = key,
-					    .now = MOUNT_TIME / 1000000000,
-					    .no_discard = true,
-					    .log_blocks = s->workload->log_blocks ? s->workload->log_blocks :
-										    ASH_LOG_MIN_BLOCKS };
-
-	return ash_mkfs(s->dev, &options, error);
-}
-
-static bool open_volume(struct script *s, struct explore_result *result)
-{
-	struct ash_open_options options = crash_open_options(s->workload);
-	char error[BDEV_ERROR_TEXT] = "";
-	int code = ash_open(s->dev, &options, &s->runner.volume, error);
-
-	return code ? broken(s, result, "mount", error[0] ? error : strerror(-code)) : true;
-}
-
-static bool close_volume(struct script *s, struct explore_result *result)
-{
-	int code = ash_close(s->runner.volume);
-
-	model_drop_references(&s->model);
-	if (s->failed) {
-		char text[VERDICT_TEXT];
-
-		snprintf(text, sizeof(text), "%.200s: %.900s", s->failed_operation, s->runner.failure);
-		return broken(s, result, "wrong answer", text);
+		op_describe(&s->history.ops[i], text, sizeof(text));
+		printf("# %zu: %s\n", i + 1, text);
 	}
-	return code ? broken(s, result, "unmount", strerror(-code)) : true;
-}
-
-/* The state before the recording: formatted, set up, unmounted; the model with it. */
-static bool set_up(struct script *s, struct explore_result *result)
-{
-	char error[BDEV_ERROR_TEXT] = "";
-
-	if (arena_device(s->arena, s->workload->fua, &s->dev))
-		abort();
-	if (format(s, error))
-		return broken(s, result, "mkfs", error);
-	if (!open_volume(s, result))
-		return false;
-	model_free(&s->model);
-	if (observe(s->runner.volume, &s->model, error, sizeof(error)))
-		return broken(s, result, "observing a new volume", error);
-	if (s->workload->setup)
-		s->workload->setup(s);
-	if (!close_volume(s, result))
-		return false;
-	bdev_close(s->dev);
-	s->dev = NULL;
-	history_start(&s->history, &s->model);
-	return true;
-}
-
-/* The unmount is a sync: everything before it is due afterwards. */
-static bool record_close(struct script *s, struct explore_result *result)
-{
-	struct op op = { .kind = OP_SYNC };
-	size_t index = s->history.count;
-
-	record_mark(s->dev, MARK_BEGIN(index));
-	if (!close_volume(s, result))
-		return false;
-	record_mark(s->dev, MARK_END(index));
-	history_add(&s->history, &op);
-	return true;
-}
-
-static bool record_workload(struct script *s, struct explore_result *result)
-{
-	struct bdev *device;
-	char error[BDEV_ERROR_TEXT] = "";
-
-	if (arena_device(s->arena, s->workload->fua, &device) || record_open(device, &s->dev))
-		abort();
-	if (s->workload->record_mkfs && format(s, error))
-		return broken(s, result, "mkfs", error);
-	if (s->workload->record_mkfs)
-		record_mark(s->dev, MARK_FORMATTED);
-	if (!open_volume(s, result))
-		return false;
-	s->recording = true;
-	s->workload->run(s);
-	s->recording = false;
-	return record_close(s, result);
+	fflush(stdout);
 }
 
 static void cut_recording(struct script *s, const struct explore_settings *settings, struct explore_result *result)
@@ -518,18 +434,14 @@ static void cut_recording(struct script *s, const struct explore_settings *setti
 				 .record = s->dev,
 				 .share = s->workload->crowded ? settings->crowded_share : settings->share };
 
-	generator_init(&x.random, settings->seed);
 	arena_reset(s->arena);
 	prepare(&x);
 	note_marks(&x);
+	note_past(&x);
+	generator_init(&x.random, seen_mix(settings->seed, x.past[s->history.count]));
 	result->operations = s->history.count;
-	for (size_t i = 0; settings->trace && i < s->history.count; i++) {
-		char text[200];
-
-		op_describe(&s->history.ops[i], text, sizeof(text));
-		printf("# %zu: %s\n", i + 1, text);
-	}
-	fflush(stdout);
+	if (settings->trace)
+		trace(s);
 	for (size_t i = 0; i < x.count; i++) {
 		result->writes += changes(entry_of(&x, i));
 		result->flushes += entry_of(&x, i)->kind == RECORD_FLUSH;
@@ -538,34 +450,31 @@ static void cut_recording(struct script *s, const struct explore_settings *setti
 	exploration_free(&x);
 }
 
-void explore(const struct workload *workload, const struct explore_settings *settings, struct explore_result *result)
+void explore_on(struct stage *stage, const struct workload *workload, const struct explore_settings *settings,
+		struct explore_result *result)
 {
-	struct arena arena;
-	struct script s = { .workload = workload, .arena = &arena };
+	struct script script;
 	struct timespec begin, end;
 
 	memset(result, 0, sizeof(*result));
 	clock_gettime(CLOCK_MONOTONIC, &begin);
-	arena_init(&arena, (uint64_t)(workload->mib ? workload->mib : 6) << 20);
-	model_init(&s.model);
-	s.runner = (struct runner){ .model = &s.model, .clock = MOUNT_TIME, .may_be_full = workload->may_fill };
-	test_clock_set(MOUNT_TIME);
-	if (set_up(&s, result)) {
-		if (workload->record_mkfs) { /* the base is an empty disk */
-			uint64_t size = arena.size;
-
-			arena_free(&arena);
-			arena_init(&arena, size);
-		}
-		arena_accept(&arena);
-		if (record_workload(&s, result))
-			cut_recording(&s, settings, result);
-	}
-	if (s.dev)
-		bdev_close(s.dev);
-	history_free(&s.history);
-	model_free(&s.model);
-	arena_free(&arena);
+	if (stage_record(stage, workload, &script, result->text[0]))
+		cut_recording(&script, settings, result);
+	else
+		result->broken = true;
+	stage_strike(&script);
 	clock_gettime(CLOCK_MONOTONIC, &end);
 	result->seconds = (double)(end.tv_sec - begin.tv_sec) + (double)(end.tv_nsec - begin.tv_nsec) / 1e9;
+}
+
+void explore(const struct workload *workload, const struct explore_settings *settings, struct explore_result *result)
+{
+	struct stage stage;
+
+	memset(result, 0, sizeof(*result));
+	if (stage_set(&stage, workload, result->text[0]))
+		explore_on(&stage, workload, settings, result);
+	else
+		result->broken = true;
+	stage_free(&stage);
 }

@@ -6,6 +6,8 @@
 #define TESTS_CRASH_EXPLORE_H
 
 #include "judge.h"
+#include "seen.h"
+#include "stage.h"
 
 struct explore_settings {
 	uint64_t seed;
@@ -14,13 +16,15 @@ struct explore_settings {
 	unsigned crowded_share;     /* the same for workloads marked `crowded` */
 	unsigned recovery_permille; /* of the judged states: crash again during their recovery */
 	bool stop_at_first;
-	bool trace;       /* print the operations */
-	const char *save; /* folder for the images of violations; NULL: none */
+	bool trace;         /* print the operations */
+	const char *save;   /* folder for the images of violations; NULL: none */
+	struct seen *known; /* states that other workloads on the same stage had are not judged again; NULL: all are */
 };
 
 struct explore_result {
 	uint64_t operations, writes, flushes; /* recorded */
-	uint64_t states;                      /* distinct */
+	uint64_t states;                      /* distinct, judged */
+	uint64_t repeated;                    /* known from other workloads, with the same operations before them */
 	uint64_t recovery_states;             /* distinct, of crashes during recovery */
 	uint64_t skipped;                     /* made, but not judged because of `share` */
 	uint64_t violations;
@@ -29,6 +33,10 @@ struct explore_result {
 	char text[3][VERDICT_TEXT]; /* of the first violations */
 };
 
+/* On a stage that other workloads use as well, one after another. */
+void explore_on(struct stage *stage, const struct workload *workload, const struct explore_settings *settings,
+		struct explore_result *result);
+/* On a stage of its own. */
 void explore(const struct workload *workload, const struct explore_settings *settings, struct explore_result *result);
 
 #endif

@@ -1,14 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The crash explorer: workloads, their crash states, the verdicts. Prints TAP and a table.
+ * The crash explorer: workloads, their crash states, the verdicts. Prints TAP and a line for each campaign.
  *
- * crash_explorer [--list] [--workload NAME] [--seed N] [--subsets N] [--share PERCENT] [--jobs N] [--stop] [--trace]
- *                [--save FOLDER]
- *
- * Each workload runs in a process of its own. ASHLAR_TEST_LEVEL=long makes more states and
- * judges all; quick judges a seeded share of those of crowded workloads.
+ * Without --set, ASHLAR_TEST_LEVEL chooses what is done: a part of everything (quick), all scripted workloads and all
+ * of one operation (normal), minutes of two operations besides (long), half an hour of them (deep).
  */
-#include "explore.h"
+#include "campaign.h"
 
 #include <getopt.h>
 #include <signal.h>
@@ -20,19 +17,44 @@
 #include <time.h>
 #include <unistd.h>
 
+#define SCRIPTED_MAX 256u
+#define DEEP_BUDGET 1800 /* seconds of two-operation workloads */
+#define LONG_BUDGET 120
+
+enum level { LEVEL_QUICK, LEVEL_NORMAL, LEVEL_LONG, LEVEL_DEEP };
+enum set { SET_SCRIPTED, SET_ONE, SET_TWO, SET_RANDOM, SET_COUNT };
+
+static const char *const set_names[SET_COUNT] = { "scripted", "one", "two", "random" };
+
+struct arguments {
+	enum level level;
+	unsigned sets; /* bit per set */
+	const char *name, *save, *resume;
+	uint64_t seed, from, count;
+	unsigned subsets, share, jobs; /* 0: by level */
+	double budget;
+	bool single, all, stop, trace;
+};
+
+/* ---- Scripted workloads: a process for each ---- */
+
 struct run {
-	const struct workload *chosen[512];
+	const struct workload *chosen[SCRIPTED_MAX];
 	size_t count;
 	struct explore_settings settings;
 	struct explore_result *results; /* shared with the children */
-	pid_t pids[512];
+	pid_t pids[SCRIPTED_MAX];
 	unsigned jobs;
 };
+
+static bool is_good(const struct explore_result *result, int status)
+{
+	return status == 0 && !result->broken && !result->violations;
+}
 
 static void print_result(size_t number, const struct workload *workload, const struct explore_result *result,
 			 int status)
 {
-	bool good = status == 0 && !result->broken && !result->violations;
 	uint64_t texts = result->broken ? 1 : result->violations < 3 ? result->violations : 3;
 
 	for (uint64_t i = 0; i < texts; i++)
@@ -41,10 +63,10 @@ static void print_result(size_t number, const struct workload *workload, const s
 		printf("# %s\n", WTERMSIG(status) == SIGALRM ? "hangs" : strsignal(WTERMSIG(status)));
 	printf("%s %zu - crash: %s: %llu operations, %llu writes, %llu flushes, %llu states, %llu in recovery, %llu "
 	       "violations, %.1f s\n",
-	       good ? "ok" : "not ok", number, workload->name, (unsigned long long)result->operations,
-	       (unsigned long long)result->writes, (unsigned long long)result->flushes,
-	       (unsigned long long)result->states, (unsigned long long)result->recovery_states,
-	       (unsigned long long)result->violations, result->seconds);
+	       is_good(result, status) ? "ok" : "not ok", number, workload->name,
+	       (unsigned long long)result->operations, (unsigned long long)result->writes,
+	       (unsigned long long)result->flushes, (unsigned long long)result->states,
+	       (unsigned long long)result->recovery_states, (unsigned long long)result->violations, result->seconds);
 	fflush(stdout);
 }
 
@@ -57,15 +79,15 @@ static void start(struct run *run, size_t index)
 
 		settings.seed = settings.seed * 1000 + index;
 		explore(run->chosen[index], &settings, &run->results[index]);
+		fflush(stdout);
 		_exit(0);
 	}
 }
 
-static int run_all(struct run *run)
+static void run_all(struct run *run, struct campaign_result *sum, size_t *number)
 {
-	size_t next = 0, finished = 0, bad = 0;
+	size_t next = 0, finished = 0;
 
-	printf("1..%zu\n", run->count);
 	while (finished < run->count) {
 		int status;
 		pid_t pid;
@@ -76,48 +98,133 @@ static int run_all(struct run *run)
 		}
 		pid = wait(&status);
 		for (size_t i = 0; i < next; i++) {
+			const struct explore_result *result = &run->results[i];
+
 			if (run->pids[i] != pid)
 				continue;
-			print_result(++finished, run->chosen[i], &run->results[i], status);
-			bad += status != 0 || run->results[i].broken || run->results[i].violations;
+			finished++;
+			print_result(++*number, run->chosen[i], result, status);
+			sum->states += result->states;
+			sum->recovery_states += result->recovery_states;
+			sum->skipped += result->skipped;
+			sum->violations += is_good(result, status) || result->violations ? result->violations : 1;
 		}
 	}
-	return bad != 0;
-}
-
-static void print_summary(const struct run *run, double seconds)
-{
-	uint64_t states = 0, recovery = 0, skipped = 0, violations = 0, operations = 0, writes = 0;
-
-	for (size_t i = 0; i < run->count; i++) {
-		operations += run->results[i].operations;
-		writes += run->results[i].writes;
-		states += run->results[i].states;
-		recovery += run->results[i].recovery_states;
-		skipped += run->results[i].skipped;
-		violations += run->results[i].violations;
-	}
-	printf("# workloads %zu, operations %llu, device writes %llu\n", run->count, (unsigned long long)operations,
-	       (unsigned long long)writes);
-	printf("# distinct states judged %llu, of crashes during recovery %llu more, made but left out by --share "
-	       "%llu\n",
-	       (unsigned long long)states, (unsigned long long)recovery, (unsigned long long)skipped);
-	printf("# violations %llu, time %.1f s\n", (unsigned long long)violations, seconds);
+	sum->workloads = run->count;
 }
 
 static void choose(struct run *run, const char *name)
 {
-	for (size_t i = 0; i < scripted_workload_count && run->count < 512; i++) {
+	for (size_t i = 0; i < scripted_workload_count && run->count < SCRIPTED_MAX; i++) {
 		if (!name || strstr(scripted_workloads[i].name, name))
 			run->chosen[run->count++] = &scripted_workloads[i];
 	}
 }
 
+static bool run_scripted(const struct arguments *arguments, const struct explore_settings *settings,
+			 struct campaign_result *sum, size_t *number)
+{
+	struct run run = { .settings = *settings, .jobs = arguments->jobs };
+	struct timespec begin, end;
+	size_t length;
+
+	*sum = (struct campaign_result){ 0 };
+	choose(&run, arguments->name);
+	if (!run.count) {
+		fprintf(stderr, "crash_explorer: no workload is called that\n");
+		return false;
+	}
+	length = run.count * sizeof(*run.results);
+	run.results = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (run.results == MAP_FAILED) {
+		perror("mmap");
+		return false;
+	}
+	clock_gettime(CLOCK_MONOTONIC, &begin);
+	run_all(&run, sum, number);
+	clock_gettime(CLOCK_MONOTONIC, &end);
+	sum->seconds = (double)(end.tv_sec - begin.tv_sec) + (double)(end.tv_nsec - begin.tv_nsec) / 1e9;
+	munmap(run.results, length);
+	return true;
+}
+
+/* ---- What a level means ---- */
+
+static struct explore_settings settings_for(const struct arguments *arguments, enum set set)
+{
+	static const unsigned generated_subsets[] = { 8, 24, 100, 100 };
+	bool is_long = arguments->level >= LEVEL_LONG;
+	struct explore_settings settings = { .seed = arguments->seed,
+					     .subsets = is_long ? 100 : 60,
+					     .share = is_long ? 100 : 50,
+					     .crowded_share = is_long ? 100 : 25,
+					     .recovery_permille = is_long ? 10 : 5,
+					     .stop_at_first = arguments->stop,
+					     .trace = arguments->trace,
+					     .save = arguments->save };
+
+	if (set != SET_SCRIPTED) { /* every state of theirs is judged */
+		settings.subsets = generated_subsets[arguments->level];
+		settings.share = settings.crowded_share = 100;
+		settings.recovery_permille = 10;
+	}
+	if (arguments->subsets)
+		settings.subsets = arguments->subsets;
+	if (arguments->share)
+		settings.share = settings.crowded_share = arguments->share;
+	return settings;
+}
+
+static bool run_generated(const struct arguments *arguments, enum set set, const struct explore_settings *settings,
+			  struct campaign_result *result, size_t *number)
+{
+	static const enum generated_set sets[] = {
+		[SET_ONE] = GENERATED_ONE, [SET_TWO] = GENERATED_TWO, [SET_RANDOM] = GENERATED_RANDOM
+	};
+	static const uint64_t counts[][SET_COUNT] = {
+		[LEVEL_QUICK] = { [SET_ONE] = 180, [SET_TWO] = 120, [SET_RANDOM] = 6 },
+		[LEVEL_NORMAL] = { [SET_TWO] = 400, [SET_RANDOM] = 30 },
+		[LEVEL_LONG] = { [SET_RANDOM] = 200 },
+		[LEVEL_DEEP] = { [SET_RANDOM] = 1500 },
+	};
+	struct campaign_settings campaign = { .set = sets[set],
+					      .explore = *settings,
+					      .jobs = arguments->jobs,
+					      .from = arguments->from,
+					      .resume = arguments->resume,
+					      .single = arguments->single };
+
+	campaign.budget = arguments->budget;
+	if (set == SET_TWO && !campaign.budget && arguments->level >= LEVEL_LONG)
+		campaign.budget = arguments->level == LEVEL_LONG ? LONG_BUDGET : DEEP_BUDGET;
+	campaign.count = arguments->count || campaign.budget ? arguments->count : counts[arguments->level][set];
+	if (arguments->all) {
+		campaign.count = 0;
+		campaign.budget = 0;
+	}
+	return campaign_run(&campaign, result, number);
+}
+
+/* ---- Command line ---- */
+
 static int usage(FILE *to, int code)
 {
-	fprintf(to,
-		"usage: crash_explorer [--list] [--workload PART-OF-NAME] [--seed N] [--subsets N] [--share PERCENT]\n"
-		"                      [--jobs N] [--stop] [--trace] [--save FOLDER]\n");
+	fprintf(to, "usage: crash_explorer [--set scripted|one|two|random]... [options]\n"
+		    "  --list             names of the scripted workloads, sizes of the sets\n"
+		    "  --workload NAME    scripted workloads with this in their name\n"
+		    "  --index N          this workload of the set alone\n"
+		    "  --from N           begin at this position of the order\n"
+		    "  --count N          so many positions\n"
+		    "  --budget SECONDS   so long\n"
+		    "  --all              the whole set, whatever the level says\n"
+		    "  --resume FILE      go on where the last run with this file stopped\n"
+		    "  --seed N           of order, subsets and tears\n"
+		    "  --subsets N        distinct subsets and tears for each window\n"
+		    "  --share PERCENT    of the states are judged\n"
+		    "  --jobs N           processes\n"
+		    "  --stop             each workload ends at its first violation\n"
+		    "  --trace            print the operations\n"
+		    "  --save FOLDER      keep the images of violations\n");
 	return code;
 }
 
@@ -125,82 +232,144 @@ static int list(void)
 {
 	for (size_t i = 0; i < scripted_workload_count; i++)
 		printf("%s\n", scripted_workloads[i].name);
+	printf("# generated, one operation: %llu; two operations: %llu; random: %llu\n",
+	       (unsigned long long)generated_size(GENERATED_ONE), (unsigned long long)generated_size(GENERATED_TWO),
+	       (unsigned long long)generated_size(GENERATED_RANDOM));
 	return 0;
+}
+
+static enum level level_of(const char *name)
+{
+	return !name                  ? LEVEL_NORMAL :
+	       !strcmp(name, "quick") ? LEVEL_QUICK :
+	       !strcmp(name, "long")  ? LEVEL_LONG :
+	       !strcmp(name, "deep")  ? LEVEL_DEEP :
+					LEVEL_NORMAL;
+}
+
+static bool add_set(struct arguments *arguments, const char *name)
+{
+	for (unsigned i = 0; i < SET_COUNT; i++) {
+		if (!strcmp(set_names[i], name)) {
+			arguments->sets |= 1u << i;
+			return true;
+		}
+	}
+	return false;
+}
+
+static bool set_argument(struct arguments *arguments, int option, const char *value)
+{
+	switch (option) {
+	case 'g':
+		return add_set(arguments, value);
+	case 'w':
+		arguments->name = value;
+		return add_set(arguments, "scripted");
+	case 'i':
+		arguments->single = true;
+		arguments->from = strtoull(value, NULL, 10);
+		return true;
+	case 'f':
+		arguments->from = strtoull(value, NULL, 10);
+		return true;
+	case 'c':
+		arguments->count = strtoull(value, NULL, 10);
+		return true;
+	case 'b':
+		arguments->budget = strtod(value, NULL);
+		return true;
+	case 'a':
+		return arguments->all = true;
+	case 'r':
+		arguments->resume = value;
+		return true;
+	case 's':
+		arguments->seed = strtoull(value, NULL, 10);
+		return true;
+	case 'n':
+		arguments->subsets = (unsigned)strtoul(value, NULL, 10);
+		return true;
+	case 'p':
+		arguments->share = (unsigned)strtoul(value, NULL, 10);
+		return true;
+	case 'j':
+		arguments->jobs = (unsigned)strtoul(value, NULL, 10);
+		return arguments->jobs > 0;
+	case 'x':
+		return arguments->stop = true;
+	case 't':
+		return arguments->trace = true;
+	case 'S':
+		arguments->save = value;
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* One set only can be told where to begin. */
+static bool makes_sense(const struct arguments *arguments)
+{
+	bool one_set = arguments->sets && !(arguments->sets & (arguments->sets - 1));
+
+	return one_set || (!arguments->single && !arguments->from && !arguments->resume);
+}
+
+static int run_sets(const struct arguments *arguments)
+{
+	size_t number = 0;
+	uint64_t violations = 0;
+
+	for (unsigned set = 0; set < SET_COUNT; set++) {
+		struct explore_settings settings = settings_for(arguments, set);
+		struct campaign_result result;
+		char name[32];
+
+		if (!(arguments->sets >> set & 1))
+			continue;
+		if (!(set == SET_SCRIPTED ? run_scripted(arguments, &settings, &result, &number) :
+					    run_generated(arguments, set, &settings, &result, &number))) {
+			printf("Bail out! the campaign could not run\n");
+			return 2;
+		}
+		snprintf(name, sizeof(name), "crash-%s", set_names[set]);
+		campaign_line(name, &result);
+		violations += result.violations;
+	}
+	printf("1..%zu\n", number);
+	return violations != 0;
 }
 
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "list", no_argument, NULL, 'l' },
-		{ "workload", required_argument, NULL, 'w' },
-		{ "seed", required_argument, NULL, 's' },
-		{ "subsets", required_argument, NULL, 'n' },
-		{ "share", required_argument, NULL, 'p' },
-		{ "jobs", required_argument, NULL, 'j' },
-		{ "stop", no_argument, NULL, 'x' },
-		{ "trace", no_argument, NULL, 't' },
-		{ "save", required_argument, NULL, 'S' },
-		{ "help", no_argument, NULL, 'h' },
-		{ 0 },
+		{ "list", no_argument, NULL, 'l' },           { "set", required_argument, NULL, 'g' },
+		{ "workload", required_argument, NULL, 'w' }, { "index", required_argument, NULL, 'i' },
+		{ "from", required_argument, NULL, 'f' },     { "count", required_argument, NULL, 'c' },
+		{ "budget", required_argument, NULL, 'b' },   { "all", no_argument, NULL, 'a' },
+		{ "resume", required_argument, NULL, 'r' },   { "seed", required_argument, NULL, 's' },
+		{ "subsets", required_argument, NULL, 'n' },  { "share", required_argument, NULL, 'p' },
+		{ "jobs", required_argument, NULL, 'j' },     { "stop", no_argument, NULL, 'x' },
+		{ "trace", no_argument, NULL, 't' },          { "save", required_argument, NULL, 'S' },
+		{ "help", no_argument, NULL, 'h' },           { 0 },
 	};
-	const char *level = getenv("ASHLAR_TEST_LEVEL"), *name = NULL;
-	bool is_long = level && !strcmp(level, "long");
-	static struct run run;
-	struct timespec begin, end;
-	int c, code;
+	struct arguments arguments = { .seed = 1, .level = level_of(getenv("ASHLAR_TEST_LEVEL")) };
+	long processors = sysconf(_SC_NPROCESSORS_ONLN);
+	int c;
 
-	run.jobs = 2;
-	run.settings = (struct explore_settings){ .seed = 1,
-						  .subsets = 60,
-						  .share = is_long ? 100 : 50,
-						  .crowded_share = is_long ? 100 : 25,
-						  .recovery_permille = is_long ? 10 : 5 };
+	arguments.jobs = processors < 1 ? 1 : processors > 32 ? 32 : (unsigned)processors;
 	while ((c = getopt_long(argc, argv, "h", options, NULL)) != -1) {
-		switch (c) {
-		case 'l':
+		if (c == 'l')
 			return list();
-		case 'w':
-			name = optarg;
-			break;
-		case 's':
-			run.settings.seed = strtoull(optarg, NULL, 10);
-			break;
-		case 'n':
-			run.settings.subsets = (unsigned)strtoul(optarg, NULL, 10);
-			break;
-		case 'p':
-			run.settings.share = run.settings.crowded_share = (unsigned)strtoul(optarg, NULL, 10);
-			break;
-		case 'j':
-			run.jobs = (unsigned)strtoul(optarg, NULL, 10);
-			break;
-		case 'x':
-			run.settings.stop_at_first = true;
-			break;
-		case 't':
-			run.settings.trace = true;
-			break;
-		case 'S':
-			run.settings.save = optarg;
-			break;
-		case 'h':
+		if (c == 'h')
 			return usage(stdout, 0);
-		default:
+		if (!set_argument(&arguments, c, optarg))
 			return usage(stderr, 2);
-		}
 	}
-	choose(&run, name);
-	if (!run.count || !run.jobs)
+	if (optind != argc || !makes_sense(&arguments))
 		return usage(stderr, 2);
-	run.results =
-		mmap(NULL, run.count * sizeof(*run.results), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (run.results == MAP_FAILED) {
-		perror("mmap");
-		return 2;
-	}
-	clock_gettime(CLOCK_MONOTONIC, &begin);
-	code = run_all(&run);
-	clock_gettime(CLOCK_MONOTONIC, &end);
-	print_summary(&run, (double)(end.tv_sec - begin.tv_sec) + (double)(end.tv_nsec - begin.tv_nsec) / 1e9);
-	return code;
+	if (!arguments.sets)
+		arguments.sets = (1u << SET_COUNT) - 1;
+	return run_sets(&arguments);
 }

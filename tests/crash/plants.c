@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The proof that the explorer sees defects: the core is built with planted ones (fs/plant.h), one is switched on at a
- * time, and a workload must report a violation. A plant that is not seen fails the test: the explorer must be mended.
+ * time, and a scripted workload and a generated one must report a violation. A plant that is not seen fails the test:
+ * the explorer must be mended.
  *
  * crash_plants [--plant N] [--all]      (--all: go on after the first violation, to see how many workloads find it)
  *
  * Each run is a process of its own: a planted defect may also crash or hang, which counts as seen.
  */
-#include "explore.h"
+#include "campaign.h"
 
 #include <fs/plant.h>
 #include <getopt.h>
@@ -23,18 +24,29 @@ int ash_plant;
 static const struct plant {
 	enum ash_plant_kind kind;
 	const char *name;
-	const char *workloads[8]; /* likely ones first; then all others */
+	const char *workloads[8];     /* likely ones first; then all others */
+	enum generated_set generated; /* the same for generated ones */
 } plants[] = {
-	{ ASH_PLANT_LOG_AFTER_HOME, "log written after home", { "checkpoints", "log wrap-around", "big directory" } },
-	{ ASH_PLANT_NO_DATA_FLUSH, "missing flush before log", { "append", "hole writes", "many small files" } },
-	{ ASH_PLANT_NO_REVOKE, "missing revoke", { "reuse on a full", "reuse: metadata", "fragmented" } },
+	{ ASH_PLANT_LOG_AFTER_HOME,
+	  "log written after home",
+	  { "checkpoints", "log wrap-around", "big directory" },
+	  GENERATED_ONE },
+	{ ASH_PLANT_NO_DATA_FLUSH,
+	  "missing flush before log",
+	  { "append", "hole writes", "many small files" },
+	  GENERATED_ONE },
+	{ ASH_PLANT_NO_REVOKE,
+	  "missing revoke",
+	  { "reuse on a full", "reuse: metadata", "fragmented" },
+	  GENERATED_RANDOM },
 	{ ASH_PLANT_EARLY_REUSE,
 	  "early reuse of freed blocks",
-	  { "reuse: data", "reuse on a full", "truncation chain" } },
-	{ ASH_PLANT_TAIL_EARLY, "tail advanced too early", { "checkpoints", "log wrap-around" } },
-	{ ASH_PLANT_NO_TAIL_ZERO, "missing tail zeroing", { "truncate and grow", "truncate up" } },
-	{ ASH_PLANT_RENAME_SPLIT, "rename not atomic", { "rename over", "replace by rename" } },
-	{ ASH_PLANT_NO_ORPHAN, "orphan not recorded", { "orphans", "deletion chain", "O_TMPFILE" } },
+	  { "reuse: data", "reuse on a full", "truncation chain" },
+	  GENERATED_RANDOM },
+	{ ASH_PLANT_TAIL_EARLY, "tail advanced too early", { "checkpoints", "log wrap-around" }, GENERATED_ONE },
+	{ ASH_PLANT_NO_TAIL_ZERO, "missing tail zeroing", { "truncate and grow", "truncate up" }, GENERATED_ONE },
+	{ ASH_PLANT_RENAME_SPLIT, "rename not atomic", { "rename over", "replace by rename" }, GENERATED_ONE },
+	{ ASH_PLANT_NO_ORPHAN, "orphan not recorded", { "orphans", "deletion chain", "O_TMPFILE" }, GENERATED_ONE },
 };
 #define PLANT_COUNT (sizeof(plants) / sizeof(*plants))
 
@@ -85,6 +97,65 @@ static unsigned hunt(const struct plant *plant, bool likely, bool all)
 	return seen;
 }
 
+/* ---- Generated workloads ---- */
+
+/* Sizes of the search, in the order of the sets: the one-operation set is searched whole. */
+static const struct search {
+	enum generated_set set;
+	const char *name;
+	uint64_t count; /* 0: all */
+} searches[] = {
+	{ GENERATED_ONE, "of one operation", 0 },
+	{ GENERATED_TWO, "of two operations", 1000 },
+	{ GENERATED_RANDOM, "random", 200 },
+};
+#define SEARCH_COUNT (sizeof(searches) / sizeof(*searches))
+
+static struct campaign_result *found;
+
+static bool search_planted(const struct plant *plant, const struct search *search, bool all)
+{
+	struct campaign_settings settings = { .set = search->set, .jobs = 2, .first_only = !all, .quiet = true };
+	int status;
+	pid_t pid;
+
+	settings.explore = (struct explore_settings){
+		.seed = 1, .subsets = 40, .share = 100, .crowded_share = 100, .stop_at_first = true
+	};
+	settings.count = search->count;
+	memset(found, 0, sizeof(*found));
+	fflush(stdout);
+	pid = fork();
+	if (pid == 0) {
+		ash_plant = (int)plant->kind;
+		_exit(campaign_run(&settings, found, NULL) ? 0 : 1);
+	}
+	waitpid(pid, &status, 0);
+	return status != 0 || found->violations;
+}
+
+static bool hunt_generated(const struct plant *plant, bool all)
+{
+	bool seen = false;
+
+	for (size_t turn = 0; turn < SEARCH_COUNT && (all || !seen); turn++) {
+		size_t i = (plant->generated + turn) % SEARCH_COUNT;
+
+		if (!search_planted(plant, &searches[i], all))
+			continue;
+		seen = true;
+		if (all)
+			printf("# seen by %llu of %llu workloads %s\n", (unsigned long long)found->bad,
+			       (unsigned long long)found->workloads, searches[i].name);
+		else
+			printf("# seen by the %lluth workload %s\n", (unsigned long long)found->workloads,
+			       searches[i].name);
+	}
+	return seen;
+}
+
+/* ---- The whole of it ---- */
+
 /* Without a plant the same build must find nothing, else nothing is proved. */
 static bool is_quiet(void)
 {
@@ -102,7 +173,20 @@ static bool is_quiet(void)
 			}
 		}
 	}
+	for (size_t i = 0; i < SEARCH_COUNT; i++) {
+		struct search part = searches[i];
+
+		part.count = part.set == GENERATED_RANDOM ? 5 : 150;
+		quiet = quiet && !search_planted(&none, &part, false);
+	}
 	return quiet;
+}
+
+static void *share(size_t size)
+{
+	void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	return memory == MAP_FAILED ? NULL : memory;
 }
 
 int main(int argc, char **argv)
@@ -124,21 +208,27 @@ int main(int argc, char **argv)
 		else
 			return 2;
 	}
-	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (shared == MAP_FAILED)
+	shared = share(sizeof(*shared));
+	found = share(sizeof(*found));
+	if (!shared || !found)
 		return 2;
-	printf("1..%zu\n", only ? 2 : PLANT_COUNT + 1);
+	printf("1..%zu\n", only ? 3 : 2 * PLANT_COUNT + 1);
 	printf("%s 1 - nothing is seen where nothing is planted\n", is_quiet() ? "ok" : (failures++, "not ok"));
 	for (size_t i = 0; i < PLANT_COUNT; i++) {
 		unsigned seen;
+		bool generated;
 
 		if (only && plants[i].kind != only)
 			continue;
 		seen = hunt(&plants[i], true, all);
 		if (!seen || all)
 			seen += hunt(&plants[i], false, all);
-		failures += !seen;
-		printf("%s %zu - planted defect: %s\n", seen ? "ok" : "not ok", only ? 2 : i + 2, plants[i].name);
+		printf("%s %zu - planted defect: %s: scripted workloads\n", seen ? "ok" : "not ok",
+		       only ? 2 : 2 * i + 2, plants[i].name);
+		generated = hunt_generated(&plants[i], all);
+		printf("%s %zu - planted defect: %s: generated workloads\n", generated ? "ok" : "not ok",
+		       only ? 3 : 2 * i + 3, plants[i].name);
+		failures += !seen + !generated;
 	}
 	return failures ? 1 : 0;
 }

@@ -20,6 +20,29 @@ static void mark(struct script *s, uint64_t value)
 		abort();
 }
 
+/* What a volume would answer when nothing is in the way; the inode numbers are made up. */
+static void imagine(struct script *s, struct op *op)
+{
+	const struct model_node *directory = model_find(&s->model, op->ino), *node;
+
+	op->time = s->runner.clock += 1000;
+	if (op->kind == OP_CREATE || op->kind == OP_TMPFILE) {
+		op->result_ino = 1000000 + s->next_pattern++;
+	} else if (op->kind == OP_LINK) {
+		op->result_ino = op->ino2;
+	} else if (op->kind == OP_LOOKUP) {
+		node = directory ? model_child(&s->model, directory, op->name) : NULL;
+		op->result_ino = node ? node->ino : 0;
+	} else if (op->kind == OP_WRITE) {
+		op->result = (int64_t)op->length;
+	} else if (op->kind == OP_COPY_RANGE) {
+		op->result = model_apply(&s->model, op, 0); /* asked only: it is not applied with a result of 0 */
+		s->failed |= op->result <= 0;
+	}
+	if (!s->failed)
+		s->failed = model_apply(&s->model, op, 0) < 0;
+}
+
 void script_do(struct script *s, struct op *op)
 {
 	size_t index = s->history.count;
@@ -27,6 +50,14 @@ void script_do(struct script *s, struct op *op)
 
 	if (s->failed)
 		return;
+	if (s->dry) {
+		imagine(s, op);
+		return;
+	}
+	if (s->execute) {
+		s->execute(s, op);
+		return;
+	}
 	mark(s, MARK_BEGIN(index));
 	fits = runner_do(&s->runner, op);
 	mark(s, MARK_END(index));
@@ -47,9 +78,9 @@ uint64_t script_ino(struct script *s, const char *path)
 {
 	struct model_node *node = model_path(&s->model, path);
 
-	if (!node && !s->failed && !s->workload->may_fill) {
+	if (!node && !s->failed && (s->dry || !s->workload->may_fill)) {
 		s->failed = true;
-		snprintf(s->runner.failure, sizeof(s->runner.failure), "the workload is wrong: no %s", path);
+		snprintf(s->runner.failure, sizeof(s->runner.failure), "the workload is wrong: no %.900s", path);
 	}
 	return node ? node->ino : 0;
 }
@@ -268,6 +299,11 @@ static void on_inode(struct script *s, enum op_kind kind, const char *path, int 
 	struct op op = { .kind = kind, .ino = script_ino(s, path), .flags = flags };
 
 	script_do(s, &op);
+}
+
+void do_fsync_ino(struct script *s, uint64_t ino, bool data_only)
+{
+	script_do(s, &(struct op){ .kind = OP_FSYNC, .ino = ino, .flags = data_only });
 }
 
 void do_fsync(struct script *s, const char *path)

@@ -40,7 +40,11 @@ struct script {
 	struct runner runner;
 	struct history history;
 	uint32_t next_pattern;
-	bool failed; /* an answer was wrong: runner.failure */
+	bool dry;    /* no volume: the model says whether the operation would succeed */
+	bool failed; /* an answer was wrong: runner.failure; dry: an operation would fail, or do nothing */
+	/* Instead of running on volume and model and keeping it in the history (fault campaigns); NULL: that. */
+	void (*execute)(struct script *script, struct op *op);
+	void *executor; /* its own */
 	char failed_operation[200];
 };
 
@@ -79,6 +83,7 @@ void do_times(struct script *s, const char *path, int64_t seconds);
 void do_setxattr(struct script *s, const char *path, const char *name, size_t length);
 void do_removexattr(struct script *s, const char *path, const char *name);
 
+void do_fsync_ino(struct script *s, uint64_t ino, bool data_only);
 void do_fsync(struct script *s, const char *path);
 void do_fdatasync(struct script *s, const char *path);
 void do_write_back(struct script *s, const char *path);

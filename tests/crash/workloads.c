@@ -139,6 +139,24 @@ static void run_replace(struct script *s)
 	}
 }
 
+/* The careless editor's way: what is durable after the truncation and the write has the data, too. */
+static void run_replace_by_truncation(struct script *s)
+{
+	do_truncate(s, "/a/f", 0);
+	do_write(s, "/a/f", 0, 9000, 0);
+	do_create(s, "/b/n");
+	do_fsync(s, "/b/n");
+	do_truncate(s, "/a/g", 0);
+	do_write(s, "/a/g", 0, 100, 0);
+	do_chmod(s, "/b/h", 0600);
+	do_fsync(s, "/b/h");
+	do_truncate(s, "/a/f", 0);
+	do_truncate(s, "/a/f", 20000);
+	do_write(s, "/a/f", 6000, 9000, 0);
+	do_mkdir(s, "/b/d");
+	do_fsync(s, "/b");
+}
+
 static void run_exchange(struct script *s)
 {
 	do_rename(s, "/a/f", "/b/h", RENAME_EXCHANGE);
@@ -793,6 +811,7 @@ const struct workload scripted_workloads[] = {
 	{ .name = "rename over", .setup = small_tree, .run = run_rename_over },
 	{ .name = "replace by rename", .setup = small_tree, .run = run_replace },
 	{ .name = "replace by rename, write-through", .setup = small_tree, .run = run_replace, .write_through = true },
+	{ .name = "replace by truncation", .setup = small_tree, .run = run_replace_by_truncation },
 	{ .name = "rename exchange", .setup = small_tree, .run = run_exchange },
 	{ .name = "move directories", .setup = small_tree, .run = run_move_directory, .fua = true },
 	{ .name = "truncate down", .setup = small_tree, .run = run_truncate_down },

@@ -7,6 +7,8 @@
 
 #include <string.h>
 
+const struct fuzz_harness fuzz_harness;
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct image *image = fuzz_image(!size || data[0] & 1);
@@ -23,7 +25,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	ash_check(image->dev, &look, &result);
 	if (image->writes != writes)
 		fuzz_fail("a look wrote to the device");
-	if (ash_check(image->dev, &repair, &result) || result.left)
+	error = ash_check(image->dev, &repair, &result);
+	if (image_outside(image))
+		fuzz_fail("something was written behind the volume's end");
+	if (error || result.left)
 		return 0;
 	error = ash_check(image->dev, &look, &result);
 	if (error || result.problems)

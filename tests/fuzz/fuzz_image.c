@@ -14,6 +14,7 @@ struct fuzz_state {
 	bool made;
 	uint64_t targets[TARGETS_MAX];
 	size_t target_count;
+	struct sites sites;
 };
 static struct fuzz_state states[2]; /* abandoned with a full log; closed in order */
 
@@ -49,21 +50,39 @@ static bool is_metadata(const uint8_t *data)
 	return false;
 }
 
-struct image *fuzz_image(bool clean)
+static void keep_wanted(struct sites *sites)
 {
-	struct fuzz_state *state = &states[clean];
+	size_t kept = 0;
+
+	for (size_t i = 0; i < sites->count; i++)
+		if (!fuzz_harness.wants || fuzz_harness.wants(&sites->items[i]))
+			sites->items[kept++] = sites->items[i];
+	sites->count = kept;
+}
+
+static void state_make(struct fuzz_state *state, bool clean)
+{
 	struct image *image = &state->image;
 
-	if (state->made) {
-		image_restore(image);
-		return image;
-	}
-	image_make(image, "mem:8M", clean);
+	/* The one that was not closed has no backup at the device's end, but room to write outside. */
+	image_make(image, "mem:8M", clean ? IMAGE_CLEAN : IMAGE_TAIL);
 	state->made = true;
 	for (uint64_t block = 0; block < image->size >> ASH_BLOCK_SHIFT && state->target_count < TARGETS_MAX; block++)
 		if (is_metadata(image->pristine + (block << ASH_BLOCK_SHIFT)))
 			state->targets[state->target_count++] = block;
-	return image;
+	sites_find(image, &state->sites);
+	keep_wanted(&state->sites);
+}
+
+struct image *fuzz_image(bool clean)
+{
+	struct fuzz_state *state = &states[clean];
+
+	if (state->made)
+		image_restore(&state->image);
+	else
+		state_make(state, clean);
+	return &state->image;
 }
 
 const uint64_t *fuzz_targets(struct image *image, size_t *count)
@@ -74,48 +93,61 @@ const uint64_t *fuzz_targets(struct image *image, size_t *count)
 	return state->targets;
 }
 
+const struct sites *fuzz_sites(struct image *image)
+{
+	return &((struct fuzz_state *)image)->sites;
+}
+
+static void seal_record(const struct image *image, struct ash_inode *record)
+{
+	if (ash_get32(record->magic) == ASH_MAGIC_INODE)
+		record->crc = ash_put32(ash_inode_crc(image->seed, record));
+}
+
 static void seal(const struct image *image, uint8_t *data)
 {
-	struct ash_block_header *header = (void *)data;
-	ash_le32 magic;
+	const struct ash_block_header *header = (const void *)data;
 
+	if (ash_get32(header->magic) == ASH_MAGIC_SUPER)
+		seal_record(image, &((struct ash_super *)(void *)data)->table_inode);
 	if (is_metadata(data) && ash_get32(header->magic) != ASH_MAGIC_INODE && ash_get32(header->magic)) {
-		header->crc = ash_put32(ash_block_crc(image->seed, data));
+		block_seal(image, data);
 		return;
 	}
-	for (uint32_t i = 0; i < ASH_INODES_PER_BLOCK; i++) {
-		struct ash_inode *record = (void *)(data + i * ASH_INODE_SIZE);
-
-		memcpy(&magic, record, sizeof(magic));
-		if (ash_get32(magic) == ASH_MAGIC_INODE)
-			record->crc = ash_put32(ash_inode_crc(image->seed, record));
-	}
+	for (uint32_t i = 0; i < ASH_INODES_PER_BLOCK; i++)
+		seal_record(image, (struct ash_inode *)(void *)(data + i * ASH_INODE_SIZE));
 }
 
 void fuzz_patch(struct image *image, const uint8_t *data, size_t size)
 {
 	size_t target_count;
 	const uint64_t *targets = fuzz_targets(image, &target_count);
+	uint64_t ring = ash_get64(image->super.log_start) + 2, chain = UINT64_MAX;
 	uint8_t block[ASH_BLOCK_SIZE] __attribute__((aligned(4096)));
 
-	for (unsigned patches = 0; size >= 6 && patches < 64; patches++) {
+	for (unsigned patches = 0; size > PATCH_HEADER && patches < 64; patches++) {
 		uint64_t target = targets[(data[0] | data[1] << 8) % target_count];
 		uint32_t offset = (uint32_t)(data[2] | data[3] << 8) % ASH_BLOCK_SIZE;
-		uint32_t length = (data[4] & 31u) + 1;
+		uint32_t length = (data[4] & (PATCH_BYTES_MAX - 1)) + 1;
 		uint8_t control = data[4];
 
-		data += 5;
-		size -= 5;
+		data += PATCH_HEADER;
+		size -= PATCH_HEADER;
 		if (length > size)
 			length = (uint32_t)size;
 		if (length > ASH_BLOCK_SIZE - offset)
 			length = ASH_BLOCK_SIZE - offset;
-		image_read(image, control & 64 ? targets[(data[0] * 31u) % target_count] : target, block);
+		image_read(image, control & PATCH_COPY ? targets[(data[0] * 31u) % target_count] : target, block);
 		memcpy(block + offset, data, length);
 		data += length;
 		size -= length;
-		if (control & 32)
+		if (control & PATCH_SEAL)
 			seal(image, block);
 		image_write(image, target, block);
+		if ((control & PATCH_SEAL) && (control & PATCH_CHAIN) && target >= ring && target - ring < chain &&
+		    target - ring < ash_get64(image->super.log_blocks) - 2)
+			chain = target - ring;
 	}
+	if (chain != UINT64_MAX)
+		log_rechain(image, chain);
 }

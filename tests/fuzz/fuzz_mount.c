@@ -2,12 +2,7 @@
 /* Mount a damaged volume, walk and read it all, change it, close it: errors, never a crash or a hang. */
 #include "fuzz.h"
 
-static void no_log(void *context, enum ash_log_level level, const char *text)
-{
-	(void)context;
-	(void)level;
-	(void)text;
-}
+const struct fuzz_harness fuzz_harness;
 
 /* Results do not matter: what the damage makes of them is its affair. */
 static void change(struct ash_volume *volume, const struct image *image)
@@ -35,7 +30,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct image *image = fuzz_image(size && data[0] & 1);
 	struct ash_open_options options = { .no_threads = true,
-					    .log = no_log,
+					    .log = quiet_log,
 					    .continue_on_damage = size && data[0] & 2 };
 	struct ash_volume *volume;
 	struct manifest walked;
@@ -47,9 +42,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (!manifest_take(image->dev, &options, &walked))
 		manifest_free(&walked);
 	options.no_write = false;
-	if (ash_open(image->dev, &options, &volume, error))
-		return 0;
-	change(volume, image);
-	ash_close(volume);
+	if (!ash_open(image->dev, &options, &volume, error)) {
+		change(volume, image);
+		ash_close(volume);
+	}
+	if (image_outside(image))
+		fuzz_fail("something was written behind the volume's end");
 	return 0;
 }

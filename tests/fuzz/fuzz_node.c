@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include "fs/btree.h"
 
+const struct fuzz_harness fuzz_harness;
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	uint32_t sizes[] = { ASH_TREE_NODE_SIZE, ASH_DATA_FORK_SIZE, ASH_ATTR_FORK_SIZE }, length;

@@ -21,6 +21,32 @@ static uint64_t next_random(uint64_t *state)
 	return *state;
 }
 
+static uint64_t mutate_state;
+
+/* What libFuzzer gives its mutators; here chance only. */
+size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size)
+{
+	if (!size && max_size)
+		data[size++] = 0;
+	for (size_t i = 0; i < 1 + size / 64 && size; i++)
+		data[next_random(&mutate_state) % size] = (uint8_t)next_random(&mutate_state);
+	return size;
+}
+
+/* The image harnesses are linked with one that knows the format. */
+__attribute__((weak)) size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed);
+
+/* One to six changes of nothing. */
+static size_t generate_structured(uint64_t seed, uint8_t *out)
+{
+	size_t size = 0;
+
+	mutate_state = seed * 0x9e3779b97f4a7c15ull + 1;
+	for (unsigned i = 0; i < 1 + seed % 6; i++)
+		size = LLVMFuzzerCustomMutator(out, size, INPUT_MAX, (unsigned)(seed * 31 + i));
+	return size;
+}
+
 /* Mostly few patches, with small and large numbers more often than chance gives. */
 static size_t generate(uint64_t seed, uint8_t *out)
 {
@@ -48,7 +74,10 @@ static int run_random(unsigned long count, unsigned long seed)
 		}
 		if (getenv("FUZZ_TRACE"))
 			fprintf(stderr, "# seed %lu\n", seed + i);
-		LLVMFuzzerTestOneInput(input, generate(seed + i, input));
+		if (LLVMFuzzerCustomMutator && (seed + i) % 8)
+			LLVMFuzzerTestOneInput(input, generate_structured(seed + i, input));
+		else
+			LLVMFuzzerTestOneInput(input, generate(seed + i, input));
 	}
 	printf("ok 1 - %lu inputs from seed %lu\n1..1\n", count, seed);
 	return 0;

@@ -123,7 +123,7 @@ cp pristine truncated
 truncate -s 30M truncated
 touch -d '2020-01-01' empty text zeroes unknown_bit truncated
 
-for command in info ls log trim "label" "resize"; do
+for command in info ls log trim "label" "resize" scrub; do
 	fails "$command of a folder in use as a device" "" ashlarctl $command /dev/null
 	fails_untouched "$command of an empty file" "" empty ashlarctl $command empty
 	fails_untouched "$command of a text file" "" text ashlarctl $command text
@@ -134,6 +134,111 @@ done
 fails "ls of a folder" "is a folder" ashlarctl ls folder
 fails "ls of a missing file" "No such file" ashlarctl ls missing
 fails "an unknown incompat bit has words" "incompat" ashlarctl ls unknown_bit
+
+# ---- scrub: exit codes as fsck(8) ----
+
+mkdir -p many/names
+for i in $(seq 300); do echo "$i" >"many/names/a name of some length so that the folder has nodes $i"; done
+mkfs.ashlar -q -L scrub -d many sound 140M
+ashlarctl info --json sound >out
+group_table=$(python3 -c "import json; print(json.load(open('out'))['group_table_start'])")
+ashlarctl ls -l sound >/dev/null
+inode=$(ashlarctl stat --json sound /names | python3 -c 'import json, sys; print(json.load(sys.stdin)["inode"])')
+node=$(ashlarctl dump sound "inode:$inode" | sed -n 's/.*child block \([0-9]*\)$/\1/p' | head -1)
+# Byte number of an inode record in an image.
+record=$(python3 -c "
+import sys
+image = open('sound', 'rb').read()
+at = -512
+while True:
+    at = image.index(b'ASIN', at + 512)
+    if at % 512 == 0 and int.from_bytes(image[at + 8:at + 16], 'little') == $inode:
+        break
+print(at)")
+
+# scrubs CODE NAME [ARGUMENT...]
+scrubs() {
+	local code=$1 name=$2 status
+	shift 2
+	ashlarctl scrub "$@" >out 2>err
+	status=$?
+	[ $status -eq "$code" ]
+	ok "$name: status $code" $?
+}
+# damaged NAME BYTE TEXT: one byte changed; status 4, one line that has TEXT, and nothing is written.
+damaged() {
+	local before
+	cp sound broken
+	python3 -c "
+image = open('broken', 'r+b')
+image.seek($2)
+byte = image.read(1)
+image.seek($2)
+image.write(bytes([byte[0] ^ 0x40]))"
+	before=$(stat -c '%y %z' broken)
+	scrubs 4 "scrub: $1" broken
+	has "names it" "$3"
+	[ "$before" = "$(stat -c '%y %z' broken)" ]
+	ok "nothing is written" $?
+	scrubs 4 "the same as JSON" --json broken
+	json "has problems and exit code" "len(v['problems']) == v['problem_count'] > 0 and v['exit_code'] == 4 and not v['clean']"
+}
+
+scrubs 0 "scrub of a sound volume" sound
+has "says so" "sound: clean"
+has "with figures" "300 files, 2 folders"
+scrubs 0 "quietly" -q sound
+[ ! -s out ] && [ ! -s err ]
+ok "nothing is printed" $?
+scrubs 0 "as JSON" --json sound
+json "is clean" "v['clean'] and v['problems'] == [] and not v['mounted'] and v['inodes'] == 302 and v['exit_code'] == 0"
+scrubs 0 "of an image with a driver's name" sync:sound
+damaged "superblock" 600 "Superblock"
+damaged "group table" $((group_table * 4096 + 100)) "Group table block $group_table"
+damaged "bitmap" $((4096 + 200)) "at block 1 "
+damaged "node of a folder" $((node * 4096 + 1000)) "inode $inode: tree is damaged at block $node"
+damaged "inode record" $((record + 60)) "Inode $inode"
+damaged "backup superblock" $((32256 * 4096 + 600)) "at block 32256"
+ashlarctl scrub -v broken >out 2>err
+[ $? -eq 4 ]
+ok "scrub -v" $?
+scrubs 8 "scrub of what is no volume" text
+scrubs 8 "scrub of a folder" folder
+grep -q "not on a mounted Ashlar volume" err
+ok "says why" $?
+scrubs 8 "scrub of a missing file" missing
+scrubs 8 "scrub of a label that nobody has" LABEL=nobody-has-this-label
+scrubs 16 "scrub without a target"
+scrubs 16 "scrub of two targets" sound sound
+scrubs 16 "scrub with an unknown option" --unknown sound
+python3 -c "
+import fcntl, struct, sys, time
+image = open('sound', 'r+b')
+fcntl.fcntl(image, fcntl.F_OFD_SETLK, struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, 0, 0, 0))
+open('locked', 'w').close()
+time.sleep(60)" &
+locker=$!
+for i in $(seq 100); do [ -e locked ] && break; sleep 0.05; done
+scrubs 8 "scrub of a volume that another program has" sound
+grep -q "in use by another Ashlar program" err
+ok "says so" $?
+kill $locker
+wait $locker 2>/dev/null
+# An interrupt is heeded where the check tells of its progress: -INT is a child's to take only when it is not in the background.
+python3 - >out 2>err <<'END'
+import signal, subprocess, time
+codes = set()
+for delay in (0.0, 0.001, 0.002, 0.003, 0.005, 0.008, 0.012) * 4:
+    child = subprocess.Popen(['ashlarctl', 'scrub', 'sound'], stdout=subprocess.PIPE)
+    time.sleep(delay)
+    child.send_signal(signal.SIGINT)
+    text = child.communicate()[0].decode()
+    codes.add(child.returncode)
+    assert child.returncode != 32 or 'interrupted' in text
+print(codes)
+assert codes <= {0, 32, -2}
+END
+ok "an interrupt ends it with status 32 or comes too late ($(tail -1 out))" $?
 
 works "--help" ashlarctl --help
 works "--version" ashlarctl --version

@@ -364,6 +364,8 @@ static void set_size(struct model_node *node, uint64_t size)
 {
 	if (size < node->size)
 		content_zero(&node->content, size, UINT64_MAX - size);
+	if (!size && node->size)
+		node->emptied = true;
 	node->size = size;
 }
 
@@ -461,6 +463,7 @@ static void write_content(struct model_node *node, uint64_t offset, uint64_t len
 	content_write(&node->content, offset, data, length);
 	if (offset + length > node->size)
 		node->size = offset + length;
+	node->emptied = false;
 	free(data);
 }
 
@@ -547,6 +550,7 @@ static int64_t apply_copy(const struct applying *a)
 	free(data);
 	if (a->op->offset2 + length > to->size)
 		to->size = a->op->offset2 + length;
+	to->emptied = false; /* a copy promises nothing */
 	kill_privileges(to, false);
 	from->atime_known = false;
 	to->mtime = to->ctime = a->op->time;
@@ -695,6 +699,52 @@ void op_copy(struct op *to, const struct op *from)
 	*to = *from;
 	to->target = from->target ? test_strdup(from->target) : NULL;
 	to->create.target = to->target;
+}
+
+static uint64_t hash_bytes(uint64_t hash, const void *bytes, size_t length)
+{
+	const unsigned char *from = bytes;
+
+	for (size_t i = 0; i < length; i++)
+		hash = (hash ^ from[i]) * 0x100000001b3ull; /* FNV-1a */
+	return hash;
+}
+
+uint64_t op_hash(const struct op *op)
+{
+	const struct ash_setattr *change = &op->change;
+	const uint64_t numbers[] = {
+		(uint64_t)op->kind,
+		op->ino,
+		op->ino2,
+		op->offset,
+		op->offset2,
+		op->length,
+		op->pattern,
+		(uint64_t)op->flags,
+		(uint64_t)op->time,
+		(uint64_t)op->result,
+		op->result_ino,
+		op->create.mode,
+		op->create.umask,
+		op->create.uid,
+		op->create.gid,
+		op->create.rdev,
+		change->valid,
+		change->mode,
+		change->uid,
+		change->gid,
+		change->flags,
+		change->size,
+		(uint64_t)ns_of(change->atime),
+		(uint64_t)ns_of(change->mtime),
+		(uint64_t)ns_of(change->ctime),
+	};
+	uint64_t hash = hash_bytes(0xcbf29ce484222325ull, numbers, sizeof(numbers));
+
+	hash = hash_bytes(hash, op->name, strlen(op->name) + 1);
+	hash = hash_bytes(hash, op->name2, strlen(op->name2) + 1);
+	return op->target ? hash_bytes(hash, op->target, strlen(op->target)) : hash;
 }
 
 static const char *const kind_names[OP_KINDS] = {

@@ -22,7 +22,7 @@ enum event_kind {
 	EVENT_ALLOCATE, /* the size is at least `to` (0: unchanged) */
 	EVENT_PUNCH,    /* whole blocks of [from, to) are zero, the rest may be */
 	EVENT_ZERO,     /* [from, to) may be zero */
-	EVENT_EXACT,    /* content and size are these (synced, or ordered before a rename over a file) */
+	EVENT_EXACT,    /* content and size are these (synced, or the data record is ordered: I7) */
 };
 
 struct event {
@@ -50,6 +50,8 @@ void history_start(struct history *history, const struct model *base)
 	}
 	history->ops = NULL;
 	history->count = history->capacity = 0;
+	history->doubtful = NULL;
+	history->doubtful_count = 0;
 }
 
 void history_add(struct history *history, const struct op *op)
@@ -61,11 +63,29 @@ void history_add(struct history *history, const struct op *op)
 	op_copy(&history->ops[history->count++], op);
 }
 
+static bool is_doubtful(const struct history *history, uint64_t ino)
+{
+	for (size_t i = 0; i < history->doubtful_count; i++) {
+		if (history->doubtful[i] == ino)
+			return true;
+	}
+	return false;
+}
+
+void history_doubt(struct history *history, uint64_t ino)
+{
+	if (is_doubtful(history, ino))
+		return;
+	history->doubtful = test_realloc(history->doubtful, (history->doubtful_count + 1) * sizeof(*history->doubtful));
+	history->doubtful[history->doubtful_count++] = ino;
+}
+
 void history_free(struct history *history)
 {
 	for (size_t i = 0; i < history->count; i++)
 		op_free(&history->ops[i]);
 	free(history->ops);
+	free(history->doubtful);
 	model_free(&history->base);
 	*history = (struct history){ 0 };
 }
@@ -213,12 +233,15 @@ static void collect_events(const struct history *history, struct history_moment 
 		const struct op *op = &history->ops[i];
 		const struct model_node *node = model_find(&model, op->ino);
 		uint64_t old_size = node ? node->size : 0;
-		bool replaced = replaces_file(&model, op);
+		bool replaced = replaces_file(&model, op), refilled = op->kind == OP_WRITE && node && node->emptied;
 
 		if (op->result < 0)
 			continue;
 		model_apply(&model, op, i + 1);
 		note(events, &model, op, i + 1, old_size, replaced, i < moment.completed);
+		/* replace by truncation: when a later operation is there, its data is */
+		if (refilled && op->result > 0)
+			event_add(events, EVENT_EXACT, i + 2, model_find(&model, op->ino));
 	}
 	model_free(&model);
 }
@@ -463,6 +486,8 @@ static bool node_possible(const struct candidate *c, const struct model_node *no
 	}
 	if (!nodes_equal(node, seen, c->text, c->size))
 		return false;
+	if (is_doubtful(c->history, node->ino))
+		return true;
 	if (times_are_due(c, node->ino) && !times_equal(node, seen, c->text, c->size))
 		return false;
 	return !S_ISREG(node->mode) || data_possible(c, node, seen);

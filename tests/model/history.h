@@ -17,11 +17,16 @@ struct history {
 	struct model base;
 	struct op *ops;
 	size_t count, capacity;
+	/* Files whose data nobody vouches for any more, since an error was reported for it: data, size and times of
+	 * these are not judged. */
+	uint64_t *doubtful;
+	size_t doubtful_count;
 };
 
 void history_start(struct history *history, const struct model *base);
 /* A copy of a finished operation (or of one that was running when the power went). */
 void history_add(struct history *history, const struct op *op);
+void history_doubt(struct history *history, uint64_t ino);
 void history_free(struct history *history);
 
 /* Operations [0, completed) had returned, [completed, issued) had begun (at most one). */

@@ -273,6 +273,7 @@ void model_drop_references(struct model *model)
 		if (!node)
 			continue;
 		node->lookups = 0;
+		node->emptied = false;
 		if (node->nlink == 0) {
 			model_remove_node(model, node);
 			i = (size_t)-1; /* the cluster moved: look again */

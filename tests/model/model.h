@@ -40,6 +40,7 @@ struct model_node {
 	size_t xattr_count;
 	uint64_t lookups; /* references that the test holds */
 	bool temporary;   /* made by O_TMPFILE and not linked yet */
+	bool emptied;     /* truncated to zero, and not written since: the next write is not left behind (I7) */
 	/* for the crash tests: index of the last operation, of writes none counted, that touched it */
 	uint64_t last_operation;      /* any */
 	uint64_t last_not_only_times; /* what fdatasync must make durable */
@@ -137,6 +138,8 @@ void op_free(struct op *op);
 void op_copy(struct op *to, const struct op *from);
 /* OP_NONE when there is no such kind. */
 enum op_kind op_kind_by_name(const char *name);
+/* Of arguments and results: equal for equal operations. */
+uint64_t op_hash(const struct op *op);
 /* One line for people. */
 void op_describe(const struct op *op, char *text, size_t size);
 

@@ -417,11 +417,17 @@ static bool compare(struct runner *runner, struct op *op, int64_t expected, cons
 	return data_fits(runner, op, data);
 }
 
+bool runner_judge(struct runner *runner, struct op *op, const struct ash_attr *attr, const void *data)
+{
+	int64_t expected = model_apply(runner->model, op, runner->index);
+
+	return compare(runner, op, expected, attr, data);
+}
+
 bool runner_do(struct runner *runner, struct op *op)
 {
 	struct ash_attr attr;
 	unsigned char *data = test_alloc(op->length < (1u << 24) ? op->length : 0);
-	int64_t expected;
 	bool fits;
 
 	runner->failure[0] = 0;
@@ -432,8 +438,7 @@ bool runner_do(struct runner *runner, struct op *op)
 		runner->full_count++;
 		fits = true;
 	} else {
-		expected = model_apply(runner->model, op, runner->index);
-		fits = compare(runner, op, expected, &attr, data);
+		fits = runner_judge(runner, op, &attr, data);
 	}
 	runner->index++;
 	free(data);

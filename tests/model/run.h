@@ -29,6 +29,9 @@ void test_clock_set(int64_t ns);
 /* Call the volume API; fills op->result and op->result_ino. `attr` and `data` (of op->length bytes) may be NULL. */
 int64_t run_on_volume(struct ash_volume *volume, struct op *op, struct ash_attr *attr, void *data);
 
+/* The second half of runner_do(): apply to the model what the volume answered (`attr`, `data`), and compare. */
+bool runner_judge(struct runner *runner, struct op *op, const struct ash_attr *attr, const void *data);
+
 /* Do it on both and compare. False: runner->failure says why. */
 bool runner_do(struct runner *runner, struct op *op);
 

@@ -12,6 +12,7 @@
 #include "history.h"
 #include "observe.h"
 #include "run.h"
+#include "tests/support/level.h"
 
 #include <errno.h>
 #include <fsck/check.h>
@@ -410,8 +411,7 @@ int main(int argc, char **argv)
 		{ "trace", no_argument, NULL, 't' },       { "without", required_argument, NULL, 'w' },
 		{ "help", no_argument, NULL, 'h' },        { 0 },
 	};
-	const char *level = getenv("ASHLAR_TEST_LEVEL");
-	bool is_long = level && !strcmp(level, "long");
+	bool is_long = test_level_is_long();
 	struct settings settings = {
 		.seed_first = 1,
 		.seed_last = is_long ? 200 : 24,

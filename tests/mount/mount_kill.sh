@@ -8,7 +8,7 @@
 . "$(dirname "$0")/lib.sh"
 start
 python3 -c 'import sqlite3' 2>/dev/null || skip "python3 has no sqlite3"
-[ "${ASHLAR_TEST_LEVEL:-quick}" = long ] && CYCLES=20 || CYCLES=3
+case ${ASHLAR_TEST_LEVEL:-quick} in long | deep) CYCLES=20 ;; *) CYCLES=3 ;; esac
 CYCLES=${KILL_CYCLES:-$CYCLES}
 RANDOM=${KILL_SEED:-1}
 volume 1G

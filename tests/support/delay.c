@@ -6,7 +6,9 @@
  * the time before which the request may not be seen in `private[0]` of the request that was handed
  * to us; `private` is ours (blockdrv/driver.h). Reap sorts completions into due and held ones.
  *
- * Locking: `lock` guards the rule. A queue belongs to one thread at a time.
+ * A request that is held until its release is due when `released` is set; a queue that has one looks again every millisecond.
+ *
+ * Locking: `lock` guards the rule and `released`. A queue belongs to one thread at a time.
  */
 #include "delay.h"
 
@@ -23,9 +25,10 @@
 struct delay_layer {
 	struct bdev_layer layer;
 	pthread_mutex_t lock;
+	pthread_cond_t let_go;
 	struct delay_rule rule;
-	unsigned used;
-	bool active;
+	unsigned matched, used;
+	bool active, released;
 };
 
 struct delay_queue {
@@ -67,7 +70,7 @@ static uint64_t delay_of(struct delay_layer *delay, const struct bdev_request *r
 	uint64_t nanoseconds = 0;
 
 	pthread_mutex_lock(&delay->lock);
-	if (delay->active && rule_matches(&delay->rule, request) &&
+	if (delay->active && rule_matches(&delay->rule, request) && delay->matched++ >= delay->rule.skip &&
 	    (!delay->rule.count || delay->used < delay->rule.count)) {
 		delay->used++;
 		nanoseconds = delay->rule.nanoseconds;
@@ -83,14 +86,35 @@ static bool delay_before(struct bdev_layer *layer, struct bdev_layer_slot *slot)
 	if (!slot->original)
 		slot->value = nanoseconds;
 	else
-		slot->original->private[0] = (void *)(uintptr_t)(nanoseconds ? bdev_now_ns() + nanoseconds : 0);
+		slot->original->private[0] = (void *)(uintptr_t)(!nanoseconds || nanoseconds == DELAY_HELD ?
+									 nanoseconds :
+									 bdev_now_ns() + nanoseconds);
 	return true;
+}
+
+static bool is_released(struct delay_layer *delay)
+{
+	bool released;
+
+	pthread_mutex_lock(&delay->lock);
+	released = delay->released;
+	pthread_mutex_unlock(&delay->lock);
+	return released;
+}
+
+static void wait_release(struct delay_layer *delay)
+{
+	pthread_mutex_lock(&delay->lock);
+	while (!delay->released)
+		pthread_cond_wait(&delay->let_go, &delay->lock);
+	pthread_mutex_unlock(&delay->lock);
 }
 
 static void delay_after(struct bdev_layer *layer, struct bdev_layer_slot *slot)
 {
-	(void)layer;
-	if (!slot->original && slot->value)
+	if (!slot->original && slot->value == DELAY_HELD)
+		wait_release((struct delay_layer *)layer);
+	else if (!slot->original && slot->value)
 		sleep_ns(slot->value);
 }
 
@@ -150,7 +174,7 @@ static int delay_submit(struct bdev_queue *base, struct bdev_request *const *req
 /* Move what is due from `held` to `out`; the number moved. */
 static unsigned take_due(struct delay_queue *queue, struct bdev_request **out, unsigned max)
 {
-	uint64_t now = bdev_now_ns();
+	uint64_t now = is_released((struct delay_layer *)queue->inner->dev) ? DELAY_HELD : bdev_now_ns();
 	unsigned count = 0, kept = 0;
 
 	for (unsigned i = 0; i < queue->held_count; i++) {
@@ -165,11 +189,13 @@ static unsigned take_due(struct delay_queue *queue, struct bdev_request **out, u
 
 static uint64_t next_due(const struct delay_queue *queue)
 {
-	uint64_t next = UINT64_MAX;
+	uint64_t next = UINT64_MAX, soon = bdev_now_ns() + 1000000;
 
-	for (unsigned i = 0; i < queue->held_count; i++)
-		if (due_at(queue->held[i]) < next)
-			next = due_at(queue->held[i]);
+	for (unsigned i = 0; i < queue->held_count; i++) {
+		uint64_t due = due_at(queue->held[i]) == DELAY_HELD ? soon : due_at(queue->held[i]);
+
+		next = due < next ? due : next;
+	}
 	return next;
 }
 
@@ -265,6 +291,7 @@ static void delay_event_clear(struct bdev_queue *base)
 static void delay_close(struct bdev *dev)
 {
 	pthread_mutex_destroy(&((struct delay_layer *)dev)->lock);
+	pthread_cond_destroy(&((struct delay_layer *)dev)->let_go);
 	free(dev);
 }
 
@@ -293,6 +320,7 @@ int delay_open(struct bdev *lower, struct bdev **out)
 	delay->layer.before = delay_before;
 	delay->layer.after = delay_after;
 	pthread_mutex_init(&delay->lock, NULL);
+	pthread_cond_init(&delay->let_go, NULL);
 	*out = &delay->layer.dev;
 	return 0;
 }
@@ -305,6 +333,29 @@ void delay_set(struct bdev *delay_layer, const struct delay_rule *rule)
 	delay->active = rule != NULL;
 	if (rule)
 		delay->rule = *rule;
-	delay->used = 0;
+	delay->matched = delay->used = 0;
+	delay->released = false;
 	pthread_mutex_unlock(&delay->lock);
+}
+
+void delay_release(struct bdev *delay_layer)
+{
+	struct delay_layer *delay = (struct delay_layer *)delay_layer;
+
+	pthread_mutex_lock(&delay->lock);
+	delay->released = true;
+	delay->active = false;
+	pthread_cond_broadcast(&delay->let_go);
+	pthread_mutex_unlock(&delay->lock);
+}
+
+unsigned delay_caught(struct bdev *delay_layer)
+{
+	struct delay_layer *delay = (struct delay_layer *)delay_layer;
+	unsigned used;
+
+	pthread_mutex_lock(&delay->lock);
+	used = delay->used;
+	pthread_mutex_unlock(&delay->lock);
+	return used;
 }

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct fault_state {
 	struct fault_rule rule;
@@ -23,6 +24,9 @@ struct fault_layer {
 	struct fault_state states[FAULT_RULES_MAX];
 	unsigned count, hits;
 	int gone; /* the error of a sticky rule that fired, else 0 */
+	struct fault_event first;
+	void (*ask)(void *context, const struct bdev_request *request); /* set while nothing is in flight */
+	void *ask_context;
 };
 
 static bool rule_matches(const struct fault_rule *rule, const struct bdev_request *request)
@@ -48,6 +52,14 @@ static bool state_fires(struct fault_state *state, const struct bdev_request *re
 	return true;
 }
 
+/* Lock held. */
+static void note_first(struct fault_layer *fault, const struct bdev_request *request)
+{
+	fault->first = (struct fault_event){ request->op, request->offset, request->length, { 0 } };
+	if (request->op == BDEV_WRITE && request->iov_count && request->iov[0].iov_len >= sizeof(fault->first.head))
+		memcpy(fault->first.head, request->iov[0].iov_base, sizeof(fault->first.head));
+}
+
 /* The error for this request or 0; `rule` gets a copy of the rule that fired, if one did. */
 static int decide(struct fault_layer *fault, const struct bdev_request *request, struct fault_rule *rule)
 {
@@ -63,8 +75,8 @@ static int decide(struct fault_layer *fault, const struct bdev_request *request,
 		if (rule->sticky)
 			fault->gone = error;
 	}
-	if (error)
-		fault->hits++;
+	if (error && !fault->hits++)
+		note_first(fault, request);
 	pthread_mutex_unlock(&fault->lock);
 	return error;
 }
@@ -89,8 +101,13 @@ static void transfer_part(struct bdev *lower, const struct bdev_request *request
 
 static bool fault_before(struct bdev_layer *layer, struct bdev_layer_slot *slot)
 {
+	struct fault_layer *fault = (struct fault_layer *)layer;
 	struct fault_rule rule = { 0 };
-	int error = decide((struct fault_layer *)layer, &slot->request, &rule);
+	int error;
+
+	if (fault->ask)
+		fault->ask(fault->ask_context, &slot->request);
+	error = decide(fault, &slot->request, &rule);
 
 	if (!error)
 		return true;
@@ -159,4 +176,24 @@ unsigned fault_hits(struct bdev *fault_layer)
 	hits = fault->hits;
 	pthread_mutex_unlock(&fault->lock);
 	return hits;
+}
+
+bool fault_first(struct bdev *fault_layer, struct fault_event *out)
+{
+	struct fault_layer *fault = (struct fault_layer *)fault_layer;
+	bool any;
+
+	pthread_mutex_lock(&fault->lock);
+	any = fault->hits != 0;
+	*out = fault->first;
+	pthread_mutex_unlock(&fault->lock);
+	return any;
+}
+
+void fault_ask(struct bdev *fault_layer, void (*ask)(void *context, const struct bdev_request *request), void *context)
+{
+	struct fault_layer *fault = (struct fault_layer *)fault_layer;
+
+	fault->ask = ask;
+	fault->ask_context = context;
 }

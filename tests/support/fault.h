@@ -4,6 +4,7 @@
  *
  * Concept: rules are tried in the order in which they were added; the first one that fires decides.
  * A request that fails does not reach the device below, except the first bytes of a short transfer.
+ * A campaign that wants a look at every request before the rules do sets a function for it.
  *
  * Locking: one mutex around the rules; any thread may add, clear and ask at any time.
  */
@@ -37,5 +38,17 @@ int fault_add(struct bdev *fault_layer, const struct fault_rule *rule);
 void fault_clear(struct bdev *fault_layer);
 /* Requests that failed because of a rule since the last fault_clear(). */
 unsigned fault_hits(struct bdev *fault_layer);
+
+/* The first of them. */
+struct fault_event {
+	enum bdev_op op;
+	uint64_t offset, length; /* bytes */
+	uint8_t head[4];         /* of a write: its first bytes */
+};
+/* False: none failed since the last fault_clear(). */
+bool fault_first(struct bdev *fault_layer, struct fault_event *out);
+
+/* `ask` is called for every request before the rules are tried, without a lock: it may add rules. NULL: nobody. */
+void fault_ask(struct bdev *fault_layer, void (*ask)(void *context, const struct bdev_request *request), void *context);
 
 #endif

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <unistd.h>
 #include "file_fixture.h"
+#include "tests/support/level.h"
 
 static const struct ash_open_options through = { .no_threads = true, .no_write_behind = true };
 static const struct ash_open_options buffered = { .no_threads = true };
@@ -226,6 +227,52 @@ Test(file, no_space_is_honest_and_temporary)
 	cr_assert_eq(free_blocks(&f), before);
 	fixture_close(&f);
 	bdev_buffer_free(bytes, length);
+}
+
+#define SCATTERED 1500u /* written blocks, with a hole behind each */
+
+/* Space for the holes, but not for the nodes that so many extents need: refused half-way, and nothing was zeroed. */
+Test(file, a_zero_range_without_space_changes_no_content)
+{
+	uint8_t *block = aligned(4096), *back = aligned(4096);
+	struct ash_statfs statfs;
+	uint64_t size = 0;
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &through);
+	uint64_t ino = make_file(&f, "f"), filler = make_file(&f, "filler");
+	for (uint32_t i = 0; i < SCATTERED; i++) {
+		fill(block, 4096, i);
+		cr_assert_eq(ash_write(f.volume, ino, block, 4096, i * UINT64_C(8192), 0), 4096);
+	}
+	cr_assert_eq(set_size(&f, ino, SCATTERED * UINT64_C(8192)), 0);
+	/* A refusal gives back what was set aside for files that grow. */
+	cr_assert_eq(ash_fallocate(f.volume, filler, 0, 0, 1 << 30), -ENOSPC);
+	cr_assert_eq(ash_statfs(f.volume, &statfs), 0);
+	size = (statfs.available_blocks - SCATTERED - 1) * 4096;
+	cr_assert_eq(ash_fallocate(f.volume, filler, 0, 0, size), 0);
+	cr_assert_eq(ash_statfs(f.volume, &statfs), 0);
+	cr_assert_geq(statfs.available_blocks, SCATTERED);
+	cr_assert_lt(statfs.available_blocks, SCATTERED + 3);
+	cr_assert_eq(ash_fallocate(f.volume, ino, FALLOC_FL_ZERO_RANGE, 0, SCATTERED * UINT64_C(8192)), -ENOSPC);
+	for (uint32_t i = 0; i < SCATTERED; i++) {
+		fill(block, 4096, i);
+		cr_assert_eq(ash_read(f.volume, ino, back, 4096, i * UINT64_C(8192)), 4096);
+		cr_assert_eq(memcmp(block, back, 4096), 0, "block %u", 2 * i);
+	}
+	/* With space it does what it should. */
+	cr_assert_eq(set_size(&f, filler, 0), 0);
+	cr_assert_eq(ash_sync(f.volume), 0);
+	cr_assert_eq(ash_fallocate(f.volume, ino, FALLOC_FL_ZERO_RANGE, 0, SCATTERED * UINT64_C(8192)), 0);
+	memset(block, 0, 4096);
+	for (uint32_t i = 0; i < 2 * SCATTERED; i++) {
+		cr_assert_eq(ash_read(f.volume, ino, back, 4096, i * UINT64_C(4096)), 4096);
+		cr_assert_eq(memcmp(block, back, 4096), 0);
+	}
+	cr_assert_geq(attr_of(&f, ino).blocks, 2 * SCATTERED * 8);
+	fixture_close(&f);
+	bdev_buffer_free(block, 4096);
+	bdev_buffer_free(back, 4096);
 }
 
 Test(file, copy_range_keeps_holes)
@@ -488,9 +535,7 @@ static void model_step(struct model *m)
 /* More of them on request. */
 static unsigned seeds(unsigned count)
 {
-	const char *level = getenv("ASHLAR_TEST_LEVEL");
-
-	return level && !strcmp(level, "long") ? 4 * count : count;
+	return test_level_is_long() ? 4 * count : count;
 }
 
 /* How often space was refused. */
@@ -561,4 +606,22 @@ Test(file, equals_a_model_on_a_full_volume)
 		refused += run_model(&through, seed, 300, "mem:5M");
 	}
 	cr_assert_gt(refused, 100);
+}
+
+/* Fewer bytes than asked for would say "end of file". */
+Test(file, read_that_fails_half_way_is_an_error)
+{
+	uint8_t *bytes = aligned(4096), *back = aligned(5 * 4096);
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &through);
+	uint64_t ino = make_file(&f, "f");
+	for (unsigned i = 0; i < 5; i += 2)
+		cr_assert_eq(ash_write(f.volume, ino, bytes, 4096, i * UINT64_C(4096), 0), 4096);
+	fault_add(f.dev, &(struct fault_rule){ .ops = FAULT_OP(BDEV_READ), .skip = 1, .count = 1 });
+	cr_expect_eq(ash_read(f.volume, ino, back, 5 * 4096, 0), -EIO);
+	cr_expect_eq(ash_read(f.volume, ino, back, 5 * 4096, 0), 5 * 4096);
+	fixture_close(&f);
+	bdev_buffer_free(bytes, 4096);
+	bdev_buffer_free(back, 5 * 4096);
 }

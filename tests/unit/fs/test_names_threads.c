@@ -9,6 +9,7 @@
 #include <sys/xattr.h>
 
 #include "names_fixture.h"
+#include "tests/support/level.h"
 
 #define THREADS 4
 #define DIRECTORIES 6
@@ -240,8 +241,7 @@ static void remove_tree(struct names *names, uint64_t directory)
 
 Test(names_threads, the_tree_stays_one, .timeout = 240)
 {
-	const char *level = getenv("ASHLAR_TEST_LEVEL");
-	int rounds = level && !strcmp(level, "long") ? 100000 : 6000;
+	int rounds = test_level_is_long() ? 100000 : 6000;
 	struct worker workers[THREADS];
 	pthread_t threads[THREADS];
 	struct ash_volume_info info;

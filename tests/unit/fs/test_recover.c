@@ -11,11 +11,6 @@ struct block {
 	uint8_t bytes[ASH_BLOCK_SIZE];
 };
 
-static uint64_t ring_block(const struct engine *engine, uint64_t position)
-{
-	return engine->volume->log_start + 2 + position % (engine->volume->log_blocks - 2);
-}
-
 /* The state that the next test cuts: geometry is gone with the volume. */
 struct place {
 	uint64_t log_start, ring, position; /* of the next log block */
@@ -34,18 +29,94 @@ static uint64_t place_block(const struct place *place, uint64_t position)
 	return place->log_start + 2 + position % place->ring;
 }
 
+static void force(struct engine *engine)
+{
+	cr_assert_eq(ash_log_force(engine->volume, ash_log_end(engine->volume)), 0);
+}
+
+/* ---- A crash, damage, and opening again ---- */
+
+struct crash {
+	struct engine engine;
+	struct place place; /* as crash_mark() or the cut found it */
+	uint64_t node;      /* of owner 5 */
+};
+
+/* A volume with one node full of `value`, not durable yet. */
+static void crash_open(struct crash *crash, const char *device, uint64_t log_blocks, uint8_t value)
+{
+	engine_open(&crash->engine, device, log_blocks);
+	crash->node = node_new(&crash->engine, 5, value);
+}
+
+/* All so far is durable; the next log block is the one to harm. */
+static void crash_mark(struct crash *crash)
+{
+	force(&crash->engine);
+	crash->place = place_of(&crash->engine);
+}
+
+static void crash_fill(struct crash *crash, uint32_t offset, uint32_t length, uint8_t value)
+{
+	node_fill(&crash->engine, crash->node, 5, offset, length, value);
+}
+
+static bool crash_is(struct crash *crash, uint32_t offset, uint32_t length, uint8_t value)
+{
+	return node_is(&crash->engine, crash->node, 5, offset, length, value);
+}
+
+/* After the power went a block rots; what an open of that says. */
+static int crash_reopen(struct crash *crash, uint64_t rotten)
+{
+	image_spoil(&crash->engine, rotten, 100);
+	return engine_try_mount(&crash->engine);
+}
+
+static uint64_t newest_control(struct engine *engine, const struct place *place)
+{
+	struct ash_log_control pair[2];
+
+	image_read(engine, place->log_start, &pair[0]);
+	image_read(engine, place->log_start + 1, &pair[1]);
+	return place->log_start + (ash_get64(pair[1].sequence) > ash_get64(pair[0].sequence));
+}
+
+/* The power goes, then the newest control block rots. */
+static int crash_lose_control(struct crash *crash)
+{
+	crash->place = place_of(&crash->engine);
+	engine_cut(&crash->engine);
+	return crash_reopen(crash, newest_control(&crash->engine, &crash->place));
+}
+
+/* The power goes when a checkpoint has written everything home, this block too, and has not moved the tail yet. */
+static void cut_within_checkpoint(struct engine *engine, uint64_t block, struct block *home)
+{
+	uint64_t control = engine->volume->log_start;
+	struct block controls[2];
+
+	for (uint64_t i = 0; i < 2; i++)
+		image_read(engine, control + i, &controls[i]);
+	cr_assert_eq(ash_log_checkpoint(engine->volume, true), 0);
+	image_read(engine, block, home);
+	ash_abandon(engine->volume);
+	engine->volume = NULL;
+	for (uint64_t i = 0; i < 2; i++)
+		image_write(engine, control + i, &controls[i]);
+}
+
 /* ---- Torn home writes ---- */
 
 struct torn {
 	struct engine engine;
-	struct place place;
 	uint64_t block;
-	struct block old_home, new_home, controls[2];
+	struct block old_home, new_home;
 };
 
 /*
- * A node went home as `old_home`; changed, logged, and written home again as `new_home`. On the device everything is
- * put back to the moment of that second write: the tail has not moved.
+ * A node went home as `old_home`; changed, logged, and written home again as `new_home`. The power went at the moment
+ * of that second write.
  */
 static void torn_prepare(struct torn *torn)
 {
@@ -55,15 +126,7 @@ static void torn_prepare(struct torn *torn)
 	image_read(&torn->engine, torn->block, &torn->old_home);
 	for (uint32_t i = 0; i < 4; i++)
 		node_fill(&torn->engine, torn->block, 5, i * 1024, 300, (uint8_t)(0x20 + i));
-	torn->place = place_of(&torn->engine);
-	for (uint64_t i = 0; i < 2; i++)
-		image_read(&torn->engine, torn->place.log_start + i, &torn->controls[i]);
-	cr_assert_eq(ash_log_checkpoint(torn->engine.volume, true), 0);
-	image_read(&torn->engine, torn->block, &torn->new_home);
-	ash_abandon(torn->engine.volume);
-	torn->engine.volume = NULL;
-	for (uint64_t i = 0; i < 2; i++)
-		image_write(&torn->engine, torn->place.log_start + i, &torn->controls[i]);
+	cut_within_checkpoint(&torn->engine, torn->block, &torn->new_home);
 }
 
 static bool torn_is_whole(struct torn *torn)
@@ -153,7 +216,7 @@ Test(recover, revoked_block_keeps_its_new_content)
 	engine_open(&engine, "mem:16M", 0);
 	block = node_new(&engine, 5, 0x11);
 	node_free(&engine, block);
-	cr_assert_eq(ash_log_force(engine.volume, ash_log_end(engine.volume)), 0);
+	force(&engine);
 	/* the block becomes file data, all while its log records are still in the log */
 	cr_assert_eq(ash_claim(engine.volume, block, 1, 0, &extent), 0);
 	cr_assert_eq(extent.start, block);
@@ -181,7 +244,7 @@ Test(recover, freed_and_used_as_metadata_again)
 	engine_open(&engine, "mem:16M", 0);
 	block = node_new(&engine, 5, 0x11);
 	node_free(&engine, block);
-	cr_assert_eq(ash_log_force(engine.volume, ash_log_end(engine.volume)), 0);
+	force(&engine);
 	txn = engine_begin(&engine, ASH_TXN_TREE);
 	cr_assert_eq(ash_alloc_meta(txn, block, 0, &block), 0);
 	cr_assert_eq(ash_txn_new_block(txn, node_id(block, 6), &buffer), 0);
@@ -207,39 +270,37 @@ static void log_block_seal(const struct place *place, struct ash_log_block *bloc
  */
 Test(recover, dead_timeline_never_replays)
 {
-	struct engine engine;
-	struct place place;
+	struct crash crash;
+	struct engine *engine = &crash.engine;
 	struct block dead, zero = { { 0 } };
 	struct ash_log_block *forged = (void *)&dead;
 	struct ash_log_block alive;
-	uint64_t block, position;
+	uint64_t position;
 
-	engine_open(&engine, "mem:16M", 0);
-	block = node_new(&engine, 5, 0);
-	cr_assert_eq(ash_log_force(engine.volume, ash_log_end(engine.volume)), 0);
-	place = place_of(&engine);
-	position = place.position;
-	node_fill(&engine, block, 5, 0, 10, 0xd1);
-	cr_assert_eq(ash_log_force(engine.volume, ash_log_end(engine.volume)), 0);
-	node_fill(&engine, block, 5, 0, 10, 0xd2);
-	engine_cut(&engine);
-	image_read(&engine, place_block(&place, position + 1), &dead);
-	image_write(&engine, place_block(&place, position), &zero);
-	image_write(&engine, place_block(&place, position + 1), &zero);
-	engine_mount(&engine);
-	cr_expect(node_is(&engine, block, 5, 0, 10, 0));
-	node_fill(&engine, block, 5, 20, 10, 0xa1);
-	cr_assert_eq(place_of(&engine).position, position);
-	engine_cut(&engine);
-	image_read(&engine, place_block(&place, position), &alive);
+	crash_open(&crash, "mem:16M", 0, 0);
+	crash_mark(&crash);
+	position = crash.place.position;
+	crash_fill(&crash, 0, 10, 0xd1);
+	force(engine);
+	crash_fill(&crash, 0, 10, 0xd2);
+	engine_cut(engine);
+	image_read(engine, place_block(&crash.place, position + 1), &dead);
+	image_write(engine, place_block(&crash.place, position), &zero);
+	image_write(engine, place_block(&crash.place, position + 1), &zero);
+	engine_mount(engine);
+	cr_expect(crash_is(&crash, 0, 10, 0));
+	crash_fill(&crash, 20, 10, 0xa1);
+	cr_assert_eq(place_of(engine).position, position);
+	engine_cut(engine);
+	image_read(engine, place_block(&crash.place, position), &alive);
 	forged->previous_crc = alive.header.crc;
-	log_block_seal(&place, forged);
-	image_write(&engine, place_block(&place, position + 1), forged);
-	engine_mount(&engine);
-	cr_expect(node_is(&engine, block, 5, 0, 10, 0), "the dead life");
-	cr_expect(node_is(&engine, block, 5, 20, 10, 0xa1), "the living one");
-	cr_expect_eq(engine.errors, 0);
-	engine_close(&engine);
+	log_block_seal(&crash.place, forged);
+	image_write(engine, place_block(&crash.place, position + 1), forged);
+	engine_mount(engine);
+	cr_expect(crash_is(&crash, 0, 10, 0), "the dead life");
+	cr_expect(crash_is(&crash, 20, 10, 0xa1), "the living one");
+	cr_expect_eq(engine->errors, 0);
+	engine_close(engine);
 }
 
 Test(recover, every_mount_takes_a_new_epoch)
@@ -259,162 +320,117 @@ Test(recover, every_mount_takes_a_new_epoch)
 
 /* ---- Control blocks ---- */
 
-static uint64_t newest_control(struct engine *engine, const struct place *place)
-{
-	struct ash_log_control pair[2];
-
-	image_read(engine, place->log_start, &pair[0]);
-	image_read(engine, place->log_start + 1, &pair[1]);
-	return place->log_start + (ash_get64(pair[1].sequence) > ash_get64(pair[0].sequence));
-}
-
 Test(recover, torn_control_block_leaves_the_other_one)
 {
-	struct engine engine;
-	struct place place;
-	uint64_t block;
+	struct crash crash;
 
-	engine_open(&engine, "mem:16M", 0);
-	block = node_new(&engine, 5, 1);
-	cr_assert_eq(ash_checkpoint(engine.volume), 0);
-	node_fill(&engine, block, 5, 0, 10, 2);
-	cr_assert_eq(ash_log_checkpoint(engine.volume, true), 0);
-	place = place_of(&engine);
-	engine_cut(&engine);
-	image_spoil(&engine, newest_control(&engine, &place), 60);
-	engine_mount(&engine);
-	cr_expect(node_is(&engine, block, 5, 0, 10, 2));
-	cr_expect(node_is(&engine, block, 5, 10, 100, 1));
-	cr_expect_eq(engine.errors, 0);
+	crash_open(&crash, "mem:16M", 0, 1);
+	cr_assert_eq(ash_checkpoint(crash.engine.volume), 0);
+	crash_fill(&crash, 0, 10, 2);
+	cr_assert_eq(ash_log_checkpoint(crash.engine.volume, true), 0);
+	cr_assert_eq(crash_lose_control(&crash), 0);
+	cr_expect(crash_is(&crash, 0, 10, 2));
+	cr_expect(crash_is(&crash, 10, 100, 1));
+	cr_expect_eq(crash.engine.errors, 0);
 	/* the next one is written over the torn one, not over the good one */
-	node_fill(&engine, block, 5, 0, 10, 3);
-	cr_assert_eq(ash_close(engine.volume), 0);
-	engine_mount(&engine);
-	cr_expect(node_is(&engine, block, 5, 0, 10, 3));
-	engine_close(&engine);
+	crash_fill(&crash, 0, 10, 3);
+	cr_assert_eq(ash_close(crash.engine.volume), 0);
+	engine_mount(&crash.engine);
+	cr_expect(crash_is(&crash, 0, 10, 3));
+	engine_close(&crash.engine);
 }
 
 Test(recover, both_control_blocks_bad_is_an_error)
 {
-	struct engine engine;
-	struct place place;
+	struct crash crash;
 
-	engine_open(&engine, "mem:16M", 0);
-	place = place_of(&engine);
-	engine_cut(&engine);
-	image_spoil(&engine, place.log_start, 60);
-	image_spoil(&engine, place.log_start + 1, 60);
-	cr_expect_eq(engine_try_mount(&engine), -EUCLEAN);
-	engine_close(&engine);
+	crash_open(&crash, "mem:16M", 0, 1);
+	crash_mark(&crash);
+	engine_cut(&crash.engine);
+	image_spoil(&crash.engine, crash.place.log_start, 60);
+	cr_expect_eq(crash_reopen(&crash, crash.place.log_start + 1), -EUCLEAN);
+	engine_close(&crash.engine);
 }
 
 /* The durable newest control block rots away, and the log has used the space that it had freed. */
 Test(recover, lost_control_block_is_noticed)
 {
-	struct engine engine;
-	struct place place;
-	uint64_t block, filled;
+	struct crash crash;
+	uint64_t filled;
 
-	engine_open(&engine, "mem:64M", 2000);
-	block = node_new(&engine, 5, 0);
-	cr_assert_eq(ash_checkpoint(engine.volume), 0);
+	crash_open(&crash, "mem:64M", 2000, 0);
+	cr_assert_eq(ash_checkpoint(crash.engine.volume), 0);
 	for (filled = 0; filled < 900; filled++)
-		node_fill(&engine, block, 5, 0, CONTENT, (uint8_t)filled);
-	cr_assert_eq(ash_checkpoint(engine.volume), 0);
+		crash_fill(&crash, 0, CONTENT, (uint8_t)filled);
+	cr_assert_eq(ash_checkpoint(crash.engine.volume), 0);
 	for (filled = 0; filled < 1200; filled++)
-		node_fill(&engine, block, 5, 0, CONTENT, (uint8_t)filled);
-	place = place_of(&engine);
-	engine_cut(&engine);
-	image_spoil(&engine, newest_control(&engine, &place), 60);
-	cr_expect_eq(engine_try_mount(&engine), -EUCLEAN, "not an old state that looks fine");
-	engine_close(&engine);
+		crash_fill(&crash, 0, CONTENT, (uint8_t)filled);
+	cr_expect_eq(crash_lose_control(&crash), -EUCLEAN, "not an old state that looks fine");
+	engine_close(&crash.engine);
 }
 
 Test(recover, lost_epoch_is_noticed)
 {
-	struct engine engine;
-	struct place place;
-	uint64_t block;
+	struct crash crash;
 
-	engine_open(&engine, "mem:16M", 0);
-	block = node_new(&engine, 5, 0);
-	engine_again(&engine);
-	node_fill(&engine, block, 5, 0, 10, 2); /* acknowledged under the new epoch */
-	place = place_of(&engine);
-	engine_cut(&engine);
-	image_spoil(&engine, newest_control(&engine, &place), 60);
-	cr_expect_eq(engine_try_mount(&engine), -EUCLEAN);
-	engine_close(&engine);
+	crash_open(&crash, "mem:16M", 0, 0);
+	engine_again(&crash.engine);
+	crash_fill(&crash, 0, 10, 2); /* acknowledged under the new epoch */
+	cr_expect_eq(crash_lose_control(&crash), -EUCLEAN);
+	engine_close(&crash.engine);
 }
 
 /* ---- The end of the chain ---- */
 
 Test(recover, unfinished_log_write_ends_the_log)
 {
-	struct engine engine;
-	struct place place;
-	uint64_t block;
+	struct crash crash;
 
-	engine_open(&engine, "mem:16M", 0);
-	block = node_new(&engine, 5, 1);
-	cr_assert_eq(ash_log_force(engine.volume, ash_log_end(engine.volume)), 0);
-	place = place_of(&engine);
+	crash_open(&crash, "mem:16M", 0, 1);
+	crash_mark(&crash);
 	for (int i = 0; i < 4; i++) /* one force of several blocks; the first of them is missing */
-		node_fill(&engine, block, 5, 0, CONTENT, (uint8_t)(2 + i));
-	engine_cut(&engine);
-	image_spoil(&engine, place_block(&place, place.position), 100);
-	engine_mount(&engine);
-	cr_expect(node_is(&engine, block, 5, 0, CONTENT, 1));
-	cr_expect_eq(engine.errors, 0);
-	engine_close(&engine);
+		crash_fill(&crash, 0, CONTENT, (uint8_t)(2 + i));
+	engine_cut(&crash.engine);
+	cr_assert_eq(crash_reopen(&crash, place_block(&crash.place, crash.place.position)), 0);
+	cr_expect(crash_is(&crash, 0, CONTENT, 1));
+	cr_expect_eq(crash.engine.errors, 0);
+	engine_close(&crash.engine);
 }
 
 Test(recover, half_a_record_is_not_replayed)
 {
-	struct engine engine;
-	struct place place;
-	uint64_t block;
+	struct crash crash;
 
-	engine_open(&engine, "mem:16M", 0);
-	block = node_new(&engine, 5, 1);
-	node_fill(&engine, block, 5, 0, CONTENT, 2); /* with the one above: it lies in two log blocks */
-	node_fill(&engine, block, 5, 0, CONTENT, 3);
-	engine_cut(&engine);
-	engine_mount(&engine);
-	place = place_of(&engine);
-	ash_abandon(engine.volume);
-	image_spoil(&engine, place_block(&place, place.position - 1), 100);
-	engine_mount(&engine);
-	cr_expect(node_is(&engine, block, 5, 0, CONTENT, 1) || node_is(&engine, block, 5, 0, CONTENT, 2));
-	engine_close(&engine);
+	crash_open(&crash, "mem:16M", 0, 1);
+	crash_fill(&crash, 0, CONTENT, 2); /* with the one above: it lies in two log blocks */
+	crash_fill(&crash, 0, CONTENT, 3);
+	engine_again(&crash.engine);
+	crash.place = place_of(&crash.engine);
+	ash_abandon(crash.engine.volume);
+	cr_assert_eq(crash_reopen(&crash, place_block(&crash.place, crash.place.position - 1)), 0);
+	cr_expect(crash_is(&crash, 0, CONTENT, 1) || crash_is(&crash, 0, CONTENT, 2));
+	engine_close(&crash.engine);
 }
 
 Test(recover, lost_durable_block_is_damage)
 {
-	struct engine engine;
-	struct place place;
-	uint64_t block;
+	struct crash crash;
 
-	engine_open(&engine, "mem:16M", 0);
-	block = node_new(&engine, 5, 1);
-	cr_assert_eq(ash_log_force(engine.volume, ash_log_end(engine.volume)), 0);
-	place = place_of(&engine);
+	crash_open(&crash, "mem:16M", 0, 1);
+	crash_mark(&crash);
 	for (int i = 0; i < 3; i++) { /* each force says that the one before is durable */
-		uint64_t lsn = node_fill(&engine, block, 5, 0, 10, (uint8_t)(2 + i));
-
-		cr_assert_eq(ash_log_force(engine.volume, lsn), 0);
+		crash_fill(&crash, 0, 10, (uint8_t)(2 + i));
+		force(&crash.engine);
 	}
-	ash_abandon(engine.volume);
-	image_spoil(&engine, place_block(&place, place.position), 100);
-	cr_expect_eq(engine_try_mount(&engine), -EUCLEAN);
-	engine_close(&engine);
+	ash_abandon(crash.engine.volume);
+	cr_expect_eq(crash_reopen(&crash, place_block(&crash.place, crash.place.position)), -EUCLEAN);
+	engine_close(&crash.engine);
 }
 
 /* ---- Forged logs: every checksum is right (I8) ---- */
 
 struct forgery {
-	struct engine engine;
-	struct place place;
+	struct crash crash;
 	struct ash_log_block block;
 	uint32_t at; /* payload used */
 };
@@ -423,23 +439,20 @@ struct forgery {
 static void forgery_begin(struct forgery *forgery)
 {
 	struct ash_log_block last;
-	uint64_t node;
 
-	engine_open(&forgery->engine, "mem:16M", 0);
-	node = node_new(&forgery->engine, 5, 1);
-	node_fill(&forgery->engine, node, 5, 0, 10, 2);
-	cr_assert_eq(ash_log_force(forgery->engine.volume, ash_log_end(forgery->engine.volume)), 0);
-	forgery->place = place_of(&forgery->engine);
-	image_read(&forgery->engine, ring_block(&forgery->engine, forgery->place.position - 1), &last);
+	crash_open(&forgery->crash, "mem:16M", 0, 1);
+	crash_fill(&forgery->crash, 0, 10, 2);
+	crash_mark(&forgery->crash);
+	image_read(&forgery->crash.engine, place_block(&forgery->crash.place, forgery->crash.place.position - 1),
+		   &last);
 	memset(&forgery->block, 0, sizeof(forgery->block));
 	forgery->block.header = last.header;
-	forgery->block.header.address = ash_put64(place_block(&forgery->place, forgery->place.position));
-	forgery->block.header.owner = ash_put64(forgery->place.position);
+	forgery->block.header.address = ash_put64(place_block(&forgery->crash.place, forgery->crash.place.position));
+	forgery->block.header.owner = ash_put64(forgery->crash.place.position);
 	forgery->block.epoch = last.epoch;
 	forgery->block.previous_crc = last.header.crc;
 	forgery->at = sizeof(struct ash_log_record);
-	ash_abandon(forgery->engine.volume);
-	forgery->engine.volume = NULL;
+	engine_cut(&forgery->crash.engine);
 }
 
 static void forgery_item(struct forgery *forgery, uint8_t kind, uint64_t block, uint32_t value, const void *tail,
@@ -460,14 +473,15 @@ static int forgery_mount(struct forgery *forgery, uint32_t length, uint32_t item
 	struct ash_log_record record = {
 		.length = ash_put32(length ? length : forgery->at),
 		.items = ash_put32(items),
-		.lsn = ash_put64(forgery->place.position * ASH_LOG_PAYLOAD + (uint64_t)lsn_error),
+		.lsn = ash_put64(forgery->crash.place.position * ASH_LOG_PAYLOAD + (uint64_t)lsn_error),
 	};
 
 	memcpy(forgery->block.payload, &record, sizeof(record));
 	forgery->block.used = ash_put16((uint16_t)forgery->at);
-	log_block_seal(&forgery->place, &forgery->block);
-	image_write(&forgery->engine, place_block(&forgery->place, forgery->place.position), &forgery->block);
-	return engine_try_mount(&forgery->engine);
+	log_block_seal(&forgery->crash.place, &forgery->block);
+	image_write(&forgery->crash.engine, place_block(&forgery->crash.place, forgery->crash.place.position),
+		    &forgery->block);
+	return engine_try_mount(&forgery->crash.engine);
 }
 
 struct bad_item {
@@ -508,7 +522,7 @@ Test(recover, impossible_items_are_refused)
 		forgery_begin(&forgery);
 		forgery_item(&forgery, bad->kind, bad->block, bad->value, bad->tail, bad->length);
 		cr_expect_eq(forgery_mount(&forgery, 0, 1, 0), -EUCLEAN, "item %zu", i);
-		engine_close(&forgery.engine);
+		engine_close(&forgery.crash.engine);
 	}
 }
 
@@ -518,9 +532,9 @@ Test(recover, log_does_not_write_into_itself)
 		struct forgery forgery;
 
 		forgery_begin(&forgery);
-		forgery_item(&forgery, ASH_LOG_BYTES, forgery.place.log_start + i, 0, "forged!!", 8);
+		forgery_item(&forgery, ASH_LOG_BYTES, forgery.crash.place.log_start + i, 0, "forged!!", 8);
 		cr_expect_eq(forgery_mount(&forgery, 0, 1, 0), -EUCLEAN);
-		engine_close(&forgery.engine);
+		engine_close(&forgery.crash.engine);
 	}
 }
 
@@ -538,7 +552,7 @@ Test(recover, impossible_records_are_refused)
 		forgery_item(&forgery, ASH_LOG_ORPHAN_DEL, 9, 0, NULL, 0);
 		cr_expect_eq(forgery_mount(&forgery, cases[i].length, cases[i].items, cases[i].lsn_error), -EUCLEAN,
 			     "case %zu", i);
-		engine_close(&forgery.engine);
+		engine_close(&forgery.crash.engine);
 	}
 }
 
@@ -564,11 +578,11 @@ Test(recover, superblock_from_the_log_is_judged)
 
 		forgery_begin(&forgery);
 		forgery_item(&forgery, ASH_LOG_BYTES, 0, fields[i].offset, &value, sizeof(value));
-		image_read(&forgery.engine, forgery.place.log_start, &before);
+		image_read(&forgery.crash.engine, forgery.crash.place.log_start, &before);
 		cr_expect_lt(forgery_mount(&forgery, 0, 1, 0), 0, "field %zu", i);
-		image_read(&forgery.engine, forgery.place.log_start, &after);
+		image_read(&forgery.crash.engine, forgery.crash.place.log_start, &after);
 		cr_expect_arr_eq(before.bytes, after.bytes, ASH_BLOCK_SIZE, "nothing was written");
-		engine_close(&forgery.engine);
+		engine_close(&forgery.crash.engine);
 	}
 }
 
@@ -594,20 +608,12 @@ Test(recover, foreign_device_with_an_old_backup_is_left_alone)
 Test(recover, torn_superblock_is_mended_by_its_backup_and_the_log)
 {
 	struct engine engine;
-	struct place place;
-	struct block old_home, new_home, controls[2];
+	struct block old_home, new_home;
 
 	engine_open(&engine, "mem:16M", 0);
-	place = place_of(&engine);
 	image_read(&engine, 0, &old_home);
 	cr_assert_eq(ash_set_label(engine.volume, "a new label"), 0);
-	image_read(&engine, place.log_start, &controls[0]);
-	image_read(&engine, place.log_start + 1, &controls[1]);
-	cr_assert_eq(ash_log_checkpoint(engine.volume, true), 0);
-	image_read(&engine, 0, &new_home);
-	ash_abandon(engine.volume);
-	image_write(&engine, place.log_start, &controls[0]);
-	image_write(&engine, place.log_start + 1, &controls[1]);
+	cut_within_checkpoint(&engine, 0, &new_home);
 	memcpy(new_home.bytes, old_home.bytes, 100); /* before the label: checksum and label do not fit */
 	image_write(&engine, 0, &new_home);
 	engine_mount(&engine);

@@ -327,3 +327,88 @@ Test(wbuf, threads_do_not_disturb_each_other)
 	cr_assert_eq(free_blocks(&f), before);
 	fixture_close(&f);
 }
+
+/*
+ * One flush claims a tree node and frees it again: the extents outgrow the root when the middle of an unwritten one is
+ * written, and fit it once others, written whole, have joined their neighbours. The node came out of the reserve, and the
+ * reserve must know.
+ */
+Test(wbuf, a_node_that_a_flush_claims_and_frees_is_not_reserved_any_more)
+{
+	enum { HOLES = 3, APART = 10, LENGTH = 3 };
+	uint8_t *bytes = aligned((HOLES + 2) * APART * 4096);
+	struct ash_statfs before, after;
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &quiet);
+	uint64_t ino = make_file(&f, "f"), size = (HOLES + 2) * APART * 4096;
+	cr_assert_eq(ash_write(f.volume, ino, bytes, size, 0, ASH_WRITE_THROUGH), (int64_t)size);
+	for (uint64_t i = 1; i <= HOLES; i++)
+		cr_assert_eq(ash_fallocate(f.volume, ino, FALLOC_FL_ZERO_RANGE, i * APART * 4096, LENGTH * 4096), 0);
+	cr_assert_eq(ash_sync(f.volume), 0);
+	cr_assert_eq(ash_statfs(f.volume, &before), 0);
+	cr_assert_eq(ash_write(f.volume, ino, bytes, 4096, (APART + 1) * 4096, 0), 4096);
+	for (uint64_t i = 2; i <= HOLES; i++)
+		cr_assert_eq(ash_write(f.volume, ino, bytes, LENGTH * 4096, i * APART * 4096, 0), LENGTH * 4096);
+	cr_assert_eq(ash_sync(f.volume), 0);
+	cr_assert_eq(ash_statfs(f.volume, &after), 0);
+	cr_assert_eq(after.free_blocks, before.free_blocks);
+	cr_assert_eq(after.available_blocks, before.available_blocks);
+	fixture_close(&f);
+	bdev_buffer_free(bytes, (HOLES + 2) * APART * 4096);
+}
+
+/* Freed blocks that wait for their discard are shown as free: who needs them waits for it instead of being refused. */
+Test(wbuf, blocks_that_wait_for_their_discard_are_space, .timeout = 60)
+{
+	static const struct ash_open_options options = { .discard = true, .no_write_behind = true };
+	size_t length = 1 << 20;
+	uint8_t *bytes = aligned(length);
+	struct fixture f;
+
+	fixture_open(&f, "mem:16M", &options);
+	for (int round = 0; round < 100; round++) {
+		uint64_t ino = make_file(&f, "f");
+
+		for (uint64_t i = 0; i < 8; i++)
+			cr_assert_eq(ash_write(f.volume, ino, bytes, length, i * length, 0), (int64_t)length,
+				     "round %d", round);
+		cr_assert_eq(ash_unlink(f.volume, 1, "f", NULL), 0);
+		ash_forget(f.volume, ino, 1);
+	}
+	fixture_close(&f);
+	bdev_buffer_free(bytes, length);
+}
+
+/* Data that the buffer lost on its own, under pressure of other writes: the next sync says so, once, and so does an fsync of the file. */
+Test(wbuf, sync_tells_of_data_lost_in_the_background)
+{
+	struct ash_open_options small = { .no_threads = true, .write_behind_bytes = 256 << 10 };
+	uint8_t *bytes = aligned(100 << 10);
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &small);
+	uint64_t lost = make_file(&f, "lost"), other = make_file(&f, "other");
+	cr_assert_eq(ash_sync(f.volume), 0);
+	memset(bytes, 'x', 100 << 10);
+	cr_assert_eq(ash_write(f.volume, lost, bytes, 100 << 10, 0, 0), 100 << 10);
+	fault_add(f.dev, &(struct fault_rule){ .ops = FAULT_OP(BDEV_WRITE), .length = 64 << 20, .count = 2 });
+	cr_assert_eq(ash_write(f.volume, other, bytes, 100 << 10, 0, 0), 100 << 10, "the caller is somebody else");
+	cr_assert_eq(fault_hits(f.dev), 2, "as one of a batch, then alone");
+	fault_clear(f.dev);
+	cr_expect_eq(ash_sync(f.volume), -EIO);
+	cr_expect_eq(ash_sync(f.volume), 0, "once");
+	cr_expect_eq(ash_fsync(f.volume, other, false), 0);
+	cr_expect_eq(ash_fsync(f.volume, lost, false), -EIO);
+	cr_expect_eq(ash_fsync(f.volume, lost, false), 0, "once");
+
+	/* And when the fsync comes first the sync has nothing to tell. */
+	cr_assert_eq(ash_write(f.volume, lost, bytes, 100 << 10, 0, 0), 100 << 10);
+	fault_add(f.dev, &(struct fault_rule){ .ops = FAULT_OP(BDEV_WRITE), .length = 64 << 20, .count = 2 });
+	cr_assert_eq(ash_write(f.volume, other, bytes, 100 << 10, 0, 0), 100 << 10);
+	fault_clear(f.dev);
+	cr_expect_eq(ash_fsync(f.volume, lost, false), -EIO);
+	cr_expect_eq(ash_sync(f.volume), 0);
+	fixture_close(&f);
+	bdev_buffer_free(bytes, 100 << 10);
+}

@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The groups of the allocator: their bitmaps made and loaded, blocks given back (alloc_group.h).
+ */
+#include "alloc_group.h"
+
+#include <stdlib.h>
+
+/* The fixed blocks of a group that was never written: see format.h. */
+static uint32_t uninit_bits(struct ash_volume *volume, uint32_t index, struct ash_txn *txn, struct ash_buffer *bitmap)
+{
+	struct ash_alloc_group *group = &volume->alloc->groups[index];
+	uint32_t fixed = ash_group_has_super(index) ? 2 : 1, beyond = ASH_BLOCKS_PER_GROUP - group->size;
+
+	ash_txn_bits(txn, bitmap, 0, fixed, true);
+	if (beyond)
+		ash_txn_bits(txn, bitmap, group->size, beyond, true);
+	if (!ash_alloc_is_last_block(volume, ash_group_start(index) + group->size - 1))
+		return fixed + beyond;
+	ash_txn_bits(txn, bitmap, group->size - 1, 1, true);
+	return fixed + beyond + 1;
+}
+
+/* group.lock held. */
+static int group_initialize(struct ash_volume *volume, uint32_t index)
+{
+	struct ash_block_id id = { ash_group_bitmap(index), ASH_MAGIC_BLOCK_BITMAP, index };
+	struct ash_buffer *table_buffer, *bitmap;
+	struct ash_group_table_block *table = ash_alloc_table_of(volume, index, &table_buffer);
+	uint32_t slot = index % ASH_GROUPS_PER_TABLE_BLOCK;
+	ash_le32 flags = ash_put32(ash_get32(table->flags[slot]) & ~ASH_GROUP_UNINIT);
+	struct ash_txn *txn;
+	uint32_t fixed;
+	int error = ash_txn_begin_system(volume, &txn);
+
+	if (error)
+		return error;
+	error = ash_txn_new_block(txn, id, &bitmap);
+	if (error) {
+		ash_txn_abort(txn);
+		return error;
+	}
+	fixed = uninit_bits(volume, index, txn, bitmap);
+	ash_txn_set(txn, table_buffer, offsetof(struct ash_group_table_block, flags) + slot * 4, &flags, sizeof(flags));
+	/* the commit will count these blocks as taken just now, but the table never counted them as free */
+	ash_lock(&table_buffer->lock);
+	table->free_blocks[slot] = ash_put32(volume->alloc->groups[index].free + fixed);
+	ash_unlock(&table_buffer->lock);
+	ash_txn_commit(txn);
+	volume->alloc->groups[index].bitmap = bitmap;
+	volume->alloc->groups[index].uninit = false;
+	return 0;
+}
+
+/* group.lock held, bitmap referenced: make `busy`, correct the counts. */
+static int group_fill(struct ash_volume *volume, uint32_t index)
+{
+	struct ash_allocator *alloc = volume->alloc;
+	struct ash_alloc_group *group = &alloc->groups[index];
+	const struct ash_bitmap_block *block = (const void *)group->bitmap->data;
+	uint64_t *busy = malloc(ASH_ALLOC_WORDS * 8);
+	uint32_t free_blocks;
+
+	if (!busy)
+		return -ENOMEM;
+	ash_lock(&group->bitmap->lock);
+	memcpy(busy, block->bits, ASH_ALLOC_WORDS * 8);
+	ash_unlock(&group->bitmap->lock);
+	for (uint32_t i = 0; i < ASH_ALLOC_WORDS; i++)
+		busy[i] = le64toh(busy[i]);
+	ash_busy_fill(busy, group->size, ASH_BLOCKS_PER_GROUP - group->size, true);
+	free_blocks = group->size - ash_busy_count(busy, group->size);
+	pthread_mutex_lock(&alloc->space_lock);
+	alloc->free += free_blocks;
+	alloc->free -= group->free;
+	pthread_mutex_unlock(&alloc->space_lock);
+	__atomic_store_n(&group->free, free_blocks, __ATOMIC_RELAXED);
+	__atomic_store_n(&group->longest, group->size, __ATOMIC_RELAXED);
+	group->busy = busy;
+	return 0;
+}
+
+/* Returns with group.lock held when 0. The bitmap is read before the lock is taken. */
+int ash_alloc_lock_loaded(struct ash_volume *volume, uint32_t index)
+{
+	struct ash_alloc_group *group = &volume->alloc->groups[index];
+	struct ash_block_id id = { ash_group_bitmap(index), ASH_MAGIC_BLOCK_BITMAP, index };
+	struct ash_buffer *bitmap = NULL;
+	int error = 0;
+
+	pthread_mutex_lock(&group->lock);
+	if (group->busy)
+		return 0;
+	if (!group->uninit) {
+		pthread_mutex_unlock(&group->lock);
+		error = ash_buffer_get(volume, id, &bitmap);
+		if (error)
+			return error;
+		pthread_mutex_lock(&group->lock);
+		if (group->busy) {
+			ash_buffer_put(volume, bitmap);
+			return 0;
+		}
+		group->bitmap = bitmap;
+	} else {
+		error = group->withdrawn ? -ENOSPC : group_initialize(volume, index);
+	}
+	if (!error)
+		error = group_fill(volume, index);
+	if (error) {
+		if (group->bitmap)
+			ash_buffer_put(volume, group->bitmap);
+		group->bitmap = NULL;
+		pthread_mutex_unlock(&group->lock);
+	}
+	return error;
+}
+
+/* Commit of a transaction with bit changes, under log.lock: the table's derived count follows, and goes home in time. */
+void ash_alloc_bits_committed(struct ash_volume *volume, uint64_t group, int64_t delta, uint64_t start_lsn,
+			      uint64_t end_lsn)
+{
+	struct ash_buffer *buffer;
+	struct ash_group_table_block *table;
+	uint32_t slot = group % ASH_GROUPS_PER_TABLE_BLOCK;
+
+	if (!volume->alloc || group >= volume->alloc->group_count)
+		return;
+	table = ash_alloc_table_of(volume, group, &buffer);
+	ash_lock(&buffer->lock);
+	table->free_blocks[slot] = ash_put32((uint32_t)(ash_get32(table->free_blocks[slot]) + delta));
+	buffer->last_lsn = end_lsn;
+	ash_unlock(&buffer->lock);
+	ash_log_dirty_locked(volume->log, buffer, start_lsn);
+}
+
+void ash_alloc_release(struct ash_volume *volume, struct ash_extent extent, unsigned flags)
+{
+	struct ash_alloc_part part;
+
+	while (ash_alloc_part_next(&extent, &part)) {
+		struct ash_alloc_group *group = &volume->alloc->groups[part.index];
+
+		pthread_mutex_lock(&group->lock);
+		ash_busy_fill(group->busy, part.first, part.count, false);
+		__atomic_store_n(&group->free, group->free + part.count, __ATOMIC_RELAXED);
+		__atomic_store_n(&group->longest, group->size, __ATOMIC_RELAXED);
+		ash_alloc_space_give(volume->alloc, part.count, flags);
+		pthread_mutex_unlock(&group->lock);
+	}
+}

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Which of two superblocks tells the truth, when both have right checksums and differ: the one by which more of the
+ * volume is found. Looks at blocks, believes none: what it counts are right checksums, places and UUIDs.
+ *
+ * No locks: one thread.
+ */
+#include "internal.h"
+
+#define EVIDENCE_RUNS 64u /* of the inode table; more would make large volumes slow */
+
+/* Is there a good block of that kind and owner at `block`, by the seed and UUID of `super`? */
+static bool bears(struct checker *checker, const struct ash_super *super, uint64_t block, uint32_t magic,
+		  uint64_t owner)
+{
+	const struct ash_block_header *header = (const void *)(checker->scratch + ASH_BLOCK_SIZE);
+
+	return block < ash_get64(super->block_count) &&
+	       !block_read(checker, block, checker->scratch + ASH_BLOCK_SIZE) && ash_get32(header->magic) == magic &&
+	       ash_get64(header->address) == block && ash_get64(header->owner) == owner &&
+	       ash_get32(header->crc) == ash_block_crc(ash_get32(super->checksum_seed), header) &&
+	       !memcmp(header->metadata_uuid, super->header.metadata_uuid, 16);
+}
+
+static bool lies_in(uint64_t block, ash_le64 start, ash_le64 count)
+{
+	return block >= ash_get64(start) && block - ash_get64(start) < ash_get64(count);
+}
+
+/*
+ * Device block of a block of the inode table, when its extents are in the superblock; 0: none that could be, also when
+ * the extents overlap.
+ */
+static uint64_t table_place(const struct ash_super *super, uint64_t file_block)
+{
+	const uint8_t *root = super->table_inode.data, *value;
+	uint64_t first, floor = 0, block = 0;
+	uint32_t length;
+
+	for (uint32_t i = 0; i < ash_node_count(root); i++) {
+		const struct ash_extent_value *extent;
+
+		ash_node_record(root, i, &first, &value, &length);
+		extent = (const void *)value;
+		if (length != sizeof(*extent) || first < floor || extent->flags.raw)
+			return 0;
+		floor = first + ash_get32(extent->count);
+		if (file_block >= first && file_block < floor)
+			block = ash_get64(extent->start) + file_block - first;
+	}
+	return lies_in(block, super->log_start, super->log_blocks) ||
+			       lies_in(block, super->group_table_start, super->group_table_blocks) ||
+			       block >= ash_get64(super->block_count) ?
+		       0 :
+		       block;
+}
+
+/* Is the run where the table's extents say? */
+static bool run_found(struct checker *checker, const struct ash_super *super, uint64_t run)
+{
+	uint32_t run_blocks = 1 + ash_get32(super->inodes_per_run) / ASH_INODES_PER_BLOCK;
+	uint64_t block = table_place(super, run * run_blocks);
+
+	return run < ash_get64(super->inode_runs) && block && table_place(super, (run + 1) * run_blocks - 1) &&
+	       bears(checker, super, block, ASH_MAGIC_INODE_BITMAP, run);
+}
+
+static bool table_readable(const struct ash_super *super)
+{
+	return !ash_node_check(super->table_inode.data, ASH_DATA_FORK_SIZE, 0);
+}
+
+bool table_leads_further(struct checker *checker, const struct ash_super *super, const struct ash_super *than)
+{
+	if (!table_readable(super) || !table_readable(than))
+		return false;
+	for (uint64_t run = 0; run < EVIDENCE_RUNS; run++)
+		if (run_found(checker, super, run) && !run_found(checker, than, run))
+			return true;
+	return false;
+}
+
+static unsigned table_evidence(struct checker *checker, const struct ash_super *super)
+{
+	unsigned found = 0;
+
+	for (uint64_t run = 0; run < EVIDENCE_RUNS && table_readable(super); run++)
+		found += run_found(checker, super, run);
+	return found;
+}
+
+/* Places that never change weigh more than runs, of which an older copy knows fewer. */
+unsigned super_evidence(struct checker *checker, const struct ash_super *super)
+{
+	uint64_t log = ash_get64(super->log_start);
+	unsigned fixed = bears(checker, super, ash_get64(super->group_table_start), ASH_MAGIC_GROUP_TABLE, 0) +
+			 bears(checker, super, log, ASH_MAGIC_LOG_CONTROL, 0) +
+			 bears(checker, super, log + 1, ASH_MAGIC_LOG_CONTROL, 0);
+
+	return fixed * (EVIDENCE_RUNS + 1) + table_evidence(checker, super);
+}

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Large buffers of the library are kept for the next volume (link option --wrap).
+ *
+ * Concept: judging a state opens a volume three times, each time with some MiB of fresh buffers of which a few pages
+ * are used; the page faults of these cost more than all the rest of a verdict. So buffers that the library would map
+ * and unmap are kept by length; before one goes out again, the pages that were touched are cleared (mincore() tells
+ * which), so that the promise "zeroed" of bdev_buffer_alloc() holds. Huge pages are off, since one write would make
+ * 2 MiB of them. Under a sanitizer nothing is kept. No locks: the volumes under test have no threads.
+ */
+#include <ashlar/blockdev.h>
+
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+
+#define KEPT 8u
+#define KEEP_FROM (256u << 10)
+#define KEEP_MAX (32u << 20)
+#define PAGE 4096u
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define KEEPS 0
+#elif defined(__has_feature)
+#define KEEPS (!__has_feature(address_sanitizer) && !__has_feature(thread_sanitizer))
+#else
+#define KEEPS 1
+#endif
+
+void *__real_bdev_buffer_alloc(size_t length);
+void __real_bdev_buffer_free(void *buffer, size_t length);
+void *__wrap_bdev_buffer_alloc(size_t length);
+void __wrap_bdev_buffer_free(void *buffer, size_t length);
+
+static struct kept {
+	void *memory;
+	size_t length;
+} kept[KEPT];
+
+static bool is_kept_size(size_t length)
+{
+	return KEEPS && length >= KEEP_FROM && length <= KEEP_MAX && length % PAGE == 0;
+}
+
+static void clear_touched(unsigned char *memory, size_t length)
+{
+	static unsigned char resident[KEEP_MAX / PAGE];
+
+	if (mincore(memory, length, resident)) {
+		memset(memory, 0, length);
+		return;
+	}
+	for (size_t i = 0; i < length / PAGE; i++) {
+		if (resident[i] & 1)
+			memset(memory + i * PAGE, 0, PAGE);
+	}
+}
+
+void *__wrap_bdev_buffer_alloc(size_t length)
+{
+	for (unsigned i = 0; is_kept_size(length) && i < KEPT; i++) {
+		void *memory = kept[i].memory;
+
+		if (!memory || kept[i].length != length)
+			continue;
+		kept[i].memory = NULL;
+		clear_touched(memory, length);
+		return memory;
+	}
+	if (is_kept_size(length))
+		prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
+	return __real_bdev_buffer_alloc(length);
+}
+
+void __wrap_bdev_buffer_free(void *buffer, size_t length)
+{
+	for (unsigned i = 0; buffer && is_kept_size(length) && i < KEPT; i++) {
+		if (kept[i].memory)
+			continue;
+		kept[i] = (struct kept){ buffer, length };
+		return;
+	}
+	__real_bdev_buffer_free(buffer, length);
+}

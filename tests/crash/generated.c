@@ -1,0 +1,369 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Doing the steps of the table, and the sets of workloads made of them: see generated.h. One thread.
+ */
+#include "generated.h"
+
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <string.h>
+
+#define RANDOM_SET 1000000ull /* seeds; a number, so that the set has a size */
+#define RANDOM_MIN 20u        /* operations */
+#define RANDOM_MAX 60u
+
+/* ---- One step ---- */
+
+/* So many long names that the directory is a tree of several blocks. */
+static void fill_directory(struct script *s, const char *directory)
+{
+	char first[32], path[300];
+
+	snprintf(first, sizeof(first), "%s/pad", directory);
+	do_create(s, first);
+	for (int i = 0; i < 30; i++) {
+		snprintf(path, sizeof(path), "%s/%0200d", directory, i);
+		do_link(s, first, path);
+	}
+}
+
+/* The volume as all generated workloads find it: see steps.c. */
+static void small_tree(struct script *s)
+{
+	do_mkdir(s, "/A");
+	do_mkdir(s, "/B");
+	do_mkdir(s, "/A/C");
+	do_mkdir(s, "/B/C");
+	do_create(s, "/A/foo");
+	do_write(s, "/A/foo", 0, 16384, 0);
+	do_sync(s);
+	do_truncate(s, "/A/foo", 12388); /* behind the end there are old bytes on the disk */
+	do_setxattr(s, "/A/foo", "user.a", 20);
+	do_create(s, "/A/bar");
+	do_write(s, "/A/bar", 0, 100, 0);
+	do_create(s, "/B/foo");
+	do_write(s, "/B/foo", 0, 8192, 0);
+	do_write(s, "/B/foo", 40960, 8192, 0);
+	for (uint64_t block = 14; block < 32; block += 2)
+		do_write(s, "/B/foo", block * 4096, 4096, 0);
+	do_write(s, "/B/foo", 131072, 4596, 0);
+	fill_directory(s, "/B");
+	do_setxattr(s, "/B/foo", "user.big", 3000);
+	do_symlink(s, "/A/sym", 20);
+	do_sync(s);
+}
+
+static uint64_t unlink_open(struct script *s, const char *path)
+{
+	uint64_t ino = do_open(s, path);
+
+	do_unlink(s, path);
+	return ino;
+}
+
+static uint64_t make_tmpfile(struct script *s, const struct step *step)
+{
+	uint64_t ino = do_tmpfile(s, step->path);
+
+	if (step->length)
+		do_write_ino(s, ino, 0, step->length, 0);
+	if (step->to)
+		do_link_ino(s, ino, step->to);
+	return ino;
+}
+
+/* Returns the inode that is kept open, or 0. */
+static uint64_t do_operation(struct script *s, const struct step *step)
+{
+	switch (step->kind) {
+	case STEP_CREATE:
+		do_create(s, step->path);
+		break;
+	case STEP_MKDIR:
+		do_mkdir(s, step->path);
+		break;
+	case STEP_RMDIR:
+		do_rmdir(s, step->path);
+		break;
+	case STEP_SYMLINK:
+		do_symlink(s, step->path, step->length);
+		break;
+	case STEP_LINK:
+		do_link(s, step->path, step->to);
+		break;
+	case STEP_UNLINK:
+		do_unlink(s, step->path);
+		break;
+	case STEP_UNLINK_OPEN:
+		return unlink_open(s, step->path);
+	case STEP_RENAME:
+		do_rename(s, step->path, step->to, step->flags);
+		break;
+	case STEP_TRUNCATE:
+		do_truncate(s, step->path, step->length);
+		break;
+	case STEP_WRITE:
+		do_write(s, step->path, step->offset, step->length, step->flags);
+		break;
+	case STEP_FALLOCATE:
+		do_fallocate(s, step->path, step->flags, step->offset, step->length);
+		break;
+	case STEP_COPY:
+		do_copy(s, step->path, step->offset, step->to, step->other, step->length);
+		break;
+	case STEP_SETXATTR:
+		do_setxattr(s, step->path, step->to, step->length);
+		break;
+	case STEP_REMOVEXATTR:
+		do_removexattr(s, step->path, step->to);
+		break;
+	case STEP_CHMOD:
+		do_chmod(s, step->path, (uint32_t)step->flags);
+		break;
+	case STEP_TMPFILE:
+		return make_tmpfile(s, step);
+	}
+	return 0;
+}
+
+/* Where the object is found after the step. */
+static const char *subject_of(const struct step *step)
+{
+	bool moved = step->kind == STEP_RENAME || step->kind == STEP_LINK || step->kind == STEP_COPY;
+
+	return moved || step->kind == STEP_TMPFILE ? step->to : step->path;
+}
+
+static void sync_parent(struct script *s, const struct step *step)
+{
+	const char *name = subject_of(step) ? subject_of(step) : step->path, *slash = strrchr(name, '/');
+	char parent[64];
+
+	snprintf(parent, sizeof(parent), "%.*s", slash > name ? (int)(slash - name) : 1, name);
+	do_fsync(s, parent);
+}
+
+void step_do(struct script *s, const struct step *step, enum step_sync sync)
+{
+	uint64_t open_ino = do_operation(s, step);
+
+	if (s->failed)
+		return;
+	switch (sync) {
+	case SYNC_NOTHING:
+	case SYNC_KINDS:
+		break;
+	case SYNC_FSYNC:
+	case SYNC_FDATASYNC:
+		do_fsync_ino(s, open_ino ? open_ino : script_ino(s, subject_of(step)), sync == SYNC_FDATASYNC);
+		break;
+	case SYNC_PARENT:
+		sync_parent(s, step);
+		break;
+	case SYNC_ALL:
+		do_sync(s);
+		break;
+	}
+}
+
+/* ---- Text ---- */
+
+static const char *const sync_names[SYNC_KINDS] = { "no sync", "fsync", "fdatasync", "fsync of the parent", "sync" };
+static const char *const mode_names[MODE_KINDS] = { "", "FUA: ", "write-through: " };
+
+void step_describe(const struct step *step, enum step_sync sync, char *text, size_t size)
+{
+	int used = snprintf(text, size, "%s %s", step->group, step->path);
+
+	if (step->to)
+		used += snprintf(text + used, size - (size_t)used, " %s", step->to);
+	if (step->offset || step->other)
+		used += snprintf(text + used, size - (size_t)used, " at %llu", (unsigned long long)step->offset);
+	if (step->other)
+		used += snprintf(text + used, size - (size_t)used, " to %llu", (unsigned long long)step->other);
+	if (step->length || step->kind == STEP_TRUNCATE)
+		used += snprintf(text + used, size - (size_t)used, " %llu", (unsigned long long)step->length);
+	snprintf(text + used, size - (size_t)used, ", %s", sync_names[sync]);
+}
+
+static enum generated_mode mode_of(const struct workload *workload)
+{
+	return workload->fua ? MODE_FUA : workload->write_through ? MODE_WRITE_THROUGH : MODE_PLAIN;
+}
+
+void generated_describe(const struct generated *generated, char *text, size_t size)
+{
+	int used = snprintf(text, size, "%s", mode_names[mode_of(&generated->workload)]);
+
+	if (generated->set == GENERATED_RANDOM)
+		snprintf(text + used, size - (size_t)used, "random operations, seed %llu",
+			 (unsigned long long)generated->index);
+	for (unsigned i = 0; i < generated->count; i++) {
+		char step[200];
+
+		step_describe(generated->steps[i], generated->syncs[i], step, sizeof(step));
+		used += snprintf(text + used, size - (size_t)used, "%s%s", i ? "; " : "", step);
+	}
+}
+
+/* ---- The sets ---- */
+
+static void run_steps(struct script *s)
+{
+	const struct generated *generated = s->workload->context;
+
+	for (unsigned i = 0; i < generated->count; i++)
+		step_do(s, generated->steps[i], generated->syncs[i]);
+}
+
+/* A fifth of these operations are syncs of some kind, so that there is something that must not be lost. */
+static void random_sync(struct generator *generator, const struct model *model, struct op *op)
+{
+	uint64_t choice = generator_below(generator, 100);
+
+	if (choice >= 20)
+		return;
+	op_free(op);
+	*op = (struct op){ .kind = OP_FSYNC, .ino = 1, .flags = choice >= 12 };
+	if (choice < 5)
+		op->kind = choice < 2 ? OP_CHECKPOINT : OP_SYNC;
+	for (size_t i = 0, at = generator_below(generator, model->capacity); i < model->capacity; i++, at++) {
+		const struct model_node *node = model->nodes[at % model->capacity];
+
+		if (node && op->kind == OP_FSYNC) {
+			op->ino = node->ino;
+			return;
+		}
+	}
+}
+
+static bool changes_something(const struct op *op)
+{
+	switch (op->kind) {
+	case OP_NONE:
+	case OP_GETATTR:
+	case OP_READDIR:
+	case OP_READ:
+	case OP_READLINK:
+	case OP_SEEK:
+	case OP_GETXATTR:
+	case OP_LISTXATTR:
+	case OP_STATFS:
+		return false;
+	default:
+		return op->length <= 130000;
+	}
+}
+
+/* Leave so little space that freed blocks are used again soon. Unwritten blocks behind the end are never read. */
+static void fill_volume(struct script *s, uint64_t blocks_left)
+{
+	struct ash_statfs statfs;
+
+	do_create(s, "/full");
+	if (!s->failed && ash_statfs(s->runner.volume, &statfs) == 0 && statfs.available_blocks > blocks_left)
+		do_fallocate(s, "/full", FALLOC_FL_KEEP_SIZE, 0, (statfs.available_blocks - blocks_left) * 4096);
+	do_sync(s);
+}
+
+/* The model is asked before: a step of several operations must not stop in the middle. */
+static bool would_succeed(const struct script *s, const struct step *step)
+{
+	struct script dry = { .workload = s->workload, .dry = true, .next_pattern = s->next_pattern };
+	bool succeeds;
+
+	dry.runner.clock = s->runner.clock;
+	model_copy(&dry.model, &s->model);
+	step_do(&dry, step, SYNC_NOTHING);
+	succeeds = !dry.failed;
+	model_free(&dry.model);
+	return succeeds;
+}
+
+/* True: there was one that can be done. */
+static bool random_step(struct script *s, struct generator *generator)
+{
+	const struct step *step = &generated_steps[generator_below(generator, generated_step_count)];
+
+	if (!would_succeed(s, step))
+		return false;
+	step_do(s, step, SYNC_NOTHING);
+	return true;
+}
+
+/* True: it was done. */
+static bool random_operation(struct script *s, struct generator *generator)
+{
+	struct op op;
+	bool done = false;
+
+	generate(generator, &s->model, &op);
+	random_sync(generator, &s->model, &op);
+	if (op.kind == OP_WRITE)
+		op.flags &= ~(int)(ASH_WRITE_KILL_SUIDGID | ASH_WRITE_NO_TIMES);
+	if (changes_something(&op)) {
+		script_do(s, &op);
+		done = op.result >= 0;
+	}
+	op_free(&op);
+	return done;
+}
+
+/* Half of the operations are those of the table, which meet on the same few objects. */
+static void run_random(struct script *s)
+{
+	const struct generated *generated = s->workload->context;
+	struct generator generator;
+	unsigned wanted;
+
+	generator_init(&generator, generated->index);
+	generator.data_limit = 700000;
+	generator.names = 6; /* few, so that operations meet */
+	generator.no_far_offsets = true;
+	generator.next_pattern = 1000;
+	wanted = RANDOM_MIN + (unsigned)generator_below(&generator, RANDOM_MAX - RANDOM_MIN + 1);
+	if (generated->index / MODE_KINDS % 2)
+		fill_volume(s, 30 + generator_below(&generator, 60));
+	for (unsigned tries = 0; wanted && tries < 1000 && !s->failed; tries++) {
+		bool table = generator_below(&generator, 2);
+
+		wanted -= table ? random_step(s, &generator) : random_operation(s, &generator);
+	}
+}
+
+uint64_t generated_size(enum generated_set set)
+{
+	uint64_t single = generated_step_count * SYNC_KINDS;
+
+	return set == GENERATED_ONE ? single * MODE_KINDS : set == GENERATED_TWO ? single * single : RANDOM_SET;
+}
+
+static void set_mode(struct generated *generated, uint64_t mode)
+{
+	generated->workload.fua = mode == MODE_FUA;
+	generated->workload.write_through = mode == MODE_WRITE_THROUGH;
+}
+
+void generated_make(struct generated *generated, enum generated_set set, uint64_t index)
+{
+	uint64_t single = generated_step_count * SYNC_KINDS, rest = index;
+
+	*generated = (struct generated){ .workload = generated_base, .set = set, .index = index };
+	generated->workload.context = generated;
+	generated->workload.run = set == GENERATED_RANDOM ? run_random : run_steps;
+	if (set == GENERATED_RANDOM) {
+		generated->workload.may_fill = true;
+		set_mode(generated, index % MODE_KINDS);
+		return;
+	}
+	generated->count = set == GENERATED_ONE ? 1 : 2;
+	for (unsigned i = 0; i < generated->count; i++, rest /= single) {
+		generated->steps[i] = &generated_steps[rest % single / SYNC_KINDS];
+		generated->syncs[i] = (enum step_sync)(rest % SYNC_KINDS);
+	}
+	/* One operation: in each mode. Two: every third pair in each; which one must not follow from the operations. */
+	set_mode(generated, set == GENERATED_ONE ? rest : (index ^ index >> 7 ^ index >> 13) % MODE_KINDS);
+}
+
+const struct workload generated_base = { .name = "generated", .setup = small_tree, .mib = 4 };

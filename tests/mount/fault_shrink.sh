@@ -1,0 +1,85 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# The file behind the loop device of a mounted volume is cut. Reads and writes end with errors or with what was there, none of them
+# hangs, umount returns, the daemon ends; the volume is refused afterwards, with a reason.
+# With the size of the loop device as it was (the kernel gives EIO behind the end of the file) and with the new size.
+. "$(dirname "$0")/lib.sh"
+start
+
+# Every command has to end; what it says is another matter.
+ends() { timeout -k 5 60 "$@" >/dev/null 2>&1; [ $? -lt 124 ]; }
+
+fill() {
+	mkdir "$MNT/d"
+	for i in $(seq 20); do
+		head -c 3000000 /dev/zero | tr '\0' "$(printf "\\$(printf %03o $((64 + i)))")" >"$MNT/d/file$i"
+	done
+	sync -f "$MNT"
+}
+
+# A file is whole, or reading it is an error, or it has zeroes where the image was cut; other bytes are wrong.
+right_or_error() {
+	python3 - "$MNT" <<'PY'
+import sys
+bad = errors = 0
+for i in range(1, 21):
+    try:
+        data = open('%s/d/file%d' % (sys.argv[1], i), 'rb').read()
+    except OSError:
+        errors += 1
+        continue
+    if set(data) - {0, 64 + i}:
+        bad += 1
+print('# %d files cannot be read, %d are wrong' % (errors, bad))
+sys.exit(bad != 0)
+PY
+}
+
+round() {
+	local name=$1 left=$2 capacity=$3
+	volume 96M
+	attach
+	fill
+	drop_caches
+	head -c 200000 /dev/urandom >"$MNT/d/unsynced"
+	truncate -s "$left" "$IMAGE"
+	[ "$capacity" = yes ] && losetup -c "$LOOP"
+	check "$name: reads end" ends cat "$MNT"/d/file*
+	check "$name: no read gives wrong data" timeout 60 bash -c "$(declare -f right_or_error); MNT=$MNT right_or_error"
+	check "$name: writes end" ends dd if=/dev/zero of="$MNT/d/new" bs=1M count=20 conv=fsync
+	check "$name: an overwrite past the page cache ends" ends dd if=/dev/zero of="$MNT/d/file19" bs=64k count=8 oflag=direct conv=notrunc
+	check "$name: names can be asked for" ends ls -lR "$MNT"
+	check "$name: rm ends" ends rm -f "$MNT/d/file2"
+	check "$name: sync ends" ends sync -f "$MNT"
+	check_fails "$name: an fsync of what cannot be written is an error" dd if=/dev/zero of="$MNT/d/more" bs=1M count=60 conv=fsync status=none
+	check "$name: umount returns" ends umount "$MNT"
+	mountpoint -q "$MNT" && umount -l "$MNT"
+	check "$name: the daemon ends" gone "$DAEMON"
+	wait "$DAEMON" 2>/dev/null
+	note "$name: the daemon ended with $?"
+	DAEMON=
+	if [ "$capacity" = yes ]; then
+		check_fails "$name: the volume is refused afterwards" timeout 60 "$ASHLARFS" "$LOOP" "$MNT"
+	else
+		check "$name: a mount of what is left ends" ends "$ASHLARFS" "$LOOP" "$MNT"
+		mountpoint -q "$MNT" && check "$name: and its umount" ends umount "$MNT"
+	fi
+	losetup -d "$LOOP"
+	rm -f "$IMAGE" "$WORK/log"
+}
+
+# A child that ended is a zombie until it is waited for.
+gone() {
+	for _ in $(seq 600); do
+		case $(awk '/^State/ { print $2 }' "/proc/$1/status" 2>/dev/null) in '' | Z) return 0 ;; esac
+		sleep 0.05
+	done
+	return 1
+}
+
+round "half is left" 48M no
+round "half is left, the device knows" 48M yes
+round "4 MiB are left, the device knows" 4M yes
+round "nothing is left, the device knows" 0 yes
+echo "# campaign shrink_mount: cases 4, distinct 4 faults, violations $FAILED, skipped 0, seconds $SECONDS"
+finish
