@@ -19,7 +19,7 @@
 #define AFFECTED_MAX 40u
 
 struct test {
-	char name[224];
+	char name[360];
 	bool must_report; /* a look must find a problem */
 	bool must_not;    /* ... must find none */
 	bool any_change;  /* content may change anywhere (only soundness is asked for) */

@@ -62,6 +62,8 @@ struct journal {
 
 #define AGING_PATH 300 /* the folder of a lane */
 
+/* The journal, mapped; made when there is none. NULL, with errno. */
+struct journal *aging_open(const char *path);
 void aging_violation(struct journal *journal, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* One operation forward on a map of names. */

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <dirent.h>
@@ -27,6 +28,18 @@ void aging_violation(struct journal *journal, const char *format, ...)
 	va_end(list);
 	printf("# violation: %s\n", text);
 	fflush(stdout);
+}
+
+struct journal *aging_open(const char *path)
+{
+	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	struct journal *journal;
+
+	if (fd < 0 || ftruncate(fd, sizeof(*journal)))
+		return NULL;
+	journal = mmap(NULL, sizeof(*journal), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	close(fd);
+	return journal == MAP_FAILED ? NULL : journal;
 }
 
 void aging_apply(uint32_t *names, const struct name_operation *operation)
