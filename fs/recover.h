@@ -23,6 +23,12 @@ struct ash_overlay_info {
 	bool clean; /* control says so and no record follows */
 };
 
+/*
+ * Can the numbers of a control block be true, in a log of `ring_blocks` blocks behind the two control blocks? Header and
+ * checksum are the caller's to check. What is refused here must not rule, for mount and fsck alike.
+ */
+bool ash_log_control_plausible(const struct ash_log_control *control, uint64_t ring_blocks);
+
 /* `super` is a checked superblock (any copy). -EUCLEAN with a text: the log is damaged. -EIO, -ENOMEM. */
 int ash_overlay_open(struct bdev *dev, const struct ash_super *super, struct ash_overlay **out, char *error);
 void ash_overlay_close(struct ash_overlay *overlay);

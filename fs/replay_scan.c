@@ -17,17 +17,22 @@
 
 /* ---- Control blocks ---- */
 
-static bool control_good(const struct ash_overlay *overlay, const struct ash_log_control *control, uint64_t block)
+bool ash_log_control_plausible(const struct ash_log_control *control, uint64_t ring_blocks)
 {
 	uint64_t tail = ash_get64(control->tail_position), epoch_position = ash_get64(control->epoch_position);
 
+	return ash_get64(control->tail_lsn) / ASH_LOG_PAYLOAD == tail && tail < (1ull << 50) &&
+	       epoch_position < (1ull << 50) && epoch_position <= tail + ring_blocks &&
+	       ash_get64(control->epoch) < (1ull << 62) && ash_get64(control->sequence) < (1ull << 62);
+}
+
+static bool control_good(const struct ash_overlay *overlay, const struct ash_log_control *control, uint64_t block)
+{
 	return ash_get32(control->header.magic) == ASH_MAGIC_LOG_CONTROL &&
 	       ash_get32(control->header.crc) == ash_block_crc(overlay->seed, control) &&
-	       ash_get64(control->header.address) == block &&
+	       ash_get64(control->header.address) == block && !ash_get64(control->header.owner) &&
 	       !memcmp(control->header.metadata_uuid, overlay->uuid, 16) &&
-	       ash_get64(control->tail_lsn) / ASH_LOG_PAYLOAD == tail && tail < (1ull << 50) &&
-	       epoch_position < (1ull << 50) && epoch_position <= tail + overlay->ring_blocks &&
-	       ash_get64(control->epoch) < (1ull << 62) && ash_get64(control->sequence) < (1ull << 62);
+	       ash_log_control_plausible(control, overlay->ring_blocks);
 }
 
 int ash_replay_control_read(struct ash_overlay *overlay)

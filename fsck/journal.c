@@ -14,18 +14,14 @@
 
 /* ---- Control blocks ---- */
 
-/* As replay judges them (recover.c). */
+/* As replay judges them. */
 static bool control_valid(struct checker *checker, uint64_t block, struct ash_log_control *out)
 {
-	uint64_t tail;
-
 	if (bdev_read(checker->dev, checker->scratch, ASH_BLOCK_SIZE, block << ASH_BLOCK_SHIFT))
 		return false;
 	memcpy(out, checker->scratch, sizeof(*out));
-	tail = ash_get64(out->tail_position);
-	return !block_wrong(checker, out, block, ASH_MAGIC_LOG_CONTROL, 0) && tail < 1ull << 50 &&
-	       ash_get64(out->tail_lsn) / ASH_LOG_PAYLOAD == tail &&
-	       ash_get64(out->epoch_position) <= tail + ash_get64(checker->super->log_blocks) - 2;
+	return !block_wrong(checker, out, block, ASH_MAGIC_LOG_CONTROL, 0) &&
+	       ash_log_control_plausible(out, ash_get64(checker->super->log_blocks) - 2);
 }
 
 int journal_control(struct checker *checker, struct ash_log_control *out, uint64_t *block)

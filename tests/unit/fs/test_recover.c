@@ -340,6 +340,55 @@ Test(recover, torn_control_block_leaves_the_other_one)
 	engine_close(&crash.engine);
 }
 
+/* The sequence of the control block that rules when `forged` stands in the place of the newest one. */
+static uint64_t ruling_sequence(struct crash *crash, uint64_t block, struct ash_log_control *forged)
+{
+	struct ash_overlay *overlay;
+	char error[BDEV_ERROR_TEXT];
+	struct block super;
+	uint64_t sequence;
+
+	forged->header.crc = ash_put32(ash_block_crc(crash->place.seed, forged));
+	image_write(&crash->engine, block, forged);
+	image_read(&crash->engine, 0, &super);
+	cr_assert_eq(ash_overlay_open(crash->engine.dev, (const void *)&super, &overlay, error), 0, "%s", error);
+	sequence = ash_get64(ash_overlay_info(overlay)->control.sequence);
+	ash_overlay_close(overlay);
+	return sequence;
+}
+
+Test(recover, control_block_that_cannot_be_true_does_not_rule)
+{
+	struct ash_log_control newest, forged;
+	struct crash crash;
+	uint64_t block, sequence;
+
+	crash_open(&crash, "mem:16M", 0, 1);
+	cr_assert_eq(ash_checkpoint(crash.engine.volume), 0);
+	crash_fill(&crash, 0, 10, 2);
+	cr_assert_eq(ash_log_checkpoint(crash.engine.volume, true), 0);
+	crash.place = place_of(&crash.engine);
+	engine_cut(&crash.engine);
+	block = newest_control(&crash.engine, &crash.place);
+	image_read(&crash.engine, block, &newest);
+	sequence = ash_get64(newest.sequence);
+	forged = newest;
+	cr_expect_eq(ruling_sequence(&crash, block, &forged), sequence);
+	forged = newest;
+	forged.header.owner = ash_put64(7);
+	cr_expect_eq(ruling_sequence(&crash, block, &forged), sequence - 1, "owner");
+	forged = newest;
+	forged.sequence = ash_put64(1ull << 62);
+	cr_expect_eq(ruling_sequence(&crash, block, &forged), sequence - 1, "sequence");
+	forged = newest;
+	forged.epoch = ash_put64(1ull << 62);
+	cr_expect_eq(ruling_sequence(&crash, block, &forged), sequence - 1, "epoch");
+	forged = newest;
+	forged.epoch_position = ash_put64(ash_get64(newest.tail_position) + crash.place.ring + 1);
+	cr_expect_eq(ruling_sequence(&crash, block, &forged), sequence - 1, "position of the epoch");
+	engine_close(&crash.engine);
+}
+
 Test(recover, both_control_blocks_bad_is_an_error)
 {
 	struct crash crash;
