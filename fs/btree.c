@@ -16,8 +16,8 @@
  * against its parent's bounds. Each further step compares its level and the child's address: levels fall by
  * one, so no damage can make a loop. Who changes a tree compares first and last key with the bounds at
  * each step. Who reads compares the keys that it shows, and the leaf's bounds when it finds nothing there: two
- * cache misses a level less, and a walk only goes forward even when two parents share a child. A root was
- * checked with its inode; its header is looked at whenever it is used.
+ * cache misses a level less, and a walk only goes forward even when two parents share a child. A root is small
+ * and is checked whenever it is used.
  *
  * Undo (I9): a call that fails leaves its changes to the abort of the transaction.
  *
@@ -67,8 +67,7 @@ static int root_load(const struct ash_tree *tree, struct step *root)
 		return 0;
 	if (kind_of(tree) != ASH_FORK_TREE)
 		return damaged(tree, tree->buffer, "unknown fork kind");
-	/* Its records were checked with the inode (ash_inode_check), when the block was read. */
-	wrong = ash_node_check_header(ash_node_bytes(&root->node), tree->size, UINT32_MAX);
+	wrong = ash_node_check(ash_node_bytes(&root->node), tree->size, UINT32_MAX);
 	return wrong ? damaged(tree, tree->buffer, wrong) : 1;
 }
 

@@ -34,8 +34,6 @@ struct ash_tree {
  * NULL when good, else what is wrong.
  */
 const char *ash_node_check(const void *node, uint32_t size, uint32_t level);
-/* The header alone, for a node whose records were checked before: what an index into it relies on. */
-const char *ash_node_check_header(const void *node, uint32_t size, uint32_t level);
 static inline uint32_t ash_node_count(const void *node)
 {
 	return ash_get16(((const struct ash_node_header *)node)->count);

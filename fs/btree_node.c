@@ -145,7 +145,7 @@ static const char *check_records(const uint8_t *node, uint32_t size, uint32_t le
 	return NULL;
 }
 
-const char *ash_node_check_header(const void *node, uint32_t size, uint32_t level)
+const char *ash_node_check(const void *node, uint32_t size, uint32_t level)
 {
 	uint32_t own_level = ash_node_level(node), count = ash_node_count(node), heap_start = heap_start_of(node);
 
@@ -157,15 +157,7 @@ const char *ash_node_check_header(const void *node, uint32_t size, uint32_t leve
 		return "tree node header is wrong";
 	if (own_level && !count)
 		return "inner tree node without children";
-	return NULL;
-}
-
-const char *ash_node_check(const void *node, uint32_t size, uint32_t level)
-{
-	const char *wrong = ash_node_check_header(node, size, level);
-
-	return wrong ? wrong :
-		       check_records(node, size, ash_node_level(node), ash_node_count(node), heap_start_of(node));
+	return check_records(node, size, own_level, count, heap_start);
 }
 
 /* ---- Building ---- */
