@@ -195,17 +195,23 @@ static void zero_by_size(struct stress_worker *worker, const struct range *range
 	struct target *target = stress->target;
 	uint32_t generation = ADD(&range->file->generation, 1);
 	uint64_t cut = (uint64_t)range->first * BLOCK;
-	struct range first = { .file = range->file, .first = range->first, .count = 1 };
-	/* A cut within a block leaves a part of it; that block is then written anew, which may need space. */
+	struct range first = { .file = range->file, .first = range->first, .count = 1 }, zeroed = *range;
+	/*
+	 * A cut within a block leaves a part of it; that block is then written anew, which may need space. Until then
+	 * what it held before is right.
+	 */
 	bool uneven = !stress->full && stress_draw(worker, 2);
 
-	if (uneven)
+	if (uneven) {
+		zeroed.first++;
+		zeroed.count--;
 		cut += UNIT * (1 + stress_draw(worker, BLOCK / UNIT - 1));
+	}
 	range_begun(range, generation, true);
 	ADD(&range->file->shape_begun, 1);
 	if (stress_went(worker, "truncate", target->ops->truncate(target, &range->file->file, cut)) &&
 	    stress_went(worker, "extend", target->ops->truncate(target, &range->file->file, SIZE)))
-		range_done(range, generation, true);
+		range_done(&zeroed, generation, true);
 	remember(range, "cut", generation, 0);
 	ADD(&range->file->shape_done, 1);
 	if (uneven)
