@@ -68,6 +68,7 @@ void ash_alloc_extend(struct ash_volume *volume, uint32_t old_groups, uint64_t o
 /* Table block of a prepared group. */
 struct ash_buffer *ash_alloc_table(struct ash_volume *volume, uint64_t group);
 /* Are there blocks among these that no file can own: superblocks, bitmaps, group table, log? Inside the volume. */
+bool ash_is_log_or_group_table(const struct ash_volume *volume, struct ash_extent extent);
 bool ash_is_fixed(const struct ash_volume *volume, struct ash_extent extent);
 /* Bitmap buffer of a group for ash_txn_bits(); NULL when the group is not initialised. -EIO, -EUCLEAN. */
 int ash_alloc_bitmap(struct ash_volume *volume, uint32_t group, struct ash_buffer **bitmap);

@@ -25,13 +25,20 @@ struct ash_alloc_discard {
 
 /* ---- Freeing ---- */
 
+bool ash_is_log_or_group_table(const struct ash_volume *volume, struct ash_extent extent)
+{
+	uint64_t end = extent.start + extent.count;
+
+	return (extent.start < volume->group_table_start + volume->group_table_blocks &&
+		end > volume->group_table_start) ||
+	       (extent.start < volume->log_start + volume->log_blocks && end > volume->log_start);
+}
+
 bool ash_is_fixed(const struct ash_volume *volume, struct ash_extent extent)
 {
 	uint64_t end = extent.start + extent.count;
 
-	if (extent.start < volume->group_table_start + volume->group_table_blocks && end > volume->group_table_start)
-		return true;
-	if (extent.start < volume->log_start + volume->log_blocks && end > volume->log_start)
+	if (ash_is_log_or_group_table(volume, extent))
 		return true;
 	if (end == volume->block_count)
 		return true;

@@ -350,7 +350,7 @@ static int tail_move(struct ash_volume *volume)
 	return 0;
 }
 
-static int flush_home(struct ash_volume *volume)
+int ash_log_flush_home(struct ash_volume *volume)
 {
 	/* home writes count as data for the flush: share the sequence, and with it flushes under way */
 	ash_log_note_data(volume);
@@ -359,7 +359,7 @@ static int flush_home(struct ash_volume *volume)
 
 static int flush_and_move(struct ash_volume *volume)
 {
-	int error = flush_home(volume);
+	int error = ash_log_flush_home(volume);
 
 	return error ? error : tail_move(volume);
 }

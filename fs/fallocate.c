@@ -67,12 +67,27 @@ static int allocate_step(struct ash_edit *edit, const struct ash_mapping *hole, 
 	return rc;
 }
 
+/* End the transaction of a piece that got as far as block `at`, or failed. */
+static int end_piece(struct ash_edit *edit, int rc, uint64_t at, uint64_t *block)
+{
+	struct ash_inode header;
+
+	if (rc) {
+		ash_edit_abort(edit);
+		return rc;
+	}
+	ash_edit_header(edit, &header);
+	ash_edit_set_header(edit, &header);
+	ash_edit_commit(edit, true);
+	*block = at;
+	return 0;
+}
+
 /* One transaction: allocate holes from *block on. */
 static int allocate_piece(struct ash_volume *volume, struct ash_icore *icore, uint64_t *block, uint64_t end,
 			  struct budget *budget)
 {
 	struct ash_edit edit;
-	struct ash_inode header;
 	uint64_t at = *block;
 	int rc = ash_edit_begin_settled(&edit, volume, icore, ASH_EDIT_LOG_BYTES);
 
@@ -91,15 +106,7 @@ static int allocate_piece(struct ash_volume *volume, struct ash_icore *icore, ui
 			rc = allocate_step(&edit, &mapping, budget, &next);
 		at = next;
 	}
-	if (rc) {
-		ash_edit_abort(&edit);
-		return rc;
-	}
-	ash_edit_header(&edit, &header);
-	ash_edit_set_header(&edit, &header);
-	ash_edit_commit(&edit, true);
-	*block = at;
-	return 0;
+	return end_piece(&edit, rc, at, block);
 }
 
 /* Allocate the holes of blocks [block, end). */
@@ -127,7 +134,6 @@ static int allocate_blocks(struct ash_volume *volume, struct ash_icore *icore, u
 static int empty_piece(struct ash_volume *volume, struct ash_icore *icore, uint64_t *block, uint64_t end)
 {
 	struct ash_edit edit;
-	struct ash_inode header;
 	uint64_t at = *block;
 	int rc = ash_edit_begin_settled(&edit, volume, icore, ASH_EDIT_LOG_BYTES);
 
@@ -144,15 +150,7 @@ static int empty_piece(struct ash_volume *volume, struct ash_icore *icore, uint6
 			rc = ash_map_set_unwritten(edit.txn, &tree, mapping.file_block, mapping.count);
 		at = mapping.file_block + mapping.count;
 	}
-	if (rc) {
-		ash_edit_abort(&edit);
-		return rc;
-	}
-	ash_edit_header(&edit, &header);
-	ash_edit_set_header(&edit, &header);
-	ash_edit_commit(&edit, true);
-	*block = at;
-	return 0;
+	return end_piece(&edit, rc, at, block);
 }
 
 /*

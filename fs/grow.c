@@ -47,13 +47,6 @@ static int write_backup(struct ash_volume *volume, struct ash_super *image, uint
 	return bdev_write(volume->dev, image, ASH_BLOCK_SIZE, address << ASH_BLOCK_SHIFT, 0);
 }
 
-/* After a flush that failed nobody knows what is on the device, file data of others included: the volume fails (I6). */
-static int flush(struct ash_volume *volume)
-{
-	ash_log_note_data(volume);
-	return ash_log_flush_data(volume);
-}
-
 /* Backups in groups [first, last) and in the last block of the volume, as they are to be when it has `size`. */
 static int write_backups(struct ash_volume *volume, struct size size, uint32_t first, uint32_t last)
 {
@@ -73,7 +66,7 @@ static int write_backups(struct ash_volume *volume, struct size size, uint32_t f
 	if (!result)
 		result = write_backup(volume, image, size.blocks - 1);
 	if (!result)
-		result = flush(volume);
+		result = ash_log_flush_home(volume);
 	bdev_buffer_free(image, ASH_BLOCK_SIZE);
 	return result;
 }

@@ -783,15 +783,10 @@ void ash_itable_counts(struct ash_volume *volume, uint64_t *total, uint64_t *use
 	*used = atomic_load(&volume->itable->used);
 }
 
-/* Runs are never where the log or the group table is: one of the two was damaged under a right checksum then. */
-static bool over_fixed(const struct ash_volume *volume, uint64_t start, uint64_t count)
-{
-	return (start < volume->log_start + volume->log_blocks && volume->log_start < start + count) ||
-	       (start < volume->group_table_start + volume->group_table_blocks &&
-		volume->group_table_start < start + count);
-}
-
-/* The extents of run `number` from the table's tree, each checked to lie in the volume (I8). */
+/*
+ * The extents of run `number` from the table's tree, each checked to lie in the volume (I8), and not over the log or the
+ * group table: one of the two was damaged under a right checksum then.
+ */
 static int read_segments(struct ash_volume *volume, const struct ash_tree *tree, uint64_t number,
 			 struct ash_extent **segments, uint32_t *room, uint32_t *count)
 {
@@ -805,7 +800,7 @@ static int read_segments(struct ash_volume *volume, const struct ash_tree *tree,
 			return result;
 		if (!mapping.start || mapping.unwritten || !mapping.count || mapping.count > end - at ||
 		    mapping.start >= volume->block_count || mapping.count > volume->block_count - mapping.start ||
-		    over_fixed(volume, mapping.start, mapping.count))
+		    ash_is_log_or_group_table(volume, (struct ash_extent){ mapping.start, mapping.count }))
 			return ash_damaged(volume, 0, "extents of the inode table");
 		if (*count == *room) {
 			struct ash_extent *more = realloc(*segments, (*room + 16) * sizeof(*more));

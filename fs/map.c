@@ -46,30 +46,33 @@ static const char *check_run(const struct ash_volume *volume, const struct run *
 	return NULL;
 }
 
-const char *ash_map_check(const struct ash_volume *volume, uint64_t file_block, const uint8_t *value, uint32_t length,
-			  struct ash_mapping *out)
+/* What is wrong with the record, or NULL. */
+static const char *decode_value(const struct ash_volume *volume, uint64_t file_block, const uint8_t *value,
+				uint32_t length, struct run *run)
 {
 	struct ash_extent_value extent;
-	struct run run;
 
 	if (length != sizeof(extent))
 		return "extent record of wrong length";
 	memcpy(&extent, value, sizeof(extent));
-	run = (struct run){ file_block, ash_get64(extent.start), ash_get32(extent.count), ash_get32(extent.flags) };
+	*run = (struct run){ file_block, ash_get64(extent.start), ash_get32(extent.count), ash_get32(extent.flags) };
+	return check_run(volume, run);
+}
+
+const char *ash_map_check(const struct ash_volume *volume, uint64_t file_block, const uint8_t *value, uint32_t length,
+			  struct ash_mapping *out)
+{
+	struct run run = { 0 };
+	const char *wrong = decode_value(volume, file_block, value, length, &run);
+
 	*out = (struct ash_mapping){ file_block, run.count, run.start, run.flags & ASH_EXTENT_UNWRITTEN };
-	return check_run(volume, &run);
+	return wrong;
 }
 
 static int decode(const struct ash_cursor *cursor, struct run *run)
 {
-	struct ash_extent_value value;
-	const char *wrong;
+	const char *wrong = decode_value(cursor->tree.volume, cursor->key, cursor->value, cursor->length, run);
 
-	if (cursor->length != sizeof(value))
-		return damaged(&cursor->tree, "extent record of wrong length");
-	memcpy(&value, cursor->value, sizeof(value));
-	*run = (struct run){ cursor->key, ash_get64(value.start), ash_get32(value.count), ash_get32(value.flags) };
-	wrong = check_run(cursor->tree.volume, run);
 	return wrong ? damaged(&cursor->tree, wrong) : 0;
 }
 

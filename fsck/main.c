@@ -389,14 +389,8 @@ int main(int argc, char **argv)
 		sigaction(SIGTERM, &action, NULL);
 	}
 	front.bar = front.bar && !front.json_wanted;
-	if (!strncmp(front.name, "LABEL=", 6) || !strncmp(front.name, "UUID=", 5)) {
-		int error = probe_resolve_tag(front.name, &device);
-
-		if (error)
-			return tool_error(EXIT_OPERATION, "%s: %s", front.name,
-					  error == -EEXIST ? "more than one volume has it" : "no such volume");
-		front.name = device;
-	}
+	if (tool_resolve_tag(&front.name, &device))
+		return EXIT_OPERATION;
 	code = check(&front);
 	free(device);
 	return code;

@@ -384,14 +384,8 @@ int ctl_scrub(const struct ctl *ctl)
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);
 	front.bar = ctl->progress && isatty(STDERR_FILENO);
-	if (!strncmp(front.name, "LABEL=", 6) || !strncmp(front.name, "UUID=", 5)) {
-		int error = probe_resolve_tag(front.name, &device);
-
-		if (error)
-			return tool_error(EXIT_OPERATION, "%s: %s", front.name,
-					  error == -EEXIST ? "more than one volume has it" : "no such volume");
-		front.name = device;
-	}
+	if (tool_resolve_tag(&front.name, &device))
+		return EXIT_OPERATION;
 	result = scrub_device(&front);
 	free(device);
 	return result;

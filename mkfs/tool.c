@@ -40,6 +40,21 @@ const char *tool_device_path(const char *name)
 	return strncmp(name, "mem:", 4) == 0 ? NULL : name;
 }
 
+int tool_resolve_tag(const char **name, char **device)
+{
+	int error;
+
+	*device = NULL;
+	if (strncmp(*name, "LABEL=", 6) && strncmp(*name, "UUID=", 5))
+		return 0;
+	error = probe_resolve_tag(*name, device);
+	if (error)
+		return tool_error(-1, "%s: %s", *name,
+				  error == -EEXIST ? "more than one volume has it" : "no such volume");
+	*name = *device;
+	return 0;
+}
+
 int tool_check_kind(const char *path)
 {
 	struct stat st;

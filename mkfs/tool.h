@@ -14,6 +14,12 @@ int tool_error(int code, const char *format, ...) __attribute__((format(printf, 
 /* The path in a device name: "uring:/dev/sda" -> "/dev/sda". NULL for names without one ("mem:64M"). */
 const char *tool_device_path(const char *name);
 
+/*
+ * Resolve "LABEL=..." and "UUID=...": *name becomes the path of the device, and *device memory to free. Other names stay,
+ * with *device NULL. 0, or -1 after a message.
+ */
+int tool_resolve_tag(const char **name, char **device);
+
 /* 0, or -1 after a message when `path` cannot hold a volume: folder, character device, fifo, socket, missing. */
 int tool_check_kind(const char *path);
 

@@ -55,25 +55,6 @@ static bool submit_read(struct request *request, size_t size, uint64_t offset)
 	return rc > 0;
 }
 
-/*
- * The kernel takes a short answer for the end of the file, or for a hole, and shows zeroes. So a read that ended before
- * that, at the end of an extent, is tried again from there: the reason is the answer.
- */
-static int64_t read_blocking(struct request *request, size_t size, uint64_t offset)
-{
-	struct ash_volume *volume = request->front->volume;
-	int64_t done = ash_read(volume, request->nodeid, request->payload, size, offset);
-
-	while (done > 0 && (size_t)done < size && (offset + (uint64_t)done) % ASH_BLOCK_SIZE == 0) {
-		int64_t more = ash_read(volume, request->nodeid, request->payload + done, size - (size_t)done,
-					offset + (uint64_t)done);
-		if (more <= 0)
-			return more ? more : done;
-		done += more;
-	}
-	return done;
-}
-
 bool raw_read(struct request *request)
 {
 	const struct fuse_read_in *in = request_argument(request, struct fuse_read_in);
@@ -85,7 +66,7 @@ bool raw_read(struct request *request)
 	uint64_t offset = in->offset;
 	if (submit_read(request, size, offset))
 		return true;
-	read_reply(request, read_blocking(request, size, offset));
+	read_reply(request, ash_read(request->front->volume, request->nodeid, request->payload, size, offset));
 	return false;
 }
 
