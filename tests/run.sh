@@ -20,6 +20,7 @@ suites=()
 stages=()
 total_passed=0 total_failed=0 total_skipped=0
 timeouts=()
+fuzzers_pid= # running in the background
 
 usage() {
 	cat <<-'END'
@@ -29,8 +30,8 @@ usage() {
 	  --no-install    do not install packages
 	  --quick         small sizes: what .ci/run uses
 	  --long          the sizes of the acceptance figures (an hour)
-	  --deep          full campaigns with fixed seeds and one table of them at the end (hours); adds the
-	                  coverage-guided fuzzers
+	  --deep          full campaigns with fixed seeds and one table of them at the end (two hours); adds the
+	                  coverage-guided fuzzers, leaves out the benchmarks, which judge nothing then
 	  --suite NAME    only this suite; can be repeated: unit model crash fault image stress mount fuzz bench
 	  --gcc           gcc, warnings are errors, all suites (the default when no stage is named)
 	  --clang         build with clang, warnings are errors
@@ -211,22 +212,33 @@ stage_gcc() {
 	count_one "gcc builds without a warning" $?
 	[ -f "$build_dir/build.ninja" ] || return
 	for suite in unit model crash fault image stress mount; do
+		# What is bounded by time goes on side by side.
+		[ $suite != stress ] || [[ " ${stages[*]} " != *" fuzzers "* ]] || fuzzers_start
 		wanted $suite && run_suite "$build_dir" $suite yes
 	done
 	for suite in fuzz bench; do
+		[ $suite = bench ] && [ "$level" = deep ] && [ ${#suites[@]} -eq 0 ] && continue
 		wanted $suite && run_suite "$build_dir" $suite no
 	done
 }
 
-# Coverage-guided fuzzing: a build of its own, by tests/fuzz/campaign.sh.
-stage_fuzzers() {
-	local major result
-	say "coverage-guided fuzzers"
+# Coverage-guided fuzzing: a build of its own, by tests/fuzz/campaign.sh, in the background until stage_fuzzers.
+fuzzers_start() {
+	local major
 	major=$(clang -dumpversion | cut -d. -f1)
 	packages=("libclang-rt-$major-dev")
 	[ "$install" = no ] || install_packages
-	"$source_dir/tests/fuzz/campaign.sh" --build "$build_dir-fuzz" --seconds 600 >"$build_dir-fuzz.log" 2>&1
+	"$source_dir/tests/fuzz/campaign.sh" --build "$build_dir-fuzz" --seconds 600 --jobs 2 >"$build_dir-fuzz.log" 2>&1 &
+	fuzzers_pid=$!
+}
+
+stage_fuzzers() {
+	local result
+	say "coverage-guided fuzzers"
+	[ -n "$fuzzers_pid" ] || fuzzers_start
+	wait "$fuzzers_pid"
 	result=$?
+	fuzzers_pid=
 	sed -n 's/^# campaign //p' "$build_dir-fuzz.log" >>"$campaigns"
 	[ $result -eq 0 ] || tail -20 "$build_dir-fuzz.log"
 	count_one "fuzzers find nothing" $result

@@ -4,7 +4,7 @@
 # The fuzzers with coverage: builds the harnesses with clang, libFuzzer, ASan and UBSan in a build folder of their own,
 # makes the seeds with the project's own make_corpus, and runs each harness for a while. Nothing is expected to be found.
 #
-#   tests/fuzz/campaign.sh [--seconds N] [--names "NAME ..."] [--build DIR] [--seed N]
+#   tests/fuzz/campaign.sh [--seconds N] [--names "NAME ..."] [--build DIR] [--seed N] [--jobs N]
 #
 # Prints for each harness the inputs run, the edges covered, the inputs worth keeping, and a line `# campaign ...`. A
 # finding is saved in DIR/findings, minimised, named after what was found, and makes the exit status 1. The corpus stays in
@@ -15,7 +15,7 @@ set -u -o pipefail
 source_dir=$(cd "$(dirname "$0")/../.." && pwd)
 build=$source_dir/build-fuzz
 names="node tree super log mount fsck"
-seed=1
+seed=1 jobs=1
 case ${ASHLAR_TEST_LEVEL:-normal} in
 quick) seconds=5 ;;
 deep) seconds=600 ;;
@@ -27,13 +27,14 @@ usage() { sed -n 's/^# \{0,1\}//; 3,12p' "$0"; }
 
 while [ $# -gt 0 ]; do
 	case $1 in
-	--seconds | --names | --build | --seed)
+	--seconds | --names | --build | --seed | --jobs)
 		[ $# -gt 1 ] || { usage >&2; exit 2; }
 		case $1 in
 		--seconds) seconds=$2 ;;
 		--names) names=$2 ;;
 		--build) build=$(realpath -m "$2") ;;
 		--seed) seed=$2 ;;
+		--jobs) jobs=$2 ;;
 		esac
 		shift
 		;;
@@ -136,17 +137,25 @@ run_harness() {
 			break
 		fi
 	done
-	tests=$((tests + 1))
-	[ "$found" -eq 0 ] || { failed=$((failed + 1)); printf 'not '; }
-	printf 'ok %d - fuzz_%s: %d inputs, %d edges covered, %d inputs kept, %d findings\n' "$tests" "$name" \
+	[ "$found" -eq 0 ] || printf 'not '
+	printf 'ok - fuzz_%s: %d inputs, %d edges covered, %d inputs kept, %d findings\n' "$name" \
 		"$executed" "$edges" "$(find "$work" -type f | wc -l)" "$found"
 	printf '# campaign fuzz_%s: cases %d, distinct %d images, violations %d, skipped 0, seconds %d\n' "$name" \
 		"$executed" "$(find "$work" -type f | wc -l)" "$found" $((SECONDS - began))
+	[ "$found" -eq 0 ]
 }
 
-tests=0 failed=0
+# $jobs harnesses at a time; what each prints comes in one piece, in the order of the names.
+failed=0 total=0
 for name in $names; do
-	run_harness "$name"
+	[ "$(jobs -rp | wc -l)" -lt "$jobs" ] || wait -n
+	{ run_harness "$name" >"$build/$name.out"; echo $? >"$build/$name.status"; } &
+	total=$((total + 1))
 done
-printf '1..%d\n' "$tests"
+wait
+for name in $names; do
+	[ "$(cat "$build/$name.status")" = 0 ] || failed=$((failed + 1))
+	cat "$build/$name.out"
+done
+printf '1..%d\n' "$total"
 [ "$failed" -eq 0 ]

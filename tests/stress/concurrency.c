@@ -428,8 +428,8 @@ static void default_sizes(struct settings *settings)
 	     deep = level && (!strcmp(level, "long") || !strcmp(level, "deep"));
 
 	settings->first = 1;
-	settings->last = quick ? 4 : deep ? 300 : 24;
-	settings->seconds = quick ? 1 : deep ? 6 : 2;
+	settings->last = quick ? 4 : deep ? 120 : 24;
+	settings->seconds = quick ? 1 : deep ? 5 : 2;
 }
 
 int main(int argc, char **argv)

@@ -8,7 +8,7 @@
 . "$(dirname "$0")/../mount/lib.sh"
 case ${ASHLAR_TEST_LEVEL:-normal} in
 quick) first=1 last=2 seconds=2 ;;
-long | deep) first=1 last=60 seconds=15 ;;
+long | deep) first=1 last=30 seconds=12 ;;
 *) first=1 last=8 seconds=4 ;;
 esac
 while [ $# -gt 1 ]; do
