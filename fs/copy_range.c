@@ -117,8 +117,13 @@ static int raise_size(struct copy *copy)
 	rc = ash_icore_get(copy->volume, copy->to, &icore);
 	if (rc)
 		return rc;
-	struct timespec now = ash_now();
-	rc = ash_file_set_size(copy->volume, icore, copy->target, stamp, &now);
+	/* Holes behind the old end were no write: this is the first that the file hears of the copy. */
+	rc = ash_file_kill_privileges(copy->volume, icore, false, NULL);
+	if (!rc) {
+		struct timespec now = ash_now();
+
+		rc = ash_file_set_size(copy->volume, icore, copy->target, stamp, &now);
+	}
 	ash_icore_put(copy->volume, icore);
 	return rc;
 }

@@ -185,7 +185,7 @@ static bool run_generated(const struct arguments *arguments, enum set set, const
 		[LEVEL_QUICK] = { [SET_ONE] = 180, [SET_TWO] = 120, [SET_RANDOM] = 6 },
 		[LEVEL_NORMAL] = { [SET_TWO] = 400, [SET_RANDOM] = 30 },
 		[LEVEL_LONG] = { [SET_RANDOM] = 200 },
-		[LEVEL_DEEP] = { [SET_RANDOM] = 400 },
+		[LEVEL_DEEP] = { [SET_RANDOM] = 200 },
 	};
 	struct campaign_settings campaign = { .set = sets[set],
 					      .explore = *settings,

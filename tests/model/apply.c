@@ -300,9 +300,11 @@ static int64_t apply_rename(const struct applying *a)
 		return -EEXIST;
 	if (node == other)
 		return 0;
+	if (to->nlink == 0)
+		return -ENOENT; /* removed: it is below nothing any more */
 	if (S_ISDIR(node->mode) && is_below(a->model, to, node))
 		return -EINVAL;
-	error = other ? may_replace(node, other) : to->nlink == 0 ? -ENOENT : 0;
+	error = other ? may_replace(node, other) : 0;
 	if (error)
 		return error;
 	model_remove_entry(from, a->op->name);

@@ -428,7 +428,7 @@ static void default_sizes(struct settings *settings)
 	     deep = level && (!strcmp(level, "long") || !strcmp(level, "deep"));
 
 	settings->first = 1;
-	settings->last = quick ? 4 : deep ? 120 : 24;
+	settings->last = quick ? 4 : deep ? 60 : 24;
 	settings->seconds = quick ? 1 : deep ? 5 : 2;
 }
 

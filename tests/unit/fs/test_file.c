@@ -294,6 +294,21 @@ Test(file, copy_range_keeps_holes)
 	fixture_close(&f);
 }
 
+/* No byte is written, and yet the file is another one. */
+Test(file, copy_range_of_a_hole_behind_the_end_drops_the_capability)
+{
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &buffered);
+	uint64_t from = make_file(&f, "from"), to = make_file(&f, "to");
+	cr_assert_eq(set_size(&f, from, 1 << 20), 0);
+	cr_assert_eq(ash_setxattr(f.volume, to, "security.capability", "x", 1, 0), 0);
+	cr_assert_eq(ash_copy_range(f.volume, from, 0, to, 0, 1 << 20), 1 << 20);
+	cr_assert_eq(attr_of(&f, to).size, 1 << 20);
+	cr_assert_eq(ash_getxattr(f.volume, to, "security.capability", NULL, 0), -ENODATA);
+	fixture_close(&f);
+}
+
 Test(file, a_failing_device_gives_an_error_and_leaves_the_size)
 {
 	uint8_t bytes[8192] = { 1 };
