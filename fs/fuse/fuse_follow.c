@@ -17,17 +17,24 @@
  * when that was not enough. Measured on two cores: without it a chase at 75 us for a request, with it 4 us after
  * one move.
  *
- * Looking costs a few microseconds, moving ten to twenty. Two callers on two cores must not make the leader run to and
- * fro: looks are SAMPLE_NS apart, and moves back off up to MOVE_NS_MAX while they do not last.
+ * Moving costs ten to twenty microseconds. Two callers on two cores must not make the leader run to and fro: looks are
+ * SAMPLE_NS apart, and moves back off up to MOVE_NS_MAX while they do not last.
  *
- * The state belongs to the leader. No locks.
+ * The leader itself must not look: /proc of a process that is in the middle of execve(2) is locked, and execve closes
+ * files, which sends us what they have dirty and waits for the reply. So a thread that no request depends on, the lookout,
+ * looks on demand, and the leader finds what it saw at the next occasion.
+ *
+ * The state belongs to the leader, but for the pair (ask, seen), which is atomic. No locks.
  */
 #include "fuse_front.h"
 
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define SAMPLE_NS 200000u       /* between two looks */
@@ -60,12 +67,53 @@ static int thread_processor(uint32_t thread)
 	return at && sscanf(at, "%d", &processor) == 1 ? processor : -1;
 }
 
-void follow_init(struct follow *follow)
+/* ---- The lookout ---- */
+
+#define ASK_NOTHING 0u
+#define ASK_END UINT32_MAX /* no thread has this number */
+
+static void *lookout_main(void *argument)
+{
+	struct follow *follow = argument;
+	uint32_t thread;
+
+	prctl(PR_SET_NAME, "ashlarfs-look");
+	while ((thread = atomic_exchange(&follow->ask, ASK_NOTHING)) != ASK_END) {
+		if (thread == ASK_NOTHING) {
+			syscall(SYS_futex, &follow->ask, FUTEX_WAIT_PRIVATE, ASK_NOTHING, NULL, NULL, 0);
+			continue;
+		}
+		int processor = thread_processor(thread);
+		if (processor >= 0)
+			atomic_store(&follow->seen, (uint64_t)thread << 32 | ((uint32_t)processor + 1));
+	}
+	return NULL;
+}
+
+static void lookout_ask(struct follow *follow, uint32_t thread)
+{
+	atomic_store(&follow->ask, thread);
+	syscall(SYS_futex, &follow->ask, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+void follow_start(struct follow *follow)
 {
 	*follow = (struct follow){ .bound = -1, .move_ns = MOVE_NS_MIN };
 	follow->enabled = sched_getaffinity(0, sizeof(follow->allowed), &follow->allowed) == 0 &&
-			  CPU_COUNT(&follow->allowed) > 1;
+			  CPU_COUNT(&follow->allowed) > 1 &&
+			  pthread_create(&follow->lookout, NULL, lookout_main, follow) == 0;
 }
+
+void follow_stop(struct follow *follow)
+{
+	if (!follow->enabled)
+		return;
+	follow->enabled = false;
+	lookout_ask(follow, ASK_END);
+	pthread_join(follow->lookout, NULL);
+}
+
+/* ---- The leader ---- */
 
 void follow_release(struct follow *follow)
 {
@@ -124,6 +172,14 @@ struct follow_hint follow_look(const struct request *request, bool busy)
 	return hint;
 }
 
+/* Has the lookout seen somebody? Its core, or -1. */
+static int lookout_saw(struct follow *follow, uint32_t thread)
+{
+	uint64_t seen = atomic_exchange(&follow->seen, 0);
+
+	return seen >> 32 == thread ? (int)(uint32_t)seen - 1 : -1;
+}
+
 void follow_caller(struct follow *follow, struct follow_hint hint)
 {
 	if (!follow->enabled || follow->warm_until)
@@ -134,6 +190,12 @@ void follow_caller(struct follow *follow, struct follow_hint hint)
 		return;
 	}
 	follow->bulk_run = 0;
+	if (atomic_load_explicit(&follow->seen, memory_order_relaxed)) {
+		int processor = lookout_saw(follow, hint.caller);
+
+		if (processor >= 0 && processor != follow->bound)
+			warm_start(follow, processor, front_now_ns());
+	}
 	bool same = hint.caller == follow->caller && follow->bound >= 0;
 	/* One caller after the same: look at the clock only now and then. */
 	if (same && ++follow->skipped % 16)
@@ -143,7 +205,6 @@ void follow_caller(struct follow *follow, struct follow_hint hint)
 		return;
 	follow->sampled = now;
 	follow->caller = hint.caller;
-	int processor = thread_processor(hint.caller);
-	if (processor >= 0 && processor != follow->bound)
-		warm_start(follow, processor, now);
+	if (atomic_load_explicit(&follow->ask, memory_order_relaxed) == ASK_NOTHING)
+		lookout_ask(follow, hint.caller);
 }

@@ -97,7 +97,7 @@ struct worker {
 	uint64_t offer; /* number of the wait in which the lead is offered; 0: none */
 };
 
-/* On which core the leader runs: fuse_follow.c. Belongs to the leader. */
+/* On which core the leader runs: fuse_follow.c. Belongs to the leader, but for what is atomic. */
 struct follow {
 	cpu_set_t allowed;
 	bool enabled;    /* there is more than one core to choose from */
@@ -107,6 +107,9 @@ struct follow {
 	uint64_t sampled, moved, move_ns;
 	uint64_t warm_until; /* polling before a move; 0: not */
 	int target;          /* of that move */
+	pthread_t lookout;
+	_Atomic uint32_t ask;  /* futex: thread that is to be looked at; 0: none */
+	_Atomic uint64_t seen; /* what the lookout saw: thread << 32 | core + 1; 0: nothing new */
 };
 
 /* Leader and followers: fuse_workers.c. */
@@ -257,7 +260,8 @@ void crew_wait_begin(void *context);
 void crew_wait_end(void *context);
 
 /* ---- fuse_follow.c ---- */
-void follow_init(struct follow *follow);
+void follow_start(struct follow *follow);
+void follow_stop(struct follow *follow);
 struct follow_hint {
 	uint32_t caller; /* thread that made the request; 0: the kernel itself */
 	bool bulk;

@@ -317,7 +317,7 @@ int crew_start(struct front *front)
 	pthread_mutex_init(&crew->lock, NULL);
 	pthread_cond_init(&crew->changed, NULL);
 	sigaction(SIGUSR1, &action, NULL);
-	follow_init(&front->follow);
+	follow_start(&front->follow);
 	crew->limit = front->options.threads;
 	awake_start(front);
 	int rc = crew->limit > 1 ? worker_start(front, false) : 0;
@@ -363,6 +363,7 @@ void crew_join(struct front *front)
 		}
 		free(worker);
 	}
+	follow_stop(&front->follow);
 	queue_drain(front); /* the replies go nowhere */
 }
 

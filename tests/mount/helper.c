@@ -6,6 +6,7 @@
  *	appends FILE N		N writes of 4 KiB, one system call each
  *	islands FILE		data at 1 MiB and at 3 MiB of a file of 4 MiB, nothing synced, then reports what
  *				SEEK_DATA and SEEK_HOLE say: "1048576 1052672 3145728"
+ *	spawn FOLDER		programs are started by children that inherit files with dirty pages, to be closed by execve(2)
  *	as UID COMMAND ...	run a command as another user without groups
  */
 #include <errno.h>
@@ -16,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -98,6 +100,41 @@ static int islands(const char *name)
 	return 0;
 }
 
+enum { SPAWN_ROUNDS = 60, SPAWN_FILES = 20 };
+
+static int spawn_once(const char *folder)
+{
+	static const char bytes[100];
+	int files[SPAWN_FILES], status;
+
+	for (int i = 0; i < SPAWN_FILES; i++) {
+		char name[512];
+
+		snprintf(name, sizeof(name), "%s/spawn%d", folder, i);
+		files[i] = open(name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+		if (files[i] < 0 || write(files[i], bytes, sizeof(bytes)) != sizeof(bytes))
+			return fail(name);
+	}
+	usleep(2000); /* longer than the daemon's looks at its callers are apart */
+	pid_t child = fork();
+	if (child == 0) {
+		execlp("true", "true", NULL);
+		_exit(127);
+	}
+	for (int i = 0; i < SPAWN_FILES; i++)
+		close(files[i]);
+	return child < 0 || waitpid(child, &status, 0) != child || status ? fail("child") : 0;
+}
+
+static int spawn(const char *folder)
+{
+	int rc = 0;
+
+	for (int i = 0; i < SPAWN_ROUNDS && !rc; i++)
+		rc = spawn_once(folder);
+	return rc;
+}
+
 static int as(unsigned user, char **command)
 {
 	if (setgroups(0, NULL) || setgid(user) || setuid(user))
@@ -114,6 +151,8 @@ int main(int argc, char **argv)
 		return appends(argv[2], atoi(argv[3]));
 	if (argc == 3 && strcmp(argv[1], "islands") == 0)
 		return islands(argv[2]);
+	if (argc == 3 && strcmp(argv[1], "spawn") == 0)
+		return spawn(argv[2]);
 	if (argc >= 4 && strcmp(argv[1], "as") == 0)
 		return as((unsigned)atoi(argv[2]), argv + 3);
 	fprintf(stderr, "usage: see the source\n");

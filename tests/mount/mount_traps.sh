@@ -284,6 +284,22 @@ wait $reader
 note "16 reads of 256 KiB in flight: at most $deepest seen on the device, $(cat "$WORK/rate") per second"
 check "depth 16 reaches the device" [ "$deepest" -ge 14 ]
 
+# ---- execve(2) closes files with dirty pages, and locks /proc of the process meanwhile ----
+"$HELPER" spawn "$MNT" &
+spawner=$!
+for _ in $(seq 300); do
+	kill -0 $spawner 2>/dev/null || break
+	sleep 0.1
+done
+if kill -0 $spawner 2>/dev/null; then
+	not_ok "programs start while their files are written back"
+	crash # nothing else ends it
+	attach
+else
+	wait $spawner
+	check "programs start while their files are written back" same $? 0
+fi
+
 # ---- umount and the device ----
 good=1
 for i in 1 2 3 4 5; do
