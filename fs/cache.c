@@ -165,23 +165,6 @@ static int chunk_add(struct ash_cache *cache, struct shard *shard)
 	return 0;
 }
 
-static void graveyard_sweep(struct ash_cache *cache, struct shard *shard)
-{
-	struct ash_buffer **link = &shard->graveyard;
-
-	while (*link) {
-		struct ash_buffer *buffer = *link;
-
-		if (atomic_load(&buffer->references) == 0) {
-			*link = buffer->hash_next;
-			spare_put(shard, buffer);
-			atomic_fetch_sub(&cache->blocks, 1);
-		} else {
-			link = &buffer->hash_next;
-		}
-	}
-}
-
 /*
  * Shard lock held. A holder may commit (dirty) and then drop its reference; the checkpoint may take one of a dirty buffer
  * without the shard lock, and cleans the buffer before it drops that. So whoever reads "no reference", "clean" and
@@ -191,6 +174,24 @@ static bool evictable(struct ash_buffer *buffer)
 {
 	return !buffer->loading && !atomic_load(&buffer->references) && !atomic_load(&buffer->dirty) &&
 	       !atomic_load(&buffer->references);
+}
+
+static void graveyard_sweep(struct ash_cache *cache, struct shard *shard)
+{
+	struct ash_buffer **link = &shard->graveyard;
+
+	while (*link) {
+		struct ash_buffer *buffer = *link;
+
+		/* a dirty one still hangs in the log's list; it comes here by damage only, and goes once it is home */
+		if (evictable(buffer)) {
+			*link = buffer->hash_next;
+			spare_put(shard, buffer);
+			atomic_fetch_sub(&cache->blocks, 1);
+		} else {
+			link = &buffer->hash_next;
+		}
+	}
 }
 
 /* One turn of the clock at the most two times round: frees one buffer to the spare list if it can. */
@@ -433,8 +434,14 @@ int ash_buffer_get_new(struct ash_volume *volume, struct ash_block_id id, struct
 	struct shard *shard = shard_of(volume->cache, id.block);
 	struct ash_buffer *buffer;
 
+	*out = NULL;
 	ash_lock(&shard->lock);
 	buffer = hash_find(shard, id.block);
+	if (buffer && atomic_load(&buffer->dirty)) {
+		/* freed metadata is clean and out of the cache: the bitmap that says "free" is wrong (I8) */
+		ash_unlock(&shard->lock);
+		return ash_damaged(volume, id.block, "free in the bitmap, but metadata is in it");
+	}
 	if (buffer)
 		buffer_detach_locked(volume->cache, shard, buffer);
 	buffer = buffer_create(volume->cache, shard, id);

@@ -325,7 +325,7 @@ static uint64_t oldest_orphan(const struct ash_log *log, uint64_t lsn)
 static int tail_move(struct ash_volume *volume)
 {
 	struct ash_log *log = volume->log;
-	uint64_t tail;
+	uint64_t tail, removed, durable;
 	int error;
 
 	pthread_mutex_lock(&log->lock);
@@ -337,9 +337,15 @@ static int tail_move(struct ash_volume *volume)
 	pthread_mutex_lock(&log->lock);
 	/* only older records can have become needed less; what was committed since lies behind `tail` */
 	tail = oldest_orphan(log, tail);
+	removed = log->orphan_removed_lsn;
+	durable = log->durable_lsn;
 	pthread_mutex_unlock(&log->lock);
 	if (tail <= log->tail_lsn)
 		return 0;
+	/* who left the set was not logged again: durable, too, before the tail passes the record that put it there */
+	error = removed > durable ? ash_log_force(volume, removed) : 0;
+	if (error)
+		return error;
 	error = ash_log_write_control(volume, tail, false, 0, 0);
 	if (error)
 		return ash_volume_fail(volume, error, "writing the log's control block");

@@ -100,7 +100,8 @@ static bool plan_parts(struct ash_edit *edit, struct slot *slot, uint8_t *memory
 		uint64_t block = offset >> ASH_BLOCK_SHIFT;
 
 		if (slot->parts == PARTS || ash_edit_map(edit, block, bytes >> ASH_BLOCK_SHIFT, &mapping) ||
-		    !mapping.start || mapping.unwritten)
+		    !mapping.start || mapping.unwritten ||
+		    (slot->write && ash_is_fixed(edit->volume, (struct ash_extent){ mapping.start, mapping.count })))
 			return false;
 		uint64_t length = mapping.count << ASH_BLOCK_SHIFT;
 		slot->iov[slot->parts] = (struct iovec){ memory, length };

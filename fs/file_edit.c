@@ -55,7 +55,7 @@ static int begin(struct ash_edit *edit, struct ash_volume *volume, struct ash_ic
 		 bool any)
 {
 	struct ash_txn *txn;
-	int rc = ash_txn_begin(volume, log_bytes, &txn);
+	int rc = ash_txn_begin_modest(volume, log_bytes, &txn);
 
 	if (rc)
 		return rc;

@@ -52,10 +52,24 @@ int ash_data_read(struct ash_volume *volume, void *target, uint64_t length, uint
 	return rc;
 }
 
+/* A damaged extent over the log, a bitmap, a superblock: the damage of one file must not become the volume's (I8). */
+static int not_ours(struct ash_volume *volume, uint64_t block, uint64_t length)
+{
+	struct ash_extent extent = { block, ash_blocks_of(length) };
+
+	return ash_is_fixed(volume, extent) ?
+		       ash_damaged(volume, block, "a file's extent lies over blocks of the volume") :
+		       0;
+}
+
 int ash_data_write(struct ash_volume *volume, const void *source, uint64_t length, uint64_t block)
 {
+	int rc = not_ours(volume, block, length);
+
+	if (rc)
+		return rc;
 	ash_wait_begin(volume);
-	int rc = bdev_write(volume->dev, source, length, block << ASH_BLOCK_SHIFT, 0);
+	rc = bdev_write(volume->dev, source, length, block << ASH_BLOCK_SHIFT, 0);
 	ash_wait_end(volume);
 	if (!rc)
 		ash_log_note_data(volume);
@@ -64,9 +78,14 @@ int ash_data_write(struct ash_volume *volume, const void *source, uint64_t lengt
 
 int ash_data_writev(struct ash_volume *volume, struct iovec *iov, unsigned count, uint64_t block)
 {
-	uint64_t offset = block << ASH_BLOCK_SHIFT;
-	int rc = 0;
+	uint64_t offset = block << ASH_BLOCK_SHIFT, bytes_all = 0;
+	int rc;
 
+	for (unsigned i = 0; i < count; i++)
+		bytes_all += iov[i].iov_len;
+	rc = not_ours(volume, block, bytes_all);
+	if (rc)
+		return rc;
 	ash_wait_begin(volume);
 	while (count && !rc) {
 		unsigned part = count < IOV_MAX ? count : IOV_MAX;

@@ -99,7 +99,7 @@ static void note_shrink(struct ash_volume *volume, uint64_t ino, uint64_t lsn)
 	if (slot)
 		*slot = (struct ash_wb_shrink){ ino, lsn };
 	else
-		wb->shrink_floor = lsn;
+		wb->shrink_floor = lsn > wb->shrink_floor ? lsn : wb->shrink_floor;
 	pthread_mutex_unlock(&wb->lock);
 }
 

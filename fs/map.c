@@ -52,6 +52,7 @@ static const char *decode_value(const struct ash_volume *volume, uint64_t file_b
 {
 	struct ash_extent_value extent;
 
+	*run = (struct run){ 0 };
 	if (length != sizeof(extent))
 		return "extent record of wrong length";
 	memcpy(&extent, value, sizeof(extent));

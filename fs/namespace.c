@@ -238,7 +238,8 @@ static int log_link(struct ash_txn *txn, struct linker *linker, struct ash_held 
 	header.nlink = ash_put32(ash_get32(header.nlink) + 1);
 	ash_header_set_ctime(&header, &now);
 	ash_record_set_header(txn, &source->record, &header);
-	if (linker->was_orphan)
+	/* the end of an unfinished truncation takes the mark away; until then recovery must know of it */
+	if (linker->was_orphan && !ash_truncation_pending(linker->volume, source->icore->ino))
 		ash_orphan_remove(txn, source->icore->ino);
 	return 0;
 }

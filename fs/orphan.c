@@ -99,7 +99,7 @@ static int finish_small(struct ash_volume *volume, struct ash_icore *icore, bool
 {
 	struct ash_held held = { 0 };
 	struct ash_txn *txn;
-	int result = ash_txn_begin(volume, ASH_TXN_NAME, &txn);
+	int result = ash_txn_begin_modest(volume, ASH_TXN_NAME, &txn);
 
 	if (result)
 		return result;
@@ -126,7 +126,7 @@ static int clear_attributes(struct ash_volume *volume, struct ash_icore *icore)
 	struct ash_held held = { 0 };
 	struct ash_tree tree;
 	struct ash_txn *txn;
-	int result = ash_txn_begin(volume, ASH_TXN_NAME, &txn);
+	int result = ash_txn_begin_modest(volume, ASH_TXN_NAME, &txn);
 
 	if (result)
 		return result;
@@ -183,7 +183,7 @@ int ash_orphan_finish(struct ash_volume *volume, uint64_t ino)
 static int forget_orphan(struct ash_volume *volume, uint64_t ino)
 {
 	struct ash_txn *txn;
-	int result = ash_txn_begin(volume, ASH_TXN_SMALL, &txn);
+	int result = ash_txn_begin_modest(volume, ASH_TXN_SMALL, &txn);
 
 	if (result)
 		return result;

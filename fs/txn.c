@@ -164,6 +164,9 @@ uint64_t ash_log_used_blocks_locked(const struct ash_log *log)
 	return log->position - ash_lsn_position(log->tail_lsn) + 1;
 }
 
+/* Log blocks that renewing the orphan set takes besides the records of the set: partly filled ones at both ends. */
+enum { RENEW_SLACK = 8 };
+
 /* Announcements of the checkpoint and renewed orphans (8 blocks between two forces) and system transactions come without a question. */
 static bool memory_full(const struct ash_log *log, uint64_t need)
 {
@@ -176,20 +179,29 @@ static bool device_full(const struct ash_log *log, uint64_t need, uint64_t keep)
 	return ash_log_used_blocks_locked(log) + log->reserved_blocks + need + keep > log->blocks;
 }
 
-/* Log blocks that transactions leave alone: for the checkpoint, for logging the orphan set again, for system transactions. */
-static uint64_t reserve(const struct ash_log *log)
+/*
+ * Log blocks that transactions leave alone: for the checkpoint, for logging the orphan set again, for system transactions.
+ * Modest ones (they add no orphans) may come nearer: a set that has grown too large can shrink again, and data be written.
+ */
+static uint64_t reserve(const struct ash_log *log, bool modest)
 {
-	return log->checkpoint_reserve + log->system_reserve + 2 * ash_log_orphan_blocks_locked(log);
+	return log->checkpoint_reserve + log->system_reserve + (modest ? 1 : 2) * ash_log_orphan_blocks_locked(log);
+}
+
+/* More orphans than this log can carry: with everything home there would be no room, so no checkpoint can make any. */
+static bool orphans_fill_log(const struct ash_log *log, uint64_t need, bool modest)
+{
+	return ash_log_orphan_blocks_locked(log) + RENEW_SLACK + need + reserve(log, modest) > log->blocks;
 }
 
 /* log.lock held; dropped and taken again while waiting. */
-static int wait_for_room(struct ash_volume *volume, uint64_t need)
+static int wait_for_room(struct ash_volume *volume, uint64_t need, bool modest)
 {
 	struct ash_log *log = volume->log;
 
 	for (int idle = 0, rounds = 0;;) {
 		bool memory = memory_full(log, need);
-		bool device = device_full(log, need, reserve(log)) || log->dirty_count > log->dirty_limit;
+		bool device = device_full(log, need, reserve(log, modest)) || log->dirty_count > log->dirty_limit;
 		uint64_t tail = log->tail_lsn, end;
 		int error = 0;
 
@@ -197,6 +209,8 @@ static int wait_for_room(struct ash_volume *volume, uint64_t need)
 			return -EROFS;
 		if (!memory && !device)
 			return 0;
+		if (!log->reserved_blocks && orphans_fill_log(log, need, modest))
+			return -ENOSPC;
 		if (memory && log->position - log->written + log->used > 0 && idle == 0) {
 			end = ash_log_append_lsn(log);
 			pthread_mutex_unlock(&log->lock);
@@ -213,8 +227,8 @@ static int wait_for_room(struct ash_volume *volume, uint64_t need)
 				return error;
 			if (tail != log->tail_lsn)
 				continue;
-			/* everything is home and nobody holds a reservation: more orphans than this log can carry */
-			if (rounds > 3 && !log->reserved_blocks && device_full(log, need, reserve(log)))
+			/* everything is home and nobody holds a reservation */
+			if (rounds > 3 && !log->reserved_blocks && device_full(log, need, reserve(log, modest)))
 				return -ENOSPC;
 		}
 		/* only the reservations of open transactions stand in the way: each ends by itself */
@@ -238,7 +252,7 @@ static int wait_for_room(struct ash_volume *volume, uint64_t need)
 /* So many orphans can be added before the next transaction begins: want of memory is met where it can still be refused. */
 enum { ORPHANS_AHEAD = 192 };
 
-int ash_txn_begin(struct ash_volume *volume, uint32_t log_bytes, struct ash_txn **out)
+static int begin(struct ash_volume *volume, uint32_t log_bytes, bool modest, struct ash_txn **out)
 {
 	struct ash_log *log = volume->log;
 	uint64_t need = ash_log_blocks_for(log_bytes);
@@ -257,8 +271,9 @@ int ash_txn_begin(struct ash_volume *volume, uint32_t log_bytes, struct ash_txn 
 	error = ash_orphan_set_room(&log->orphans, ORPHANS_AHEAD);
 	if (error)
 		goto unlock;
-	if (memory_full(log, need) || log->dirty_count > log->dirty_limit || device_full(log, need, reserve(log)))
-		error = wait_for_room(volume, need);
+	if (memory_full(log, need) || log->dirty_count > log->dirty_limit ||
+	    device_full(log, need, reserve(log, modest)))
+		error = wait_for_room(volume, need, modest);
 	if (!error)
 		log->reserved_blocks += need;
 unlock:
@@ -271,6 +286,16 @@ unlock:
 	txn->reserved_blocks = need;
 	*out = txn;
 	return 0;
+}
+
+int ash_txn_begin(struct ash_volume *volume, uint32_t log_bytes, struct ash_txn **out)
+{
+	return begin(volume, log_bytes, false, out);
+}
+
+int ash_txn_begin_modest(struct ash_volume *volume, uint32_t log_bytes, struct ash_txn **out)
+{
+	return begin(volume, log_bytes, true, out);
 }
 
 int ash_txn_begin_system(struct ash_volume *volume, struct ash_txn **out)
@@ -288,7 +313,7 @@ int ash_txn_begin_system(struct ash_volume *volume, struct ash_txn **out)
 		return -ENOMEM;
 	pthread_mutex_lock(&log->lock);
 	/* the ring in memory keeps the system reserve free as well: see ash_log_open() */
-	if (device_full(log, need, reserve(log) - log->system_reserve))
+	if (device_full(log, need, reserve(log, false) - log->system_reserve))
 		error = -ENOSPC;
 	else
 		log->reserved_blocks += need;
@@ -810,9 +835,12 @@ uint64_t ash_txn_commit(struct ash_txn *txn)
 		for (struct ash_touch *touch = txn->touches; touch; touch = touch->next)
 			touch_settle(volume, txn, touch, start, end);
 		for (struct side_item *item = txn->side; item; item = item->next)
-			if (item->kind != ASH_LOG_REVOKE)
+			if (item->kind != ASH_LOG_REVOKE) {
 				ash_orphan_set_change(&log->orphans, item->value, start,
 						      item->kind == ASH_LOG_ORPHAN_ADD);
+				if (item->kind != ASH_LOG_ORPHAN_ADD)
+					log->orphan_removed_lsn = end;
+			}
 	} else {
 		touches_drop(txn);
 	}

@@ -30,9 +30,14 @@ struct ash_txn;
 
 /*
  * Open a transaction with room for `log_bytes`. Blocks while the log is full (checkpoints meanwhile).
- * -EROFS read-only or failed volume, -ENOMEM. `*out` is the caller's until commit or abort.
+ * -EROFS read-only or failed volume, -ENOMEM, -ENOSPC when the log carries as many orphans as it can. `*out` is the caller's until commit or abort.
  */
 int ash_txn_begin(struct ash_volume *volume, uint32_t log_bytes, struct ash_txn **out);
+/*
+ * The same for what adds no orphans but one of its own at most: when there are more orphans than the log can carry, and
+ * ash_txn_begin() answers -ENOSPC, it still begins, so that orphans can be released and buffered data written out.
+ */
+int ash_txn_begin_modest(struct ash_volume *volume, uint32_t log_bytes, struct ash_txn **out);
 /* As begin, but with the system reserve: never blocks, may be called while another transaction is open
  * and locks are held; for small changes that are never undone by a caller (group or run initialisation). */
 int ash_txn_begin_system(struct ash_volume *volume, struct ash_txn **out);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The metadata cache: its bound, what it refuses to hand out (I8), and that damage stays where it is. */
 #include "engine_fixture.h"
+#include "fs/checksum.h"
 
 #include <pthread.h>
 
@@ -160,4 +161,49 @@ Test(cache, threads_read_through_a_small_cache)
 		pthread_join(threads[i], NULL);
 	cr_expect_eq(engine.errors, 0);
 	engine_close(&engine);
+}
+
+/* A bitmap with a right checksum that says "free" of a block with metadata. */
+static void forget_bit(struct engine *engine, uint64_t block)
+{
+	uint64_t group = block / ASH_BLOCKS_PER_GROUP, bit = block % ASH_BLOCKS_PER_GROUP;
+	_Alignas(16) uint8_t super[ASH_BLOCK_SIZE], bytes[ASH_BLOCK_SIZE];
+	struct ash_bitmap_block *bitmap = (void *)bytes;
+
+	image_read(engine, 0, super);
+	image_read(engine, ash_group_bitmap(group), bytes);
+	bitmap->bits[bit / 8] &= (uint8_t) ~(1u << bit % 8);
+	bitmap->header.crc =
+		ash_put32(ash_block_crc(ash_get32(((struct ash_super *)(void *)super)->checksum_seed), bytes));
+	image_write(engine, ash_group_bitmap(group), bytes);
+}
+
+Test(cache, metadata_in_use_is_not_made_new_when_a_bitmap_lies)
+{
+	struct ash_buffer *buffer;
+	struct ash_txn *txn;
+	struct engine e;
+	uint64_t block;
+
+	engine_open(&e, "mem:64M", 0);
+	uint64_t x = node_new(&e, 100, 1), y = node_new(&e, 101, 1), z = node_new(&e, 102, 1);
+	cr_assert_eq(ash_close(e.volume), 0);
+	e.volume = NULL;
+	forget_bit(&e, x);
+	e.options.continue_on_damage = true;
+	engine_mount(&e);
+	node_fill(&e, x, 100, 0, 64, 2);
+	node_fill(&e, y, 101, 0, 64, 2);
+	node_fill(&e, z, 102, 0, 64, 2);
+	txn = engine_begin(&e, ASH_TXN_TREE);
+	cr_assert_eq(ash_alloc_meta(txn, x, 0, &block), 0);
+	cr_assert_eq(block, x);
+	cr_expect_eq(ash_txn_new_block(txn, node_id(block, 200), &buffer), -EUCLEAN);
+	ash_txn_abort(txn);
+	cr_expect_gt(e.errors, 0);
+	cr_expect_eq(ash_checkpoint(e.volume), 0);
+	engine_again(&e);
+	cr_expect(node_is(&e, y, 101, 0, 64, 2));
+	cr_expect(node_is(&e, z, 102, 0, 64, 2));
+	engine_close(&e);
 }

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <unistd.h>
 #include "file_fixture.h"
+#include "fs/file_edit.h"
 #include "tests/support/level.h"
 
 static const struct ash_open_options through = { .no_threads = true, .no_write_behind = true };
@@ -307,6 +308,44 @@ Test(file, copy_range_of_a_hole_behind_the_end_drops_the_capability)
 	cr_assert_eq(attr_of(&f, to).size, 1 << 20);
 	cr_assert_eq(ash_getxattr(f.volume, to, "security.capability", NULL, 0), -ENODATA);
 	fixture_close(&f);
+}
+
+/* As damage under a right checksum: the first block of the file is the first of the log. */
+static void map_the_log(struct fixture *f, uint64_t ino)
+{
+	struct ash_mapping mapping = { 0, 1, f->volume->log_start, false };
+	struct ash_inode header;
+	struct ash_icore *icore;
+	struct ash_edit edit;
+
+	cr_assert_eq(ash_icore_get(f->volume, ino, &icore), 0);
+	cr_assert_eq(ash_edit_begin(&edit, f->volume, icore, ASH_EDIT_LOG_BYTES), 0);
+	cr_assert_eq(ash_edit_outline(&edit, 0), 0);
+	cr_assert_eq(ash_map_insert(edit.txn, &edit.tree, &mapping), 0);
+	ash_edit_header(&edit, &header);
+	header.size = ash_put64(4096);
+	ash_edit_set_header(&edit, &header);
+	ash_edit_commit(&edit, true);
+	ash_icore_put(f->volume, icore);
+}
+
+Test(file, data_is_not_written_over_the_log)
+{
+	uint8_t *bytes = bdev_buffer_alloc(4096), *before = bdev_buffer_alloc(4096);
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &through);
+	uint64_t ino = make_file(&f, "f");
+	map_the_log(&f, ino);
+	fill(bytes, 4096, 1);
+	cr_assert_eq(bdev_read(f.dev, before, 4096, f.volume->log_start << 12), 0);
+	cr_expect_eq(ash_write(f.volume, ino, bytes, 4096, 0, ASH_WRITE_THROUGH), -EUCLEAN);
+	cr_assert_eq(bdev_read(f.dev, bytes, 4096, f.volume->log_start << 12), 0);
+	cr_expect_eq(memcmp(before, bytes, 4096), 0);
+	ash_abandon(f.volume);
+	bdev_close(f.dev);
+	bdev_buffer_free(bytes, 4096);
+	bdev_buffer_free(before, 4096);
 }
 
 Test(file, a_failing_device_gives_an_error_and_leaves_the_size)
