@@ -285,6 +285,21 @@ static int dispatch(struct ash_volume *volume, struct ash_icore *icore, int mode
 	return allocate(volume, icore, range, keep_size);
 }
 
+/* Edges that are zeroed in place are read and written back: no asynchronous write may land in between. */
+static int dispatch_apart(struct ash_volume *volume, struct ash_icore *icore, int mode, struct range range)
+{
+	bool edges = (mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) &&
+		     ((range.offset | range.end) & BLOCK_MASK);
+	int rc = edges ? ash_async_bar(volume, icore) : 0;
+
+	if (rc)
+		return rc;
+	rc = dispatch(volume, icore, mode, range);
+	if (edges)
+		ash_async_admit(icore);
+	return rc;
+}
+
 static bool mode_known(int mode)
 {
 	return mode == 0 || mode == FALLOC_FL_KEEP_SIZE || mode == (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE) ||
@@ -310,9 +325,9 @@ int ash_fallocate(struct ash_volume *volume, uint64_t ino, int mode, uint64_t of
 	const struct range range = { offset, offset + length };
 	rc = ash_file_kill_privileges(volume, icore, false, NULL);
 	if (!rc)
-		rc = dispatch(volume, icore, mode, range);
+		rc = dispatch_apart(volume, icore, mode, range);
 	if (rc == -ENOSPC && ash_reclaim_space(volume))
-		rc = dispatch(volume, icore, mode, range);
+		rc = dispatch_apart(volume, icore, mode, range);
 	if (!rc && volume->options.sync)
 		rc = ash_file_make_durable(volume, icore, false);
 	ash_icore_put(volume, icore);

@@ -10,11 +10,17 @@
  * blocks, so that they are not reused while the device works on them (I3). Data written is announced to the log at
  * completion (I2); fsync flushes it.
  *
- * Locks: a queue belongs to one thread and has none of its own.
+ * Writes in flight are counted on the in-core inode. Who reads part of a block and writes it back waits until there are
+ * none (ash_async_bar()), holding no lock. A thread that waits reaps the queues that it owns, since nobody else would;
+ * only when nothing of its own is left in flight does it sleep, so that no two can wait for each other.
+ *
+ * Locks: a queue belongs to the thread that used it last and has none of its own, but its place in the volume's list
+ * of queues, under the write-behind lock.
  */
 #include <limits.h>
 #include <stdlib.h>
 #include "file_edit.h"
+#include "lock.h"
 
 #define BLOCK_MASK (ASH_BLOCK_SIZE - 1)
 #define PARTS 4u
@@ -27,6 +33,7 @@ struct slot {
 	void *user;
 	int64_t result; /* bytes, unless a part failed */
 	unsigned ticket;
+	struct ash_icore *icore; /* of a write: a reference, and one of its async_writes */
 	unsigned parts, pending;
 	bool write;
 	struct bdev_request requests[PARTS];
@@ -35,6 +42,8 @@ struct slot {
 
 struct ash_queue {
 	struct ash_volume *volume;
+	struct ash_queue *next;      /* wb lock */
+	_Atomic(const void *) owner; /* &this_thread of the thread that used it last; NULL: it gave it up */
 	struct bdev_queue *device;
 	unsigned depth;
 	unsigned device_in_flight; /* device requests */
@@ -44,6 +53,43 @@ struct ash_queue {
 	unsigned staged; /* device requests waiting for ash_queue_kick() */
 	struct bdev_request *stage[STAGE];
 };
+
+/* Its address tells threads apart. */
+static _Thread_local const char this_thread;
+
+static void own(struct ash_queue *queue)
+{
+	atomic_store_explicit(&queue->owner, &this_thread, memory_order_relaxed);
+}
+
+void ash_queue_disown(struct ash_queue *queue)
+{
+	const void *self = &this_thread;
+
+	atomic_compare_exchange_strong(&queue->owner, &self, NULL);
+}
+
+static void list_add(struct ash_queue *queue)
+{
+	struct ash_write_behind *wb = queue->volume->wb;
+
+	pthread_mutex_lock(&wb->lock);
+	queue->next = wb->queues;
+	wb->queues = queue;
+	pthread_mutex_unlock(&wb->lock);
+}
+
+static void list_remove(struct ash_queue *queue)
+{
+	struct ash_write_behind *wb = queue->volume->wb;
+	struct ash_queue **at;
+
+	pthread_mutex_lock(&wb->lock);
+	for (at = &wb->queues; *at != queue; at = &(*at)->next)
+		;
+	*at = queue->next;
+	pthread_mutex_unlock(&wb->lock);
+}
 
 int ash_queue_open(struct ash_volume *volume, unsigned depth, struct ash_queue **out)
 {
@@ -64,6 +110,8 @@ int ash_queue_open(struct ash_volume *volume, unsigned depth, struct ash_queue *
 		queue->slots[i].next = queue->free;
 		queue->free = &queue->slots[i];
 	}
+	own(queue);
+	list_add(queue);
 	*out = queue;
 	return 0;
 }
@@ -74,6 +122,7 @@ void ash_queue_close(struct ash_queue *queue)
 		return;
 	while (queue->in_flight && ash_queue_reap(queue, true) > 0)
 		;
+	list_remove(queue);
 	bdev_queue_close(queue->device);
 	free(queue->slots);
 	free(queue);
@@ -87,6 +136,67 @@ int ash_queue_event_fd(struct ash_queue *queue)
 unsigned ash_queue_in_flight(const struct ash_queue *queue)
 {
 	return queue->in_flight;
+}
+
+/* ---- Writes in flight ---- */
+
+static void write_lower(struct ash_icore *icore)
+{
+	/* Either this sees the bar, or who put it up before it looked at the count sees the count lowered. */
+	if (atomic_fetch_sub(&icore->async_writes, 1) == 1 && atomic_load(&icore->async_barred))
+		syscall(SYS_futex, &icore->async_writes, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+
+/* Shared lock held. False: writes are kept out now. */
+static bool write_raise(struct ash_icore *icore)
+{
+	atomic_fetch_add(&icore->async_writes, 1);
+	/* Raised before it looks: no write can slip in after ash_async_bar() has found the count zero. */
+	if (!atomic_load(&icore->async_barred))
+		return true;
+	write_lower(icore);
+	return false;
+}
+
+/* A queue of the calling thread with something in flight. */
+static struct ash_queue *own_busy_queue(struct ash_volume *volume)
+{
+	struct ash_queue *queue;
+
+	pthread_mutex_lock(&volume->wb->lock);
+	for (queue = volume->wb->queues; queue; queue = queue->next)
+		if (atomic_load_explicit(&queue->owner, memory_order_relaxed) == &this_thread && queue->in_flight)
+			break;
+	pthread_mutex_unlock(&volume->wb->lock);
+	return queue;
+}
+
+int ash_async_bar(struct ash_volume *volume, struct ash_icore *icore)
+{
+	uint32_t count;
+
+	atomic_fetch_add(&icore->async_barred, 1);
+	while ((count = atomic_load(&icore->async_writes)) > 0) {
+		struct ash_queue *queue = own_busy_queue(volume);
+
+		if (queue) {
+			int rc = ash_queue_reap(queue, true);
+
+			if (rc > 0)
+				continue;
+			ash_async_admit(icore);
+			return rc ? rc : -EDEADLK; /* from a callback, where no call is allowed */
+		}
+		ash_wait_begin(volume);
+		syscall(SYS_futex, &icore->async_writes, FUTEX_WAIT_PRIVATE, count, NULL, NULL, 0);
+		ash_wait_end(volume);
+	}
+	return 0;
+}
+
+void ash_async_admit(struct ash_icore *icore)
+{
+	atomic_fetch_sub(&icore->async_barred, 1);
 }
 
 /* ---- Submission ---- */
@@ -160,7 +270,17 @@ static bool try_look(struct ash_edit *edit, struct ash_volume *volume, struct as
 	return false;
 }
 
-/* Fill the slot and pin its blocks. False: blocking call. */
+/* The I/O is over, or comes to nothing: take back what prepare() did. */
+static void release(struct ash_queue *queue, struct slot *slot)
+{
+	ash_io_leave(queue->volume, slot->ticket);
+	if (!slot->write)
+		return;
+	write_lower(slot->icore);
+	ash_icore_put(queue->volume, slot->icore);
+}
+
+/* Fill the slot, pin its blocks, count it if it is a write. False: blocking call. */
 static bool prepare(struct ash_queue *queue, struct slot *slot, uint64_t ino, void *memory, size_t length,
 		    uint64_t offset, unsigned flags)
 {
@@ -179,11 +299,15 @@ static bool prepare(struct ash_queue *queue, struct slot *slot, uint64_t ino, vo
 		slot->result = (int64_t)bytes;
 		/* The last block is read whole; the caller's memory has room, since its length is whole blocks. */
 		good = bytes && plan_parts(&edit, slot, memory, offset, ash_blocks_of(bytes) << ASH_BLOCK_SHIFT);
+		good = good && (!slot->write || write_raise(icore));
 		if (good)
 			slot->ticket = ash_io_enter(queue->volume);
 		ash_edit_abort(&edit);
 	}
-	ash_icore_put(queue->volume, icore);
+	if (good && slot->write)
+		slot->icore = icore;
+	else
+		ash_icore_put(queue->volume, icore);
 	return good;
 }
 
@@ -218,7 +342,7 @@ static void finish(struct ash_queue *queue, struct slot *slot)
 
 	if (slot->write && result > 0)
 		ash_log_note_data(queue->volume);
-	ash_io_leave(queue->volume, slot->ticket);
+	release(queue, slot);
 	slot->next = queue->free;
 	queue->free = slot;
 	queue->in_flight--;
@@ -242,6 +366,7 @@ int ash_queue_kick(struct ash_queue *queue)
 {
 	unsigned staged = queue->staged, done = 0;
 
+	own(queue);
 	queue->staged = 0;
 	while (done < staged) {
 		int accepted = bdev_submit(queue->device, queue->stage + done, staged - done);
@@ -271,6 +396,7 @@ static int submit(struct ash_queue *queue, bool write, uint64_t ino, void *memor
 {
 	struct slot *slot = queue->free;
 
+	own(queue);
 	if (!slot || queue->device_in_flight >= queue->depth || !length || length > INT_MAX ||
 	    ((offset | length) & BLOCK_MASK) || offset > ASH_FILE_MAX_SIZE - length ||
 	    !ash_memory_aligned(queue->volume, memory))
@@ -281,7 +407,7 @@ static int submit(struct ash_queue *queue, bool write, uint64_t ino, void *memor
 	if (!prepare(queue, slot, ino, memory, length, offset, flags))
 		return 0;
 	if (write && !(flags & ASH_WRITE_NO_TIMES) && stamp_times(queue->volume, ino)) {
-		ash_io_leave(queue->volume, slot->ticket);
+		release(queue, slot);
 		return 0;
 	}
 	queue->free = slot->next;
@@ -331,6 +457,7 @@ static int reap(struct ash_queue *queue, unsigned minimum)
 
 int ash_queue_poll(struct ash_queue *queue)
 {
+	own(queue);
 	return queue->device_in_flight ? reap(queue, 0) : 0;
 }
 

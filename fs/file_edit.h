@@ -132,6 +132,16 @@ static inline bool ash_memory_aligned(const struct ash_volume *volume, const voi
 }
 
 /*
+ * Asynchronous writes hold no lock. Who reads part of a block to write the whole of it back would undo one that lands
+ * in between, after it was acknowledged (I5). So such an operation keeps them out, from before it takes the inode's
+ * lock until its end: ash_async_bar() waits for those in flight, new ones become blocking calls until
+ * ash_async_admit(). No lock held (I10). On an error nothing is barred.
+ * The block that the end of file cuts needs none of it: a write in flight lies within the size, and cutting that waits.
+ */
+int ash_async_bar(struct ash_volume *volume, struct ash_icore *icore);
+void ash_async_admit(struct ash_icore *icore);
+
+/*
  * Before a write: clear suid and sgid (if asked) and security.capability, as a transaction of its own when there is
  * anything to clear. *sync (may be NULL): the inode is marked synchronous (chattr +S).
  */

@@ -123,6 +123,8 @@ int ash_edit_fill(struct ash_edit *edit, const struct ash_mapping *mapping, uint
 		memset(out, 0, ASH_BLOCK_SIZE);
 		return 0;
 	}
+	/* It will be written back: see ash_async_bar(). */
+	assert(atomic_load(&edit->icore->async_barred) || size - begin < ASH_BLOCK_SIZE);
 	int rc = ash_data_read(edit->volume, out, ASH_BLOCK_SIZE, mapping_device(mapping, block));
 	if (!rc && size - begin < ASH_BLOCK_SIZE && !ASH_PLANTED(ASH_PLANT_NO_TAIL_ZERO))
 		memset(out + (size - begin), 0, ASH_BLOCK_SIZE - (size - begin));

@@ -354,9 +354,13 @@ int ash_file_set_size(struct ash_volume *volume, struct ash_icore *icore, uint64
 {
 	if (size > ASH_FILE_MAX_SIZE)
 		return -EFBIG;
-	int rc = set_size(volume, icore, size, also, context);
+	int rc = ash_async_bar(volume, icore);
 
+	if (rc)
+		return rc;
+	rc = set_size(volume, icore, size, also, context);
 	if (rc == -ENOSPC && ash_reclaim_space(volume))
 		rc = set_size(volume, icore, size, also, context);
+	ash_async_admit(icore);
 	return rc;
 }

@@ -283,6 +283,20 @@ static int64_t write_icore(struct ash_volume *volume, struct ash_icore *icore, s
 	return result;
 }
 
+/* Blocks covered partly are read and written back: no asynchronous write may land in between. */
+static int64_t write_apart(struct ash_volume *volume, struct ash_icore *icore, struct source source, unsigned flags)
+{
+	bool partial = (source.offset | source.length) & BLOCK_MASK;
+	int64_t result = partial ? ash_async_bar(volume, icore) : 0;
+
+	if (result)
+		return result;
+	result = write_icore(volume, icore, source, flags);
+	if (partial)
+		ash_async_admit(icore);
+	return result;
+}
+
 int64_t ash_write(struct ash_volume *volume, uint64_t ino, const void *buffer, size_t length, uint64_t offset,
 		  unsigned flags)
 {
@@ -302,7 +316,7 @@ int64_t ash_write(struct ash_volume *volume, uint64_t ino, const void *buffer, s
 	if (result)
 		return result;
 	if (source.length)
-		result = write_icore(volume, icore, source, flags);
+		result = write_apart(volume, icore, source, flags);
 	ash_icore_put(volume, icore);
 	return result;
 }

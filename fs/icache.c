@@ -157,6 +157,8 @@ static struct entry *insert(struct ash_volume *volume, struct shard *shard, uint
 	core->write_error = 0;
 	atomic_store_explicit(&core->lsn, 0, memory_order_relaxed);
 	atomic_store_explicit(&core->data_lsn, 0, memory_order_relaxed);
+	atomic_store_explicit(&core->async_writes, 0, memory_order_relaxed);
+	atomic_store_explicit(&core->async_barred, 0, memory_order_relaxed);
 	core->buffered = NULL;
 	core->buffered_size = 0;
 	core->preallocated = (struct ash_extent){ 0 };

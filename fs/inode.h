@@ -35,6 +35,9 @@ struct ash_icore {
 	pthread_rwlock_t lock;
 	_Atomic uint64_t lsn;      /* end of the last record that changed the inode or its data pointers */
 	_Atomic uint64_t data_lsn; /* the same without pure time changes: for fdatasync */
+	/* file_async.c: */
+	_Atomic uint32_t async_writes; /* in flight, each with a reference; raised under the lock, shared */
+	_Atomic uint32_t async_barred; /* callers of ash_async_bar() */
 	/* lock, exclusive to change: */
 	struct ash_write_buffer *buffered; /* NULL: none */
 	uint64_t buffered_size;            /* file size including buffered data; valid when `buffered` */

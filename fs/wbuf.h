@@ -89,7 +89,8 @@ struct ash_write_behind {
 	uint64_t *changed;   /* inodes whose st_blocks a flush changed, to be told */
 	unsigned changed_count, changed_capacity;
 	struct ash_wb_shrink shrinks[ASH_WB_SHRINKS];
-	uint64_t shrink_floor; /* of those that found no room in the table: any inode may be one of them */
+	uint64_t shrink_floor;    /* of those that found no room in the table: any inode may be one of them */
+	struct ash_queue *queues; /* those that are open (file_async.c) */
 	/* free of it: */
 	_Atomic uint32_t truncation_count;
 	_Atomic uint64_t reserved; /* sum over the inodes */

@@ -7,7 +7,8 @@
  * so that the depth that callers offer reaches the device; the reply is sent from the completion. A submission that
  * the core declines (hole, buffered data, unaligned) falls back to the blocking call.
  *
- * No locks. Completions run in the leader, inside ash_queue_reap().
+ * No locks. Completions run in the leader, inside ash_queue_reap(), which a call of the leader's runs by itself when it
+ * must wait for writes in flight: they reply, and call nothing that waits.
  */
 #include "fuse_front.h"
 #include "fuse_protocol.h"

@@ -84,8 +84,12 @@ void crew_wait_end(void *context)
 		return;
 	uint64_t offer = worker->offer;
 	worker->offer = 0;
-	if (!atomic_compare_exchange_strong(&worker->front->crew.offer, &offer, 0))
+	if (!atomic_compare_exchange_strong(&worker->front->crew.offer, &offer, 0)) {
 		worker->leading = false;
+		/* What this call still waits for is the new leader's to reap. */
+		if (worker->front->queue)
+			ash_queue_disown(worker->front->queue);
+	}
 }
 
 /* The connection ended: everybody goes home. */

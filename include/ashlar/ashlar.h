@@ -225,15 +225,21 @@ int ash_fsync(struct ash_volume *volume, uint64_t ino, bool data_only);
 int ash_write_back(struct ash_volume *volume, uint64_t ino);
 
 /*
- * Asynchronous reads and writes for one thread's event loop. A queue belongs to one thread.
+ * Asynchronous reads and writes for one thread's event loop. A queue belongs to one thread: that which used it last.
  * ash_submit_read/write return 1: submitted, `done` will be called from ash_queue_reap() with the byte
  * count or negative errno; 0: must be done by the blocking call (hole, buffered data, unaligned,
  * queue full ...). Nothing is locked while the I/O is in flight; its blocks cannot be reused (I3).
+ *
+ * A call that changes the size of a file, or part of one of its blocks, waits until asynchronous writes to that file
+ * have ended: their queue must be reaped meanwhile. The thread that owns the queue may make such a call itself; it
+ * then reaps, and callbacks run, inside the call.
  */
 struct ash_queue;
 int ash_queue_open(struct ash_volume *volume, unsigned depth, struct ash_queue **out);
 void ash_queue_close(struct ash_queue *queue);
 int ash_queue_event_fd(struct ash_queue *queue);
+/* The calling thread, if the queue belongs to it, leaves it to another: calls of its own reap it no more. */
+void ash_queue_disown(struct ash_queue *queue);
 typedef void (*ash_done)(void *user, int64_t result);
 int ash_submit_read(struct ash_queue *queue, uint64_t ino, void *buffer, size_t length, uint64_t offset, ash_done done,
 		    void *user);
