@@ -4,7 +4,7 @@
  *
  * Concept: what can wait for the device or for space comes first, without a lock: a number is claimed, a lookup count
  * taken, the target of a long symbolic link written to a claimed block (I2). Then one transaction writes
- * the name, the record and what the parent hands down: group of a sgid directory, default ACL.
+ * the name, the record and what the parent hands down: group of a sgid directory, chattr flags, default ACL.
  *
  * Rules: until the transaction is committed the new in-core inode is FRESH (icache.c): nobody else can get it, so its
  * record needs no lock. A failure gives back every claim (I9).
@@ -108,6 +108,16 @@ static void give_back(struct maker *maker, bool counted)
 	ash_inode_unclaim(volume, maker->ino);
 }
 
+/* What ext4 hands down, so that tools find it: immutable and append-only are not among it. */
+static uint32_t inherited_flags(uint32_t parent_flags, uint32_t mode)
+{
+	uint32_t flags = ASH_INODE_NODUMP | ASH_INODE_NOATIME;
+
+	if (S_ISREG(mode) || S_ISDIR(mode))
+		flags |= ASH_INODE_SYNC;
+	return parent_flags & flags;
+}
+
 static void fill_record(struct maker *maker, const struct ash_held *parent, uint32_t mode)
 {
 	const struct ash_create *create = maker->create;
@@ -123,6 +133,7 @@ static void fill_record(struct maker *maker, const struct ash_held *parent, uint
 	record->ino = ash_put64(maker->ino);
 	record->generation = ash_put64(ash_new_generation(maker->volume));
 	record->mode = ash_put32(mode);
+	record->flags = ash_put32(inherited_flags(ash_record_flags(&parent->record), mode));
 	record->nlink = ash_put32(S_ISDIR(mode) ? 2 : maker->name ? 1 : 0);
 	record->uid = ash_put32(create->uid);
 	record->gid = sgid ? parent->record.inode->gid : ash_put32(create->gid);

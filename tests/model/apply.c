@@ -105,6 +105,8 @@ static struct model_node *new_node(const struct applying *a, const struct model_
 			node->mode |= S_ISGID;
 	}
 	node->rdev = S_ISCHR(mode) || S_ISBLK(mode) ? create->rdev : 0;
+	/* nodump and noatime, and synchronous where there is data to write */
+	node->flags = parent->flags & (S_ISREG(mode) || S_ISDIR(mode) ? 0xc8u : 0xc0u);
 	node->atime = node->mtime = node->ctime = node->btime = a->op->time;
 	node->lookups = 1;
 	touch(a, node);

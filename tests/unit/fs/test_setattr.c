@@ -6,6 +6,9 @@
 
 #define IMMUTABLE 0x10u
 #define APPEND 0x20u
+#define SYNC 0x08u
+#define NODUMP 0x40u
+#define NOATIME 0x80u
 
 static int set(struct names *names, uint64_t ino, struct ash_setattr change)
 {
@@ -124,6 +127,32 @@ Test(setattr, immutable_and_append_only)
 	cr_assert_eq(set(&names, f, (struct ash_setattr){ .valid = ASH_SET_FLAGS, .flags = 1 }), -EOPNOTSUPP);
 	cr_assert_eq(set(&names, f, (struct ash_setattr){ .valid = ASH_SET_FLAGS }), 0);
 	cr_assert_eq(ash_unlink(names.volume, 1, "f", NULL), 0);
+	names_close(&names);
+}
+
+Test(setattr, flags_are_inherited_as_by_ext4)
+{
+	const struct ash_create unnamed = { .mode = S_IFREG | 0600 };
+	struct ash_attr attr;
+	struct names names;
+	uint64_t d, e;
+
+	names_open(&names, "mem:64M", false);
+	d = names_directory(&names, 1, "d");
+	cr_assert_eq(set(&names, d, (struct ash_setattr){ .valid = ASH_SET_FLAGS, .flags = SYNC | NODUMP | NOATIME }),
+		     0);
+	cr_assert_eq(names_attr(&names, names_file(&names, d, "f")).flags, SYNC | NODUMP | NOATIME);
+	cr_assert_eq(names_attr(&names, names_directory(&names, d, "d")).flags, SYNC | NODUMP | NOATIME);
+	cr_assert_eq(names_attr(&names, (uint64_t)names_make(&names, d, "l", S_IFLNK)).flags, NODUMP | NOATIME);
+	cr_assert_eq(names_attr(&names, (uint64_t)names_make(&names, d, "p", S_IFIFO | 0644)).flags, NODUMP | NOATIME);
+	cr_assert_eq(ash_tmpfile(names.volume, d, &unnamed, &attr), 0);
+	cr_assert_eq(attr.flags, SYNC | NODUMP | NOATIME);
+	ash_forget(names.volume, attr.ino, 1);
+	e = names_directory(&names, 1, "e");
+	cr_assert_eq(set(&names, e, (struct ash_setattr){ .valid = ASH_SET_FLAGS, .flags = APPEND | NODUMP }), 0);
+	cr_assert_eq(names_attr(&names, names_file(&names, e, "f")).flags, NODUMP, "a and i are not");
+	names_remount(&names);
+	cr_assert_eq(names_attr(&names, (uint64_t)names_find(&names, d, "f")).flags, SYNC | NODUMP | NOATIME);
 	names_close(&names);
 }
 
