@@ -58,16 +58,32 @@ static int check_request(const struct ash_setattr *want)
 	return want->valid & ASH_SET_SIZE && want->size > INT64_MAX ? -EFBIG : 0;
 }
 
-static int check_allowed(uint32_t flags, uint32_t valid)
+/*
+ * utimensat(2) with "now" for both: the kernel, which owns mtime and ctime of regular files under the writeback cache,
+ * sends its own clock for these two, equal.
+ */
+static bool is_touch(const struct ash_setattr *want)
 {
-	uint32_t forbidden = ASH_SET_MODE | SET_OWNER | ASH_SET_SIZE | SET_EXPLICIT_TIMES;
+	return want->valid == (ASH_SET_ATIME_NOW | ASH_SET_MTIME | ASH_SET_CTIME) &&
+	       want->mtime.tv_sec == want->ctime.tv_sec && want->mtime.tv_nsec == want->ctime.tv_nsec;
+}
 
+/* What an append-only inode takes: nothing of the caller's choice. A ctime alone is a chown that changes nobody. */
+static bool is_harmless(const struct ash_setattr *want)
+{
+	uint32_t harmful = ASH_SET_MODE | SET_OWNER | ASH_SET_SIZE | SET_EXPLICIT_TIMES | ASH_SET_KILL_SUIDGID;
+
+	return !(want->valid & harmful) || want->valid == ASH_SET_CTIME || is_touch(want);
+}
+
+static int check_allowed(uint32_t flags, const struct ash_setattr *want)
+{
 	/* Exactly these two: the kernel writes back the times of a write that was allowed. */
-	if (valid & ASH_SET_FLAGS || valid == (ASH_SET_MTIME | ASH_SET_CTIME))
+	if (want->valid & ASH_SET_FLAGS || want->valid == (ASH_SET_MTIME | ASH_SET_CTIME))
 		return 0;
-	if (flags & ASH_INODE_IMMUTABLE && valid)
+	if (flags & ASH_INODE_IMMUTABLE && want->valid)
 		return -EPERM;
-	return flags & ASH_INODE_APPEND && valid & forbidden ? -EPERM : 0;
+	return flags & ASH_INODE_APPEND && !is_harmless(want) ? -EPERM : 0;
 }
 
 /* ---- Changes ---- */
@@ -157,7 +173,7 @@ static int apply(struct ash_txn *txn, struct ash_icore *icore, struct ash_record
 	struct change *change = context;
 	const struct ash_setattr *want = change->want;
 	struct ash_inode header;
-	int result = check_allowed(ash_record_flags(record), want->valid);
+	int result = check_allowed(ash_record_flags(record), want);
 
 	(void)icore;
 	if (!result && !ash_record_nlink(record) && !ash_lookup_count(change->volume, ash_get64(record->inode->ino)))
@@ -225,7 +241,7 @@ static int change_size(struct change *change, struct ash_icore *icore, struct as
 	if (!result && !S_ISREG(attr->mode))
 		result = S_ISDIR(attr->mode) ? -EISDIR : -EINVAL;
 	if (!result)
-		result = check_allowed(attr->flags, change->want->valid); /* before anything is zeroed or dropped */
+		result = check_allowed(attr->flags, change->want); /* before anything is zeroed or dropped */
 	if (!result)
 		result = ash_file_set_size(volume, icore, change->want->size, apply, change);
 	return result ? result : ash_inode_read(volume, icore->ino, attr, NULL);

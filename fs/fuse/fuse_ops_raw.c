@@ -58,10 +58,14 @@ static void setattr_times(const struct fuse_setattr_in *in, struct ash_setattr *
 	change->ctime = (struct timespec){ .tv_sec = (int64_t)in->ctime, .tv_nsec = in->ctimensec };
 }
 
-/* A chown that changes nothing arrives with nothing valid, and clears the bits all the same. */
+/*
+ * A chown that changes nothing arrives with nothing valid, or for a regular file with the ctime alone, which the kernel
+ * keeps under the writeback cache; it clears the bits all the same. Nothing else arrives so.
+ */
 static bool setattr_is_chown(const struct fuse_setattr_in *in)
 {
-	return (in->valid & (FATTR_UID | FATTR_GID)) || !(in->valid & ~(unsigned)(FATTR_FH | FATTR_LOCKOWNER));
+	return (in->valid & (FATTR_UID | FATTR_GID)) ||
+	       !(in->valid & ~(unsigned)(FATTR_FH | FATTR_LOCKOWNER | FATTR_CTIME));
 }
 
 static int setattr_change(struct request *request, const struct fuse_setattr_in *in, struct ash_setattr *change)

@@ -2,6 +2,7 @@
 /* Attributes: times, modes, owners, permissions of several users, extended attributes, chattr flags. */
 #include "posix.h"
 
+#include <linux/falloc.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <sys/time.h>
@@ -103,6 +104,9 @@ static void test_suid(void)
 	      "a truncation of another user does");
 	chmod("suid", 06777);
 	CHECK(chown("suid", OTHER_UID, OTHER_GID) == 0 && (mode_of("suid") & 06000) == 0, "chown clears them");
+	chmod("suid", 06777);
+	CHECK(chown("suid", (uid_t)-1, (gid_t)-1) == 0 && (mode_of("suid") & 06000) == 0,
+	      "a chown that changes nobody does, too");
 	chmod("suid", 02767);
 	CHECK(as_other(body_write, "suid") == 0 && (mode_of("suid") & 02000) == 02000,
 	      "sgid without group execution stays (mandatory locking)");
@@ -300,6 +304,29 @@ static void test_flags(void)
 	unlink("fl");
 }
 
+static void test_append_only_content(void)
+{
+	const struct timespec times[2] = { { 1, 2 }, { 3, 4 } };
+	struct stat before, after;
+
+	put_text("ap", "0123456789");
+	int fd = open("ap", O_RDWR);
+	stat("ap", &before);
+	pause_ms(20);
+	CHECK_OK(set_flags("ap", FS_APPEND_FL), "chattr +a");
+	CHECK_ERRNO(ftruncate(fd, 1), EPERM, "append-only: ftruncate EPERM");
+	CHECK_OK(fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, 20000), "append-only: space ahead");
+	CHECK_OK(utimensat(AT_FDCWD, "ap", NULL, 0), "append-only: touch");
+	CHECK(stat("ap", &after) == 0 && later(after.st_mtim, before.st_mtim), "which moves the mtime");
+	CHECK_ERRNO(utimensat(AT_FDCWD, "ap", times, 0), EPERM, "append-only: other times EPERM");
+	CHECK_OK(chown("ap", (uid_t)-1, (gid_t)-1), "append-only: a chown that changes nobody");
+	CHECK_ERRNO(chown("ap", OTHER_UID, (gid_t)-1), EPERM, "append-only: chown EPERM");
+	CHECK(content_is("ap", "0123456789", 10), "append-only: nothing has changed");
+	set_flags("ap", 0);
+	close(fd);
+	unlink("ap");
+}
+
 static void test_inherited_flags(void)
 {
 	const int flags = FS_SYNC_FL | FS_NODUMP_FL | FS_NOATIME_FL;
@@ -325,5 +352,6 @@ void test_attributes(void)
 	test_permissions();
 	test_xattrs();
 	test_flags();
+	test_append_only_content();
 	test_inherited_flags();
 }

@@ -130,6 +130,34 @@ Test(setattr, immutable_and_append_only)
 	names_close(&names);
 }
 
+/* As the kernel sends them under the writeback cache: "now" as a change time of its own that the mtime equals. */
+Test(setattr, append_only_files_can_be_touched)
+{
+	const struct timespec now = { 1000, 5 }, other = { 1000, 6 };
+	const uint32_t touch = ASH_SET_ATIME_NOW | ASH_SET_MTIME | ASH_SET_CTIME;
+	struct names names;
+	uint64_t f;
+
+	names_open(&names, "mem:64M", false);
+	f = names_file(&names, 1, "f");
+	cr_assert_eq(set(&names, f, (struct ash_setattr){ .valid = ASH_SET_FLAGS, .flags = APPEND }), 0);
+	cr_assert_eq(set(&names, f, (struct ash_setattr){ .valid = touch, .mtime = now, .ctime = now }), 0);
+	cr_assert_eq(names_attr(&names, f).mtime.tv_nsec, 5);
+	cr_assert_eq(set(&names, f, (struct ash_setattr){ .valid = touch, .mtime = other, .ctime = now }), -EPERM,
+		     "a time of the caller's choice");
+	cr_assert_eq(set(&names, f,
+			 (struct ash_setattr){
+				 .valid = ASH_SET_ATIME | ASH_SET_MTIME | ASH_SET_CTIME, .mtime = now, .ctime = now }),
+		     -EPERM);
+	cr_assert_eq(set(&names, f, (struct ash_setattr){ .valid = ASH_SET_CTIME, .ctime = other }), 0,
+		     "chown to nobody new");
+	cr_assert_eq(set(&names, f, (struct ash_setattr){ .valid = ASH_SET_CTIME | ASH_SET_KILL_SUIDGID }), -EPERM);
+	cr_assert_eq(set(&names, f, (struct ash_setattr){ .valid = ASH_SET_FLAGS, .flags = IMMUTABLE }), 0);
+	cr_assert_eq(set(&names, f, (struct ash_setattr){ .valid = touch, .mtime = now, .ctime = now }), -EPERM);
+	cr_assert_eq(set(&names, f, (struct ash_setattr){ .valid = ASH_SET_CTIME, .ctime = other }), -EPERM);
+	names_close(&names);
+}
+
 Test(setattr, flags_are_inherited_as_by_ext4)
 {
 	const struct ash_create unnamed = { .mode = S_IFREG | 0600 };
