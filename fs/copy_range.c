@@ -23,7 +23,8 @@ struct copy {
 	unsigned flags; /* for the writes */
 };
 
-static int size_of(struct ash_volume *volume, uint64_t ino, uint64_t *size)
+/* *flags (may be NULL): as chattr set them. */
+static int size_of(struct ash_volume *volume, uint64_t ino, uint64_t *size, uint32_t *flags)
 {
 	struct ash_icore *icore;
 	struct ash_edit edit;
@@ -34,6 +35,8 @@ static int size_of(struct ash_volume *volume, uint64_t ino, uint64_t *size)
 	rc = ash_edit_look(&edit, volume, icore, false);
 	if (!rc) {
 		*size = ash_edit_size(&edit);
+		if (flags)
+			*flags = ash_get32(edit.record.inode->flags);
 		ash_edit_abort(&edit);
 	}
 	ash_icore_put(volume, icore);
@@ -44,7 +47,7 @@ static int size_of(struct ash_volume *volume, uint64_t ino, uint64_t *size)
 static int copy_hole(struct copy *copy, uint64_t until)
 {
 	uint64_t length = until - copy->at, size;
-	int rc = size_of(copy->volume, copy->to, &size);
+	int rc = size_of(copy->volume, copy->to, &size, NULL);
 
 	if (!rc && copy->target < size)
 		rc = ash_fallocate(copy->volume, copy->to, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, copy->target,
@@ -110,7 +113,7 @@ static int raise_size(struct copy *copy)
 {
 	struct ash_icore *icore;
 	uint64_t size;
-	int rc = size_of(copy->volume, copy->to, &size);
+	int rc = size_of(copy->volume, copy->to, &size, NULL);
 
 	if (rc || size >= copy->target)
 		return rc;
@@ -118,7 +121,7 @@ static int raise_size(struct copy *copy)
 	if (rc)
 		return rc;
 	/* Holes behind the old end were no write: this is the first that the file hears of the copy. */
-	rc = ash_file_kill_privileges(copy->volume, icore, false, NULL);
+	rc = ash_file_begin_change(copy->volume, icore, (struct ash_file_intent){ 0 }, NULL);
 	if (!rc) {
 		struct timespec now = ash_now();
 
@@ -150,12 +153,16 @@ int64_t ash_copy_range(struct ash_volume *volume, uint64_t from, uint64_t from_o
 {
 	struct copy copy = { .volume = volume, .from = from, .to = to, .at = from_offset, .target = to_offset };
 	uint64_t size, target_size;
+	uint32_t flags;
 	int rc = ash_check_writable(volume);
 
 	if (!rc)
-		rc = size_of(volume, from, &size);
+		rc = size_of(volume, from, &size, NULL);
 	if (!rc)
-		rc = size_of(volume, to, &target_size);
+		rc = size_of(volume, to, &target_size, &flags);
+	/* Append-only: nothing that is there is replaced. */
+	if (!rc && (flags & ASH_INODE_IMMUTABLE || (flags & ASH_INODE_APPEND && to_offset < target_size)))
+		rc = -EPERM;
 	if (rc)
 		return rc;
 	if (from_offset >= size || !length)

@@ -323,7 +323,8 @@ int ash_fallocate(struct ash_volume *volume, uint64_t ino, int mode, uint64_t of
 	if (rc)
 		return rc;
 	const struct range range = { offset, offset + length };
-	rc = ash_file_kill_privileges(volume, icore, false, NULL);
+	const struct ash_file_intent intent = { .overwrites = mode & ~FALLOC_FL_KEEP_SIZE };
+	rc = ash_file_begin_change(volume, icore, intent, NULL);
 	if (!rc)
 		rc = dispatch_apart(volume, icore, mode, range);
 	if (rc == -ENOSPC && ash_reclaim_space(volume))

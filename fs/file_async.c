@@ -248,7 +248,7 @@ static bool overwritable(struct ash_edit *edit, size_t length, uint64_t offset, 
 	uint64_t size = ash_edit_disk_size(edit);
 
 	return (flags & ASH_WRITE_THROUGH) && !(flags & (ASH_WRITE_SYNC | ASH_WRITE_APPEND | ASH_WRITE_KILL_SUIDGID)) &&
-	       !edit->volume->options.sync && !(ash_get32(inode->flags) & ASH_INODE_SYNC) &&
+	       !edit->volume->options.sync && !(ash_get32(inode->flags) & (ASH_INODE_SYNC | ASH_INODE_IMMUTABLE)) &&
 	       inode->attr_kind == ASH_FORK_EMPTY && offset < size && length <= size - offset;
 }
 

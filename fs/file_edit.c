@@ -356,22 +356,12 @@ static bool must_kill(struct ash_edit *edit, bool suidgid)
 	return (suidgid && killed_mode(mode) != mode) || has_capability(edit);
 }
 
-int ash_file_kill_privileges(struct ash_volume *volume, struct ash_icore *icore, bool suidgid, bool *sync)
+static int kill_privileges(struct ash_volume *volume, struct ash_icore *icore, bool suidgid)
 {
 	struct ash_edit edit;
 	struct ash_inode header;
 	struct ash_tree tree;
-	int rc = ash_edit_look(&edit, volume, icore, false);
-
-	if (rc)
-		return rc;
-	bool must = must_kill(&edit, suidgid);
-	if (sync)
-		*sync = ash_get32(edit.record.inode->flags) & ASH_INODE_SYNC;
-	ash_edit_abort(&edit);
-	if (!must)
-		return 0;
-	rc = ash_edit_begin(&edit, volume, icore, ASH_TXN_TREE + ASH_TXN_SMALL);
+	int rc = ash_edit_begin(&edit, volume, icore, ASH_TXN_TREE + ASH_TXN_SMALL);
 	if (rc)
 		return rc;
 	if (has_capability(&edit)) {
@@ -389,6 +379,23 @@ int ash_file_kill_privileges(struct ash_volume *volume, struct ash_icore *icore,
 	ash_edit_set_header(&edit, &header);
 	ash_edit_commit(&edit, false);
 	return 0;
+}
+
+int ash_file_begin_change(struct ash_volume *volume, struct ash_icore *icore, struct ash_file_intent intent, bool *sync)
+{
+	struct ash_edit edit;
+	int rc = ash_edit_look(&edit, volume, icore, false);
+
+	if (rc)
+		return rc;
+	uint32_t flags = ash_get32(edit.record.inode->flags);
+	bool must = !intent.keeps_privileges && must_kill(&edit, intent.kills_suidgid);
+	if (flags & ASH_INODE_IMMUTABLE || (flags & ASH_INODE_APPEND && intent.overwrites))
+		rc = -EPERM;
+	ash_edit_abort(&edit);
+	if (sync)
+		*sync = flags & ASH_INODE_SYNC;
+	return !rc && must ? kill_privileges(volume, icore, intent.kills_suidgid) : rc;
 }
 
 int ash_file_make_durable(struct ash_volume *volume, struct ash_icore *icore, bool data_only)

@@ -141,11 +141,19 @@ static inline bool ash_memory_aligned(const struct ash_volume *volume, const voi
 int ash_async_bar(struct ash_volume *volume, struct ash_icore *icore);
 void ash_async_admit(struct ash_icore *icore);
 
+/* What is about to be done to the content of a file. */
+struct ash_file_intent {
+	bool overwrites;       /* takes away what is there: not of an append-only file */
+	bool kills_suidgid;    /* the caller may not leave suid and sgid behind */
+	bool keeps_privileges; /* who wrote has lost them before: data from the kernel's page cache */
+};
 /*
- * Before a write: clear suid and sgid (if asked) and security.capability, as a transaction of its own when there is
- * anything to clear. *sync (may be NULL): the inode is marked synchronous (chattr +S).
+ * Before a change of content: -EPERM if the file is immutable, or append-only and `overwrites`. Then clear
+ * security.capability, and suid and sgid if asked, as a transaction of its own when there is anything to clear.
+ * *sync (may be NULL): the inode is marked synchronous (chattr +S).
  */
-int ash_file_kill_privileges(struct ash_volume *volume, struct ash_icore *icore, bool suidgid, bool *sync);
+int ash_file_begin_change(struct ash_volume *volume, struct ash_icore *icore, struct ash_file_intent intent,
+			  bool *sync);
 /* Does a read of this inode now have to move its access time? */
 bool ash_atime_due(const struct ash_volume *volume, const struct ash_inode *inode);
 /* A truncation whose chain has not ended: nobody may map or grow meanwhile. Inode lock held. */

@@ -80,9 +80,11 @@ struct request {
 	uint64_t unique, nodeid;
 	uint64_t started; /* ns, with -d */
 	int32_t result;   /* error of the reply, for -d */
-	/* SEEK_DATA and SEEK_HOLE on their way through the notifier */
+	/* On its way through the notifier: what is to be done there, and with what */
+	void (*later)(struct request *request);
 	uint64_t seek_offset;
 	int seek_whence;
+	uint32_t inode_flags;
 };
 
 /* One thread that may lead. */
@@ -138,13 +140,13 @@ struct notifier {
 	pthread_t thread;
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
-	uint64_t *inodes; /* ring of inodes whose attributes changed */
+	uint64_t *inodes; /* ring of inodes whose attributes changed, or pages (NOTICE_PAGES) */
 	size_t head, count, size;
 	struct late_notice late[LATE_NOTICES]; /* ring, in the order in which they are due */
 	size_t late_head;
 	_Atomic size_t late_count;
-	struct request *seeks; /* SEEK requests that need the kernel's dirty pages first */
-	struct request **seeks_end;
+	struct request *jobs; /* requests that need the kernel's dirty pages first */
+	struct request **jobs_end;
 	bool started, stopping;
 };
 
@@ -235,6 +237,8 @@ int session_open(struct front *front);
 /* The session works on this descriptor of /dev/fuse from now on, and owns it. */
 int session_connect(struct front *front, int descriptor);
 void session_close(struct front *front);
+/* The current request is libfuse's to handle. */
+void session_pass(struct request *request);
 /* Handle the request in the worker's buffer; afterwards the worker has a free buffer again. */
 void session_dispatch(struct worker *worker);
 struct request *request_get(struct front *front);
@@ -285,8 +289,14 @@ void notify_attributes_now(struct front *front, uint64_t ino);
 void notify_links_changed(struct front *front, uint64_t ino);
 /* Attributes of an inode are about to be answered. Cheap while no link count is in doubt. Any lock may be held. */
 void notify_attributes_answered(struct front *front, uint64_t ino);
+/* The kernel holds pages of `ino` that were refused: it is to forget them. */
+void notify_pages_refused(struct front *front, uint64_t ino);
 /* Answer SEEK_DATA or SEEK_HOLE after the kernel wrote back the pages that matter. Takes the request. */
 void notify_seek(struct request *request);
+/* `job` answers and finishes the request in the notifier's thread, where the kernel may be made to write back. */
+void notify_later(struct request *request, void (*job)(struct request *request));
+/* Make the kernel write back and drop its pages from `offset` to `end` (exclusive; 0: to the end of the file). Only there. */
+int notify_pages_write_back(struct front *front, uint64_t ino, uint64_t offset, uint64_t end);
 
 /* ---- fuse_ops*.c: handlers behind libfuse ---- */
 void ops_fill(struct fuse_lowlevel_ops *ops);
@@ -310,6 +320,7 @@ bool raw_open(struct request *request);
 bool raw_opendir(struct request *request);
 bool raw_tmpfile(struct request *request);
 bool raw_setxattr(struct request *request);
+bool raw_ioctl(struct request *request);
 bool raw_syncfs(struct request *request);
 bool raw_unsupported(struct request *request);
 

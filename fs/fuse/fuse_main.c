@@ -279,7 +279,7 @@ static void front_init(struct front *front)
 	pthread_mutex_init(&front->buffers_lock, NULL);
 	pthread_mutex_init(&front->notifier.lock, NULL);
 	pthread_cond_init(&front->notifier.changed, NULL);
-	front->notifier.seeks_end = &front->notifier.seeks;
+	front->notifier.jobs_end = &front->notifier.jobs;
 }
 
 static void front_free(struct front *front)

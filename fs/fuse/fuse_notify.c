@@ -18,6 +18,10 @@
  * NOTIFY_INVAL_INODE with a range does that, and waits for the WRITE requests. So it must not be called by a worker
  * that the WRITEs may need; the requests are passed to the thread here, which asks the volume again afterwards.
  *
+ * chattr +i. The kernel does not know the flag, and a WRITE from its page cache does not say when the data was
+ * accepted. So all pages are written back, and dropped, before the flag is set, with the inode locked against write(2) by
+ * the kernel; what it sends later is refused, and then it is told to forget these pages, which it would show otherwise.
+ *
  * Locking: `lock` protects ring and list, and is released before the kernel or the volume is called.
  */
 #include "fuse_front.h"
@@ -32,6 +36,8 @@
 #define RING_LIMIT (1u << 20)
 #define LATE_NS 20000000u /* a caller that was woken by a reply has run by then, and has finished its system call */
 #define SEEK_ROUNDS 4u    /* a writer may keep filling the hole in front of us: then it is data */
+
+#define NOTICE_PAGES (UINT64_C(1) << 63) /* of an entry of the ring: the pages, too */
 
 void notify_attributes_now(struct front *front, uint64_t ino)
 {
@@ -55,20 +61,28 @@ static bool ring_grow(struct notifier *notifier)
 	return true;
 }
 
-void notify_attributes_changed(void *context, uint64_t ino)
+static void ring_add(struct notifier *notifier, uint64_t entry)
 {
-	struct notifier *notifier = &((struct front *)context)->notifier;
-
 	pthread_mutex_lock(&notifier->lock);
 	while (notifier->started && !notifier->stopping && notifier->count == notifier->size && !ring_grow(notifier))
 		pthread_cond_wait(&notifier->changed, &notifier->lock);
 	if (notifier->started && !notifier->stopping) {
 		size_t last = notifier->count ? (notifier->head + notifier->count - 1) % notifier->size : 0;
-		if (!notifier->count || notifier->inodes[last] != ino)
-			notifier->inodes[(notifier->head + notifier->count++) % notifier->size] = ino;
+		if (!notifier->count || notifier->inodes[last] != entry)
+			notifier->inodes[(notifier->head + notifier->count++) % notifier->size] = entry;
 		pthread_cond_broadcast(&notifier->changed);
 	}
 	pthread_mutex_unlock(&notifier->lock);
+}
+
+void notify_attributes_changed(void *context, uint64_t ino)
+{
+	ring_add(&((struct front *)context)->notifier, ino);
+}
+
+void notify_pages_refused(struct front *front, uint64_t ino)
+{
+	ring_add(&front->notifier, ino | NOTICE_PAGES);
 }
 
 void notify_links_changed(struct front *front, uint64_t ino)
@@ -104,20 +118,20 @@ void notify_attributes_answered(struct front *front, uint64_t ino)
 	pthread_mutex_unlock(&notifier->lock);
 }
 
-void notify_seek(struct request *request)
+void notify_later(struct request *request, void (*job)(struct request *request))
 {
 	struct notifier *notifier = &request->front->notifier;
 
 	request->next = NULL;
+	request->later = job;
 	pthread_mutex_lock(&notifier->lock);
-	*notifier->seeks_end = request;
-	notifier->seeks_end = &request->next;
+	*notifier->jobs_end = request;
+	notifier->jobs_end = &request->next;
 	pthread_cond_broadcast(&notifier->changed);
 	pthread_mutex_unlock(&notifier->lock);
 }
 
-/* Make the kernel write back and drop its pages from `offset` to `end` (exclusive; 0: to the end of the file). */
-static int pages_write_back(struct front *front, uint64_t ino, uint64_t offset, uint64_t end)
+int notify_pages_write_back(struct front *front, uint64_t ino, uint64_t offset, uint64_t end)
 {
 	int rc = fuse_lowlevel_notify_inval_inode(front->session, ino, (off_t)offset, end ? (off_t)(end - offset) : 0);
 
@@ -158,7 +172,7 @@ static void seek_answer(struct request *request)
 			break;
 		if (request->seek_whence == SEEK_DATA && before == (int64_t)offset)
 			break;
-		if (pages_write_back(front, ino, start, end))
+		if (notify_pages_write_back(front, ino, start, end))
 			continue;
 		int64_t after = ash_seek(front->volume, ino, offset, request->seek_whence);
 		if (after == before) {
@@ -177,6 +191,11 @@ static void seek_answer(struct request *request)
 	seek_reply(request, before);
 }
 
+void notify_seek(struct request *request)
+{
+	notify_later(request, seek_answer);
+}
+
 static bool late_is_due(const struct notifier *notifier)
 {
 	return notifier->late_count && notifier->late[notifier->late_head].due <= front_now_ns();
@@ -185,7 +204,7 @@ static bool late_is_due(const struct notifier *notifier)
 /* Until there is something to do. */
 static void wait_for_work(struct notifier *notifier)
 {
-	while (!notifier->stopping && !notifier->seeks && !notifier->count && !late_is_due(notifier)) {
+	while (!notifier->stopping && !notifier->jobs && !notifier->count && !late_is_due(notifier)) {
 		if (!notifier->late_count) {
 			pthread_cond_wait(&notifier->changed, &notifier->lock);
 			continue;
@@ -198,15 +217,15 @@ static void wait_for_work(struct notifier *notifier)
 }
 
 /* Take what there is to do. False: stop. */
-static bool take_work(struct notifier *notifier, struct request **seek, uint64_t *inodes, size_t room, size_t *count)
+static bool take_work(struct notifier *notifier, struct request **job, uint64_t *inodes, size_t room, size_t *count)
 {
 	pthread_mutex_lock(&notifier->lock);
 	wait_for_work(notifier);
-	*seek = notifier->seeks;
-	if (*seek) {
-		notifier->seeks = (*seek)->next;
-		if (!notifier->seeks)
-			notifier->seeks_end = &notifier->seeks;
+	*job = notifier->jobs;
+	if (*job) {
+		notifier->jobs = (*job)->next;
+		if (!notifier->jobs)
+			notifier->jobs_end = &notifier->jobs;
 	}
 	for (*count = 0; *count < room && notifier->count; notifier->count--) {
 		inodes[(*count)++] = notifier->inodes[notifier->head];
@@ -220,22 +239,30 @@ static bool take_work(struct notifier *notifier, struct request **seek, uint64_t
 	pthread_cond_broadcast(&notifier->changed);
 	bool stop = notifier->stopping;
 	pthread_mutex_unlock(&notifier->lock);
-	return !stop || *seek;
+	return !stop || *job;
+}
+
+static void notice_send(struct front *front, uint64_t entry)
+{
+	if (entry & NOTICE_PAGES)
+		notify_pages_write_back(front, entry & ~NOTICE_PAGES, 0, 0); /* attributes, too */
+	else
+		notify_attributes_now(front, entry);
 }
 
 static void *notifier_main(void *argument)
 {
 	struct front *front = argument;
-	struct request *seek;
+	struct request *job;
 	uint64_t inodes[64];
 	size_t count;
 
 	prctl(PR_SET_NAME, "ashlarfs-notify");
-	while (take_work(&front->notifier, &seek, inodes, sizeof(inodes) / sizeof(inodes[0]), &count)) {
+	while (take_work(&front->notifier, &job, inodes, sizeof(inodes) / sizeof(inodes[0]), &count)) {
 		for (size_t i = 0; i < count; i++)
-			notify_attributes_now(front, inodes[i]);
-		if (seek)
-			seek_answer(seek);
+			notice_send(front, inodes[i]);
+		if (job)
+			job->later(job);
 	}
 	return NULL;
 }

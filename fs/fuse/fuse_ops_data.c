@@ -157,6 +157,9 @@ bool raw_write(struct request *request)
 	if (result > 0 && (flags & ASH_WRITE_KILL_SUIDGID))
 		notify_attributes_now(request->front, request->nodeid);
 	write_reply(request, result);
+	/* chattr +i since: the kernel took the data, and would go on showing it. */
+	if (result == -EPERM && (in->write_flags & FUSE_WRITE_CACHE))
+		notify_pages_refused(request->front, request->nodeid);
 	return false;
 }
 

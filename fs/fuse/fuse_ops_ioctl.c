@@ -3,7 +3,8 @@
  * ioctl(2): chattr flags, in both shapes that the kernel uses, FITRIM, and steps of a scrub.
  *
  * The kernel has checked who may set which flag (FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR reach us through its own
- * fileattr calls). It does not learn that the change time moved, so it is told before the reply. FITRIM and the scrub
+ * fileattr calls). It does not learn that the change time moved, so it is told before the reply. Setting flags is a
+ * handler of our own, since before a file becomes immutable the kernel must write back its pages. FITRIM and the scrub
  * come unchecked: they are root's. The scrub's structure is the caller's memory: ash_scrub() trusts nothing in it.
  */
 #include "fuse_front.h"
@@ -14,6 +15,7 @@
 #include <linux/fs.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 
 static const struct {
 	uint32_t flag, xflag;
@@ -74,32 +76,75 @@ static void reply_flags(fuse_req_t request, struct front *front, uint64_t ino, b
 	fuse_reply_ioctl(request, 0, extended ? (void *)&wide : (void *)&attr.flags, size);
 }
 
-static void change_flags(fuse_req_t request, struct front *front, uint64_t ino, bool extended, const void *in,
-			 size_t size)
+static int wanted_flags(bool extended, const void *in, size_t size, uint32_t *flags)
 {
 	struct fsxattr wide;
-	uint32_t flags;
-	int rc = 0;
 
-	if (size < (extended ? sizeof(wide) : sizeof(flags))) {
-		fuse_reply_err(request, EINVAL);
-		return;
+	if (size < (extended ? sizeof(wide) : sizeof(*flags)))
+		return -EINVAL;
+	if (!extended) {
+		memcpy(flags, in, sizeof(*flags));
+		return 0;
 	}
-	if (extended) {
-		memcpy(&wide, in, sizeof(wide));
-		/* What chattr(1) cannot say there is no place for: extent size hints, project numbers. */
-		rc = wide.fsx_extsize || wide.fsx_projid || wide.fsx_cowextsize ?
-			     -EOPNOTSUPP :
-			     flags_from_xflags(wide.fsx_xflags, &flags);
-	} else {
-		memcpy(&flags, in, sizeof(flags));
-	}
-	if (rc == 0)
-		rc = set_flags(front, ino, flags);
+	memcpy(&wide, in, sizeof(wide));
+	/* What chattr(1) cannot say there is no place for: extent size hints, project numbers. */
+	if (wide.fsx_extsize || wide.fsx_projid || wide.fsx_cowextsize)
+		return -EOPNOTSUPP;
+	return flags_from_xflags(wide.fsx_xflags, flags);
+}
+
+static void change_flags(struct request *request)
+{
+	const struct fuse_ioctl_out out = { .result = 0 };
+	int rc = set_flags(request->front, request->nodeid, request->inode_flags);
+
 	if (rc)
-		fuse_reply_err(request, -rc);
+		reply_error(request, rc);
 	else
-		fuse_reply_ioctl(request, 0, NULL, 0);
+		reply_data(request, &out, sizeof(out));
+}
+
+/* From then on no data is taken: also what the kernel holds now would be refused. */
+static void make_immutable(struct request *request)
+{
+	notify_pages_write_back(request->front, request->nodeid, 0, 0);
+	change_flags(request);
+	request_finish(request);
+}
+
+static bool becomes_immutable(const struct request *request)
+{
+	struct ash_attr attr;
+
+	return (request->inode_flags & ASH_INODE_IMMUTABLE) &&
+	       ash_getattr(request->front->volume, request->nodeid, &attr) == 0 && S_ISREG(attr.mode) &&
+	       !(attr.flags & ASH_INODE_IMMUTABLE);
+}
+
+bool raw_ioctl(struct request *request)
+{
+	const struct fuse_ioctl_in *in = request_argument(request, struct fuse_ioctl_in);
+
+	if (!in)
+		return false;
+	bool extended = in->cmd == FS_IOC_FSSETXATTR;
+	if (!extended && in->cmd != FS_IOC_SETFLAGS && in->cmd != FS_IOC32_SETFLAGS) {
+		session_pass(request);
+		return false;
+	}
+	int rc = in->in_size > request->argument_length - sizeof(*in) ?
+			 -EINVAL :
+			 wanted_flags(extended, in + 1, in->in_size, &request->inode_flags);
+	if (rc) {
+		reply_error(request, rc);
+		return false;
+	}
+	if (becomes_immutable(request)) {
+		notify_later(request, make_immutable);
+		return true;
+	}
+	change_flags(request);
+	return false;
 }
 
 static void trim(fuse_req_t request, struct front *front, const void *in, size_t in_size, size_t out_size)
@@ -153,13 +198,6 @@ static void operation_ioctl(fuse_req_t request, fuse_ino_t ino, unsigned command
 		break;
 	case FS_IOC_FSGETXATTR:
 		reply_flags(request, front, ino, true, out_size);
-		break;
-	case FS_IOC_SETFLAGS:
-	case FS_IOC32_SETFLAGS:
-		change_flags(request, front, ino, false, in, in_size);
-		break;
-	case FS_IOC_FSSETXATTR:
-		change_flags(request, front, ino, true, in, in_size);
 		break;
 	case FITRIM:
 		trim(request, front, in, in_size, out_size);

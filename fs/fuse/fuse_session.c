@@ -229,6 +229,7 @@ static const request_handler raw_handlers[PROTOCOL_OPCODES] = {
 	[FUSE_OPENDIR] = raw_opendir,
 	[FUSE_TMPFILE] = raw_tmpfile,
 	[FUSE_SETXATTR] = raw_setxattr,
+	[FUSE_IOCTL] = raw_ioctl,
 	[FUSE_SYNCFS] = raw_syncfs,
 	/* ENOSYS once, and the kernel does it alone from then on. */
 	[FUSE_FLUSH] = raw_unsupported,
@@ -237,7 +238,7 @@ static const request_handler raw_handlers[PROTOCOL_OPCODES] = {
 	[FUSE_INTERRUPT] = raw_unsupported,
 };
 
-static void dispatch_libfuse(struct request *request)
+void session_pass(struct request *request)
 {
 	struct fuse_buf buffer = { .mem = (void *)request->in, .size = request->length };
 
@@ -292,7 +293,7 @@ void session_dispatch(struct worker *worker)
 	else if (!create_is_answered(request))
 		raw_unsupported(request);
 	else
-		dispatch_libfuse(request);
+		session_pass(request);
 	if (kept) {
 		worker->request = NULL; /* the leader gets another */
 		return;

@@ -203,18 +203,21 @@ int ash_readdir(struct ash_volume *volume, uint64_t ino, uint64_t position, bool
 int64_t ash_read(struct ash_volume *volume, uint64_t ino, void *buffer, size_t length, uint64_t offset);
 
 #define ASH_WRITE_KILL_SUIDGID 1u /* clear suid, and sgid if group-executable, in the same transaction */
-#define ASH_WRITE_NO_TIMES 2u     /* FUSE_WRITE_CACHE: the kernel owns mtime and ctime */
+#define ASH_WRITE_NO_TIMES 2u     /* FUSE_WRITE_CACHE: the kernel owns mtime and ctime, and cleared privileges before */
 #define ASH_WRITE_THROUGH 4u      /* O_DIRECT: not into the write-behind buffer */
 #define ASH_WRITE_SYNC 8u         /* O_SYNC, O_DSYNC: durable when it returns */
 #define ASH_WRITE_APPEND 16u      /* offset is ignored: at end of file */
-/* Returns bytes written (all, or fewer before ENOSPC/EIO), or negative errno when none. security.capability is dropped. */
+/* Returns bytes written (all, or fewer before ENOSPC/EIO), or negative errno when none. security.capability is dropped,
+ * except with NO_TIMES. -EPERM: immutable, whatever the flags are. Not so append-only: whoever may write may write. */
 int64_t ash_write(struct ash_volume *volume, uint64_t ino, const void *buffer, size_t length, uint64_t offset,
 		  unsigned flags);
 
-/* mode: 0, FALLOC_FL_KEEP_SIZE, PUNCH_HOLE|KEEP_SIZE, ZERO_RANGE[|KEEP_SIZE]; else -EOPNOTSUPP. */
+/* mode: 0, FALLOC_FL_KEEP_SIZE, PUNCH_HOLE|KEEP_SIZE, ZERO_RANGE[|KEEP_SIZE]; else -EOPNOTSUPP. -EPERM: immutable, or
+ * append-only and not for space alone. */
 int ash_fallocate(struct ash_volume *volume, uint64_t ino, int mode, uint64_t offset, uint64_t length);
 /* whence: SEEK_DATA, SEEK_HOLE. Result offset or -ENXIO. */
 int64_t ash_seek(struct ash_volume *volume, uint64_t ino, uint64_t offset, int whence);
+/* -EPERM: the target is immutable, or append-only and `to_offset` before its end. */
 int64_t ash_copy_range(struct ash_volume *volume, uint64_t from, uint64_t from_offset, uint64_t to, uint64_t to_offset,
 		       uint64_t length);
 /* Device blocks behind file block `block` for FIBMAP: 0 for a hole. */

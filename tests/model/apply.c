@@ -492,10 +492,10 @@ static int64_t apply_write(const struct applying *a)
 	else if (a->op->result <= 0)
 		return (int64_t)result;
 	write_content(node, offset, length, a->op->pattern, offset);
-	if (kill_privileges(node, a->op->flags & ASH_WRITE_KILL_SUIDGID))
-		node->ctime = a->op->time;
-	if (!(a->op->flags & ASH_WRITE_NO_TIMES))
-		node->mtime = node->ctime = a->op->time;
+	if (a->op->flags & ASH_WRITE_NO_TIMES) /* the kernel saw to times and privileges before */
+		return (int64_t)result;
+	kill_privileges(node, a->op->flags & ASH_WRITE_KILL_SUIDGID);
+	node->mtime = node->ctime = a->op->time;
 	return (int64_t)result;
 }
 

@@ -52,8 +52,46 @@ setfattr -n user.open -v 1 "$MNT/flags" 2>/dev/null
 check "trusted attributes are hidden from others" eval 'as python3 -c "import os; l = os.listxattr(\"$MNT/flags\"); assert l == [\"user.open\"], l"'
 check "chattr +i" chattr +i "$MNT/flags"
 check_fails "immutable: no write by name, this mount" eval 'echo y >"$MNT/flags"'
+# The kernel asks nobody about OPEN on this mount, and takes data into its page cache: it must not get further.
+check "immutable: dirty pages are taken, later ones are refused and forgotten" python3 - "$MNT/late" <<'PY'
+import mmap, os, subprocess, sys, time
+name = sys.argv[1]
+fd = os.open(name, os.O_CREAT | os.O_RDWR)
+os.write(fd, b'old' * 3000)
+pages = mmap.mmap(fd, 9000)
+pages[0:4] = b'MMAP'
+subprocess.run(['chattr', '+i', name], check=True)
+expected = b'MMAP' + (b'old' * 3000)[4:]
+os.fsync(fd)
+bad = []
+def refused(what, action):
+    try:
+        action()
+        os.fsync(fd)
+        bad.append(what)
+    except OSError:
+        pass
+refused('pwrite', lambda: os.pwrite(fd, b'NEW', 5000))
+def store():
+    pages[6000:6003] = b'NEW'
+    pages.flush()
+refused('store', store)
+late = os.open(name, os.O_WRONLY)
+refused('pwrite by a later descriptor', lambda: os.pwrite(late, b'NEW', 100))
+for _ in range(100):
+    if open(name, 'rb').read() == expected:
+        break
+    time.sleep(0.05)
+else:
+    bad.append('forgotten')
+print('# bad:', bad) if bad else None
+sys.exit(bool(bad))
+PY
 detach
 attach
+check "immutable: it is as it was when it became so" python3 -c "
+import sys
+sys.exit(open('$MNT/late', 'rb').read() != b'MMAP' + (b'old' * 3000)[4:])"
 check "lsattr after mounting again" eval 'lsattr "$MNT/flags" | grep -q "^----i"'
 check_fails "immutable: open for writing is refused at once" python3 -c "import os; os.open('$MNT/flags', os.O_WRONLY)"
 check_fails "immutable: no removal" rm -f "$MNT/flags"

@@ -5,10 +5,13 @@
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
 #include <time.h>
+
+#define CAPABILITY_SIZE 20 /* struct vfs_cap_data */
 
 static bool later(struct timespec a, struct timespec b)
 {
@@ -235,6 +238,46 @@ static void test_xattrs(void)
 	unlink("xl"), unlink("x");
 }
 
+static bool has_capability(const char *name)
+{
+	return getxattr(name, "security.capability", NULL, 0) == CAPABILITY_SIZE;
+}
+
+static void set_capability(const char *name)
+{
+	static const unsigned char capability[CAPABILITY_SIZE] = { 1, 0, 0, 2, 0, 0x20 };
+
+	if (setxattr(name, "security.capability", capability, sizeof(capability), 0))
+		printf("# setxattr: %s\n", strerror(errno));
+}
+
+/* It goes when data is written, not when the page cache sends the data on. */
+static void test_capability(void)
+{
+	static _Alignas(4096) char block[4096];
+	int fd = open("cap", O_RDWR | O_CREAT, 0755), direct = open("cap", O_WRONLY | O_DIRECT);
+
+	CHECK(fd >= 0 && write(fd, "some data", 9) == 9, "a file with dirty pages");
+	set_capability("cap");
+	close(fd);
+	CHECK(has_capability("cap"), "a capability set while pages are dirty is kept over close");
+	fd = open("cap", O_RDWR);
+	char *map = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	map[0] = 'S';
+	set_capability("cap");
+	CHECK(msync(map, 4096, MS_SYNC) == 0 && has_capability("cap"), "and over msync");
+	munmap(map, 4096);
+	CHECK(write(fd, "x", 1) == 1 && !has_capability("cap"), "a write takes it away at once");
+	CHECK(fsync(fd) == 0 && !has_capability("cap"), "for good");
+	set_capability("cap");
+	CHECK(pwrite(direct, block, sizeof(block), 0) == (ssize_t)sizeof(block) && !has_capability("cap"),
+	      "a write with O_DIRECT does");
+	set_capability("cap");
+	CHECK(fallocate(fd, 0, 0, 10000) == 0 && !has_capability("cap"), "fallocate does");
+	close(fd), close(direct);
+	unlink("cap");
+}
+
 static int get_flags(const char *name)
 {
 	int fd = open(name, O_RDONLY | O_NONBLOCK), flags = -1;
@@ -304,6 +347,33 @@ static void test_flags(void)
 	unlink("fl");
 }
 
+/* Content that is there can be changed neither through descriptors from before the flag. */
+static void test_immutable_content(void)
+{
+	put_text("im", "0123456789");
+	put_text("im.from", "from");
+	int fd = open("im", O_RDWR), from = open("im.from", O_RDONLY), direct = open("im", O_RDWR | O_DIRECT);
+	static _Alignas(4096) char block[4096];
+	struct stat st;
+	off_t zero = 0;
+
+	CHECK(write(fd, "first", 5) == 5 && set_flags("im", FS_IMMUTABLE_FL) == 0, "chattr +i, pages are dirty");
+	CHECK_OK(fsync(fd), "what was written before is taken");
+	CHECK_ERRNO(fallocate(fd, 0, 0, 20000), EPERM, "immutable: fallocate EPERM");
+	CHECK_ERRNO(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 4096), EPERM,
+		    "immutable: punch EPERM");
+	CHECK_ERRNO(fallocate(fd, FALLOC_FL_ZERO_RANGE, 0, 5), EPERM, "immutable: zero range EPERM");
+	CHECK_ERRNO(copy_file_range(from, &zero, fd, &zero, 4, 0), EPERM, "immutable: copy_file_range EPERM");
+	CHECK_ERRNO(pwrite(direct, block, sizeof(block), 0), EPERM, "immutable: write with O_DIRECT EPERM");
+	CHECK_ERRNO(ftruncate(fd, 1), EPERM, "immutable: ftruncate EPERM");
+	CHECK_ERRNO(utimensat(AT_FDCWD, "im", NULL, 0), EPERM, "immutable: touch EPERM");
+	CHECK(fstat(fd, &st) == 0 && st.st_size == 10 && content_is("im", "first56789", 10), "nothing has changed");
+	set_flags("im", 0);
+	CHECK(pwrite(fd, "again", 5, 5) == 5 && fsync(fd) == 0 && content_is("im", "firstagain", 10), "chattr -i");
+	close(fd), close(from), close(direct);
+	unlink("im"), unlink("im.from");
+}
+
 static void test_append_only_content(void)
 {
 	const struct timespec times[2] = { { 1, 2 }, { 3, 4 } };
@@ -314,6 +384,9 @@ static void test_append_only_content(void)
 	stat("ap", &before);
 	pause_ms(20);
 	CHECK_OK(set_flags("ap", FS_APPEND_FL), "chattr +a");
+	CHECK_ERRNO(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 4096), EPERM,
+		    "append-only: punch EPERM");
+	CHECK_ERRNO(fallocate(fd, FALLOC_FL_ZERO_RANGE, 0, 5), EPERM, "append-only: zero range EPERM");
 	CHECK_ERRNO(ftruncate(fd, 1), EPERM, "append-only: ftruncate EPERM");
 	CHECK_OK(fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, 20000), "append-only: space ahead");
 	CHECK_OK(utimensat(AT_FDCWD, "ap", NULL, 0), "append-only: touch");
@@ -349,9 +422,11 @@ void test_attributes(void)
 	test_times();
 	test_mtime_kept();
 	test_suid();
+	test_capability();
 	test_permissions();
 	test_xattrs();
 	test_flags();
+	test_immutable_content();
 	test_append_only_content();
 	test_inherited_flags();
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Reading, writing, sizes, holes, allocation and copying, also against a model of bytes with remounts. */
+#include <ashlar/format.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <stdio.h>
@@ -382,6 +383,78 @@ Test(file, suid_goes_with_a_write)
 	cr_assert_eq(ash_getxattr(f.volume, ino, "security.capability", NULL, 0), -ENODATA);
 	cr_assert_eq(ash_write(f.volume, ino, "x", 1, 0, ASH_WRITE_KILL_SUIDGID), 1);
 	cr_assert_eq(attr_of(&f, ino).mode & 07777, 0755);
+	fixture_close(&f);
+}
+
+/* For data from its page cache the kernel took it away at write(2); what was set since stays. */
+Test(file, the_capability_stays_when_the_kernel_writes_back)
+{
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &buffered);
+	uint64_t ino = make_file(&f, "f");
+	cr_assert_eq(ash_setxattr(f.volume, ino, "security.capability", "12345", 5, 0), 0);
+	cr_assert_eq(ash_write(f.volume, ino, "data", 4, 0, ASH_WRITE_NO_TIMES), 4);
+	cr_assert_eq(ash_write(f.volume, ino, "data", 4, 0, ASH_WRITE_NO_TIMES | ASH_WRITE_THROUGH), 4);
+	cr_assert_eq(ash_getxattr(f.volume, ino, "security.capability", NULL, 0), 5);
+	cr_assert_eq(ash_write(f.volume, ino, "data", 4, 0, ASH_WRITE_THROUGH), 4);
+	cr_assert_eq(ash_getxattr(f.volume, ino, "security.capability", NULL, 0), -ENODATA);
+	fixture_close(&f);
+}
+
+static void set_flags(struct fixture *f, uint64_t ino, uint32_t flags)
+{
+	cr_assert_eq(ash_setattr(f->volume, ino, &(struct ash_setattr){ .valid = ASH_SET_FLAGS, .flags = flags }, NULL),
+		     0);
+}
+
+Test(file, an_immutable_file_takes_no_data)
+{
+	static const int modes[] = { 0, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+				     FALLOC_FL_ZERO_RANGE };
+	static const unsigned ways[] = { 0, ASH_WRITE_NO_TIMES, ASH_WRITE_THROUGH, ASH_WRITE_APPEND, ASH_WRITE_SYNC };
+	uint8_t bytes[10000];
+	struct fixture f;
+
+	fill(bytes, sizeof(bytes), 1);
+	fixture_open(&f, "mem:64M", &buffered);
+	uint64_t ino = make_file(&f, "f"), from = make_file(&f, "from");
+	cr_assert_eq(ash_write(f.volume, ino, bytes, sizeof(bytes), 0, 0), (int64_t)sizeof(bytes));
+	cr_assert_eq(ash_write(f.volume, from, "other", 5, 0, 0), 5);
+	cr_assert_eq(ash_setxattr(f.volume, ino, "security.capability", "12345", 5, 0), 0);
+	set_flags(&f, ino, ASH_INODE_IMMUTABLE);
+	for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++)
+		cr_assert_eq(ash_fallocate(f.volume, ino, modes[i], 4096, 20000), -EPERM, "mode %d", modes[i]);
+	for (size_t i = 0; i < sizeof(ways) / sizeof(ways[0]); i++)
+		cr_assert_eq(ash_write(f.volume, ino, "x", 1, 0, ways[i]), -EPERM, "flags %u", ways[i]);
+	cr_assert_eq(ash_copy_range(f.volume, from, 0, ino, 0, 5), -EPERM);
+	cr_assert_eq(ash_copy_range(f.volume, from, 0, ino, sizeof(bytes), 5), -EPERM);
+	cr_assert_eq(ash_getxattr(f.volume, ino, "security.capability", NULL, 0), 5, "nothing was begun");
+	fixture_remount(&f); /* what was buffered before is written out all the same */
+	check_content(&f, find_file(&f, "f"), bytes, sizeof(bytes));
+	cr_assert_eq(ash_copy_range(f.volume, find_file(&f, "f"), 0, find_file(&f, "from"), 0, 5), 5);
+	fixture_close(&f);
+}
+
+Test(file, an_append_only_file_grows_and_keeps_what_it_has)
+{
+	uint8_t bytes[10000];
+	struct fixture f;
+
+	fill(bytes, sizeof(bytes), 1);
+	fixture_open(&f, "mem:64M", &buffered);
+	uint64_t ino = make_file(&f, "f"), from = make_file(&f, "from");
+	cr_assert_eq(ash_write(f.volume, ino, bytes, 9000, 0, 0), 9000);
+	cr_assert_eq(ash_write(f.volume, from, bytes + 9000, 1000, 0, 0), 1000);
+	set_flags(&f, ino, ASH_INODE_APPEND);
+	cr_assert_eq(ash_fallocate(f.volume, ino, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 4096), -EPERM);
+	cr_assert_eq(ash_fallocate(f.volume, ino, FALLOC_FL_ZERO_RANGE, 4096, 100), -EPERM);
+	cr_assert_eq(ash_fallocate(f.volume, ino, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, 4096, 100), -EPERM);
+	cr_assert_eq(ash_fallocate(f.volume, ino, FALLOC_FL_KEEP_SIZE, 0, 20000), 0);
+	cr_assert_eq(ash_copy_range(f.volume, from, 0, ino, 8999, 1000), -EPERM);
+	cr_assert_eq(ash_copy_range(f.volume, from, 0, ino, 9000, 500), 500);
+	cr_assert_eq(ash_write(f.volume, ino, bytes + 9500, 500, 0, ASH_WRITE_APPEND), 500);
+	check_content(&f, ino, bytes, sizeof(bytes));
 	fixture_close(&f);
 }
 
