@@ -357,6 +357,16 @@ int ash_xattr_get(const struct ash_tree *tree, const char *name, void *value, si
 	return result;
 }
 
+/* listxattr(2) gives ASH_XATTR_SIZE_MAX bytes or nothing, so that is what all names together may have. */
+static int check_list_room(const struct ash_tree *tree, size_t name_length)
+{
+	int used = ash_xattr_list(tree, NULL, 0);
+
+	if (used < 0)
+		return used == -E2BIG ? -ENOSPC : used;
+	return (size_t)used + name_length + 1 > ASH_XATTR_SIZE_MAX ? -ENOSPC : 0;
+}
+
 int ash_xattr_set(struct ash_txn *txn, struct ash_tree *tree, const char *name,
 		  const struct ash_xattr_prepared *prepared, int flags)
 {
@@ -380,7 +390,9 @@ int ash_xattr_set(struct ash_txn *txn, struct ash_tree *tree, const char *name,
 		return -ENODATA;
 	if (!found && !unused)
 		return -ENOSPC;
-	result = log_external(txn, tree, prepared);
+	result = found ? 0 : check_list_room(tree, name_length);
+	if (!result)
+		result = log_external(txn, tree, prepared);
 	if (!result && found)
 		result = free_external(txn, tree, &old);
 	if (result)

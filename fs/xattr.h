@@ -28,7 +28,7 @@ void ash_xattr_unprepare(struct ash_volume *volume, struct ash_xattr_prepared *p
 
 /* size 0: length only. -ENODATA, -ERANGE, -EUCLEAN. */
 int ash_xattr_get(const struct ash_tree *tree, const char *name, void *value, size_t size);
-/* flags: XATTR_CREATE, XATTR_REPLACE. */
+/* flags: XATTR_CREATE, XATTR_REPLACE. -ENOSPC also for a name that would not fit a list. */
 int ash_xattr_set(struct ash_txn *txn, struct ash_tree *tree, const char *name,
 		  const struct ash_xattr_prepared *prepared, int flags);
 int ash_xattr_remove(struct ash_txn *txn, struct ash_tree *tree, const char *name);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * ioctl(2): chattr flags, in both shapes that the kernel uses, FITRIM, and steps of a scrub.
+ * ioctl(2): chattr flags, in both shapes that the kernel uses, generation, FITRIM, and steps of a scrub.
  *
  * The kernel has checked who may set which flag (FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR reach us through its own
  * fileattr calls). It does not learn that the change time moved, so it is told before the reply. Setting flags is a
@@ -147,6 +147,19 @@ bool raw_ioctl(struct request *request)
 	return false;
 }
 
+/* The half of the generation that file handles have. */
+static void reply_version(fuse_req_t request, struct front *front, uint64_t ino, size_t out_size)
+{
+	struct ash_attr attr;
+	int rc = ash_getattr(front->volume, ino, &attr);
+	uint32_t version = rc ? 0 : (uint32_t)attr.generation;
+
+	if (rc || out_size < sizeof(version))
+		fuse_reply_err(request, rc ? -rc : EINVAL);
+	else
+		fuse_reply_ioctl(request, 0, &version, sizeof(version));
+}
+
 static void trim(fuse_req_t request, struct front *front, const void *in, size_t in_size, size_t out_size)
 {
 	struct fstrim_range range;
@@ -157,6 +170,11 @@ static void trim(fuse_req_t request, struct front *front, const void *in, size_t
 		return;
 	}
 	memcpy(&range, in, sizeof(range));
+	/* As ext4: a range or a least length that no free space can have. */
+	if (range.len < ASH_BLOCK_SIZE || range.minlen / ASH_BLOCK_SIZE > ASH_BLOCKS_PER_GROUP) {
+		fuse_reply_err(request, EINVAL);
+		return;
+	}
 	int rc = ash_trim(front->volume, range.start, range.len, range.minlen, &trimmed);
 	range.len = trimmed;
 	if (rc)
@@ -198,6 +216,10 @@ static void operation_ioctl(fuse_req_t request, fuse_ino_t ino, unsigned command
 		break;
 	case FS_IOC_FSGETXATTR:
 		reply_flags(request, front, ino, true, out_size);
+		break;
+	case FS_IOC_GETVERSION:
+	case FS_IOC32_GETVERSION:
+		reply_version(request, front, ino, out_size);
 		break;
 	case FITRIM:
 		trim(request, front, in, in_size, out_size);

@@ -77,6 +77,8 @@ else
 	note "fio is not installed"
 fi
 check "fstrim" fstrim "$MNT"
+check_fails "fstrim of less than a block" fstrim -l 4095 "$MNT"
+check_fails "fstrim of no less than there can be" fstrim -m 1G "$MNT"
 check "FIBMAP gives a block" python3 -c "
 import fcntl, os, struct
 fd = os.open('$MNT/random', os.O_RDONLY)

@@ -417,6 +417,20 @@ static void test_inherited_flags(void)
 	unlink("in/f"), unlink("in/a"), rmdir("in/d"), rmdir("in");
 }
 
+static void test_version(void)
+{
+	int versions[2] = { 0 };
+
+	for (int i = 0; i < 2; i++) {
+		put_text("ver", "x");
+		int fd = open("ver", O_RDONLY);
+		CHECK_OK(ioctl(fd, FS_IOC_GETVERSION, &versions[i]), "FS_IOC_GETVERSION");
+		close(fd);
+		unlink("ver");
+	}
+	CHECK(versions[0] != versions[1], "two files of one name have two versions");
+}
+
 void test_attributes(void)
 {
 	test_times();
@@ -429,4 +443,5 @@ void test_attributes(void)
 	test_immutable_content();
 	test_append_only_content();
 	test_inherited_flags();
+	test_version();
 }

@@ -124,6 +124,28 @@ Test(xattr, too_long_values_and_names)
 	fixture_close(&fixture);
 }
 
+/* More than listxattr(2) can give would hide all of them. */
+Test(xattr, names_fit_a_list)
+{
+	static char list[ASH_XATTR_SIZE_MAX];
+	struct fixture fixture;
+	char name[300];
+	int result;
+
+	fixture_open(&fixture, "mem:16M");
+	memset(name, 'n', sizeof(name));
+	for (unsigned i = 0; i < ASH_XATTR_SIZE_MAX / 256; i++) {
+		snprintf(name + 247, 9, "%08u", i);
+		cr_assert_eq(set(&fixture, name, 1, i, XATTR_CREATE), 0, "number %u", i);
+	}
+	cr_assert_eq(set(&fixture, name, 2, 7, XATTR_REPLACE), 0);
+	cr_assert_eq(set(&fixture, "", 1, 1, 0), -ERANGE);
+	result = set(&fixture, "user.one.too.many", 1, 1, 0);
+	cr_assert_eq(result, -ENOSPC);
+	cr_assert_eq(ash_xattr_list(&fixture.attr, list, sizeof(list)), ASH_XATTR_SIZE_MAX);
+	fixture_close(&fixture);
+}
+
 /* A refused set gives the blocks of the long value back (I9). */
 Test(xattr, a_refused_long_value_costs_nothing)
 {
