@@ -392,6 +392,8 @@ int ash_file_begin_change(struct ash_volume *volume, struct ash_icore *icore, st
 	bool must = !intent.keeps_privileges && must_kill(&edit, intent.kills_suidgid);
 	if (flags & ASH_INODE_IMMUTABLE || (flags & ASH_INODE_APPEND && intent.overwrites))
 		rc = -EPERM;
+	else if (intent.appends && ash_edit_size(&edit) >= ASH_FILE_MAX_SIZE)
+		rc = -EFBIG; /* before anything is taken away */
 	ash_edit_abort(&edit);
 	if (sync)
 		*sync = flags & ASH_INODE_SYNC;

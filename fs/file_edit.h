@@ -143,6 +143,7 @@ void ash_async_admit(struct ash_icore *icore);
 
 /* What is about to be done to the content of a file. */
 struct ash_file_intent {
+	bool appends;          /* -EFBIG when the file cannot grow */
 	bool overwrites;       /* takes away what is there: not of an append-only file */
 	bool kills_suidgid;    /* the caller may not leave suid and sgid behind */
 	bool keeps_privileges; /* who wrote has lost them before: data from the kernel's page cache */

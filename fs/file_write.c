@@ -263,7 +263,8 @@ static int64_t write_through(struct ash_volume *volume, struct ash_icore *icore,
 
 static int64_t write_icore(struct ash_volume *volume, struct ash_icore *icore, struct source source, unsigned flags)
 {
-	const struct ash_file_intent intent = { .kills_suidgid = flags & ASH_WRITE_KILL_SUIDGID,
+	const struct ash_file_intent intent = { .appends = flags & ASH_WRITE_APPEND,
+						.kills_suidgid = flags & ASH_WRITE_KILL_SUIDGID,
 						.keeps_privileges = flags & ASH_WRITE_NO_TIMES };
 	bool sync;
 	int64_t result = ash_file_begin_change(volume, icore, intent, &sync);

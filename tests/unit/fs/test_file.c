@@ -402,6 +402,19 @@ Test(file, the_capability_stays_when_the_kernel_writes_back)
 	fixture_close(&f);
 }
 
+Test(file, an_append_that_cannot_grow_the_file_takes_no_privileges)
+{
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &buffered);
+	uint64_t ino = make_file(&f, "f");
+	cr_assert_eq(set_size(&f, ino, INT64_MAX), 0);
+	cr_assert_eq(ash_setxattr(f.volume, ino, "security.capability", "12345", 5, 0), 0);
+	cr_assert_eq(ash_write(f.volume, ino, "x", 1, 0, ASH_WRITE_APPEND | ASH_WRITE_KILL_SUIDGID), -EFBIG);
+	cr_assert_eq(ash_getxattr(f.volume, ino, "security.capability", NULL, 0), 5);
+	fixture_close(&f);
+}
+
 static void set_flags(struct fixture *f, uint64_t ino, uint32_t flags)
 {
 	cr_assert_eq(ash_setattr(f->volume, ino, &(struct ash_setattr){ .valid = ASH_SET_FLAGS, .flags = flags }, NULL),
