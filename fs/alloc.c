@@ -18,7 +18,7 @@ static uint64_t space_allowed_locked(const struct ash_allocator *alloc, uint64_t
 	uint64_t kept = flags & ASH_CLAIM_RESERVED ? 0 : alloc->reserved, allowed;
 
 	if (!(flags & (ASH_CLAIM_EMERGENCY | ASH_CLAIM_RESERVED)))
-		kept += alloc->emergency;
+		kept += flags & ASH_CLAIM_PROMISED ? alloc->emergency / 2 : alloc->emergency;
 	allowed = alloc->free > kept ? alloc->free - kept : 0;
 	return wanted < allowed ? wanted : allowed;
 }

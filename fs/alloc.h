@@ -23,6 +23,7 @@ struct ash_extent {
 
 #define ASH_CLAIM_RESERVED 1u  /* the blocks were set aside by ash_space_reserve(): takes them from there */
 #define ASH_CLAIM_EMERGENCY 2u /* may use the last blocks kept back for unlink, truncate and punch */
+#define ASH_CLAIM_PROMISED 4u  /* may use half of those: a node for space that was promised earlier */
 
 /*
  * Claim between 1 and `wanted` adjacent blocks, as near behind `goal` as can be (0: anywhere); prefers one long run.

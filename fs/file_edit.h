@@ -101,6 +101,11 @@ int ash_edit_outline(struct ash_edit *edit, unsigned claim_flags);
 int ash_edit_zero_tail(struct ash_edit *edit);
 /* Zero bytes [offset, end) of one block in place, if it is written. */
 int ash_edit_zero_part(struct ash_edit *edit, uint64_t offset, uint64_t end);
+/*
+ * `mapping`, just written, lies in an unwritten extent: turn all of that extent into a written one, with zeroes in what
+ * was not written. For when no block can be had for the node that a split may need.
+ */
+int ash_edit_set_whole_written(struct ash_edit *edit, const struct ash_mapping *mapping);
 /* Bytes of inline content changed or grown: `size` is the new size, at most ASH_DATA_FORK_SIZE. */
 void ash_edit_set_inline(struct ash_edit *edit, const uint8_t *content, uint64_t size);
 
@@ -123,6 +128,7 @@ int ash_edit_remove(struct ash_edit *edit, uint64_t block, uint64_t count, uint6
 /* Device I/O; offsets in blocks of the device. A finished write is noted in the log (I2). */
 int ash_data_read(struct ash_volume *volume, void *target, uint64_t length, uint64_t block);
 int ash_data_write(struct ash_volume *volume, const void *source, uint64_t length, uint64_t block);
+int ash_data_zero(struct ash_volume *volume, uint64_t count, uint64_t block); /* `count` blocks */
 int ash_data_writev(struct ash_volume *volume, struct iovec *iov, unsigned count, uint64_t block);
 uint8_t *ash_bounce_get(struct ash_volume *volume); /* ASH_BOUNCE_BYTES, aligned; NULL: out of memory */
 void ash_bounce_put(struct ash_volume *volume, uint8_t *bounce);

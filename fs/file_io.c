@@ -76,6 +76,18 @@ int ash_data_write(struct ash_volume *volume, const void *source, uint64_t lengt
 	return rc;
 }
 
+int ash_data_zero(struct ash_volume *volume, uint64_t count, uint64_t block)
+{
+	if (!count)
+		return 0;
+	ash_wait_begin(volume);
+	int rc = bdev_write_zeroes(volume->dev, block << ASH_BLOCK_SHIFT, count << ASH_BLOCK_SHIFT);
+	ash_wait_end(volume);
+	if (!rc)
+		ash_log_note_data(volume);
+	return rc;
+}
+
 int ash_data_writev(struct ash_volume *volume, struct iovec *iov, unsigned count, uint64_t block)
 {
 	uint64_t offset = block << ASH_BLOCK_SHIFT, bytes_all = 0;
@@ -291,4 +303,28 @@ int ash_edit_zero_tail(struct ash_edit *edit)
 		return 0;
 	/* Filling clears what lies behind the end of file; writing it back is all. */
 	return ash_edit_zero_part(edit, size, (size | BLOCK_MASK) + 1);
+}
+
+/*
+ * Blocks wholly behind the end of file stay unwritten: they would be overwritten in place before the size that shows
+ * them is logged. So an extent that reaches there is split at that end; one at a time in a file, since all before it lie
+ * within the size. For this split half of the emergency reserve may be used.
+ */
+int ash_edit_set_whole_written(struct ash_edit *edit, const struct ash_mapping *mapping)
+{
+	uint64_t end = mapping->file_block + mapping->count, size_end = ash_blocks_of(ash_edit_disk_size(edit));
+	struct ash_tree tree = edit->tree;
+	struct ash_mapping whole;
+	int rc = ash_map_get_whole(&tree, mapping->file_block, &whole);
+
+	if (rc)
+		return rc;
+	uint64_t whole_end = whole.file_block + whole.count, until = size_end > end ? size_end : end;
+	if (until > whole_end)
+		until = whole_end;
+	rc = ash_data_zero(edit->volume, mapping->file_block - whole.file_block, whole.start);
+	if (!rc)
+		rc = ash_data_zero(edit->volume, until - end, mapping->start + mapping->count);
+	tree.claim_flags |= ASH_CLAIM_PROMISED;
+	return rc ? rc : ash_map_set_written(edit->txn, &tree, whole.file_block, until - whole.file_block);
 }

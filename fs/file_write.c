@@ -7,6 +7,10 @@
  * claims and raise the size, so that data is complete before the record that makes it reachable (I2). Written blocks
  * are overwritten in place.
  *
+ * A write into space that was allocated ahead needs no blocks but, where it splits an unwritten extent, tree nodes. When
+ * there is none, the whole extent is made written, the rest of it with zeroes (complete before the record, I2): that
+ * needs no further record, and happens once for each extent.
+ *
  * A piece ends early, and the next one continues, when its transaction has no room for one more extent. A failure in
  * the middle commits what is complete: a long write returns the bytes done (I9 for the rest).
  *
@@ -22,6 +26,7 @@
 struct source {
 	const uint8_t *bytes;
 	uint64_t offset, length;
+	bool whole; /* no node for a split can be had: unwritten extents become written as a whole */
 };
 
 static void source_advance(struct source *source, uint64_t bytes)
@@ -74,7 +79,8 @@ static int write_mapped(struct ash_edit *edit, struct source *source, const stru
 		return rc;
 	if (mapping->unwritten) {
 		*fatal = true;
-		rc = ash_map_set_written(edit->txn, &edit->tree, mapping->file_block, mapping->count);
+		rc = source->whole ? ash_edit_set_whole_written(edit, mapping) :
+				     ash_map_set_written(edit->txn, &edit->tree, mapping->file_block, mapping->count);
 		if (rc)
 			return rc;
 		*fatal = false;
@@ -171,7 +177,7 @@ static int64_t try_piece(struct ash_volume *volume, struct ash_icore *icore, str
 	}
 	if (wanted > ASH_FILE_MAX_SIZE - source->offset)
 		wanted = ASH_FILE_MAX_SIZE - source->offset;
-	struct source piece = { source->bytes, source->offset, wanted };
+	struct source piece = { source->bytes, source->offset, wanted, source->whole };
 	if (!write_inline(&edit, &piece))
 		rc = write_blocks(&edit, &piece, &fatal);
 	uint64_t done = wanted - piece.length;
@@ -237,6 +243,23 @@ static int64_t overwrite(struct ash_volume *volume, struct ash_icore *icore, con
 	return (int64_t)(source->length - left.length);
 }
 
+/*
+ * After ENOSPC: is there another way? First what others set aside; then without the nodes that a split of unwritten
+ * extents may need, for a write into space that was allocated ahead must not fail.
+ */
+static bool try_harder(struct ash_volume *volume, struct source *source, bool *reclaimed)
+{
+	bool whole = source->whole;
+
+	if (!*reclaimed) {
+		*reclaimed = true;
+		if (ash_reclaim_space(volume))
+			return true;
+	}
+	source->whole = true;
+	return !whole;
+}
+
 static int64_t write_through(struct ash_volume *volume, struct ash_icore *icore, struct source source, unsigned flags)
 {
 	uint64_t done = 0;
@@ -250,10 +273,8 @@ static int64_t write_through(struct ash_volume *volume, struct ash_icore *icore,
 	}
 	while (source.length) {
 		piece = write_piece(volume, icore, &source, flags);
-		if (piece == -ENOSPC && !reclaimed && ash_reclaim_space(volume)) {
-			reclaimed = true;
+		if (piece == -ENOSPC && try_harder(volume, &source, &reclaimed))
 			continue;
-		}
 		if (piece < 0)
 			return done ? (int64_t)done : piece;
 		done += (uint64_t)piece;
@@ -303,7 +324,7 @@ static int64_t write_apart(struct ash_volume *volume, struct ash_icore *icore, s
 int64_t ash_write(struct ash_volume *volume, uint64_t ino, const void *buffer, size_t length, uint64_t offset,
 		  unsigned flags)
 {
-	struct source source = { buffer, offset, length };
+	struct source source = { .bytes = buffer, .offset = offset, .length = length };
 	struct ash_icore *icore;
 	int64_t result = ash_check_writable(volume);
 

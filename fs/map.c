@@ -154,6 +154,19 @@ int ash_map_get(const struct ash_tree *tree, uint64_t file_block, uint64_t limit
 	return result;
 }
 
+int ash_map_get_whole(const struct ash_tree *tree, uint64_t file_block, struct ash_mapping *out)
+{
+	struct ash_cursor cursor = { 0 };
+	struct run run;
+	int result = run_before(tree, file_block, &cursor, &run);
+
+	*out = (struct ash_mapping){ .file_block = file_block, .count = 1 };
+	if (result > 0 && run_end(&run) > file_block)
+		*out = (struct ash_mapping){ run.file_block, run.count, run.start, run.flags & ASH_EXTENT_UNWRITTEN };
+	ash_cursor_done(&cursor);
+	return result < 0 ? result : 0;
+}
+
 /* ---- Inserting ---- */
 
 static int put_new(struct ash_txn *txn, struct ash_tree *tree, const struct run *run)
@@ -286,22 +299,6 @@ static int keep_left(struct ash_txn *txn, struct ash_tree *tree, const struct ru
 	return left.count ? put_again(txn, tree, &left) : ash_tree_delete(txn, tree, run->file_block);
 }
 
-/* Give [from, to) of `run` other flags: what lies before and behind stays. */
-static int change_part(struct ash_txn *txn, struct ash_tree *tree, const struct run *run, uint64_t from, uint64_t to,
-		       uint32_t flags)
-{
-	struct run middle = cut(run, from, to), right = cut(run, to, UINT64_MAX);
-	int result = keep_left(txn, tree, run, middle.file_block);
-
-	if (result)
-		return result;
-	/* The right part first: the middle then finds its neighbours complete. */
-	if (right.count)
-		result = put_new(txn, tree, &right);
-	middle.flags = flags;
-	return result ? result : insert_run(txn, tree, middle);
-}
-
 /* The first extent that reaches beyond `file_block` or begins behind it: 1, 0 none. */
 static int run_from(const struct ash_tree *tree, uint64_t file_block, struct run *run)
 {
@@ -320,6 +317,65 @@ static int run_from(const struct ash_tree *tree, uint64_t file_block, struct run
 	}
 	ash_cursor_done(&cursor);
 	return result;
+}
+
+/* The extent that ends at or before the one that begins at `file_block`: 1, 0 none. */
+static int run_left_of(const struct ash_tree *tree, uint64_t file_block, struct run *run)
+{
+	struct ash_cursor cursor = { 0 };
+	int result = file_block ? run_before(tree, file_block - 1, &cursor, run) : 0;
+
+	ash_cursor_done(&cursor);
+	return result > 0 && run_end(run) > file_block ? damaged(tree, "extents overlap") : result;
+}
+
+static bool joins(const struct run *left, const struct run *right)
+{
+	return continues(left, right) && left->count <= ASH_EXTENT_MAX_BLOCKS - right->count;
+}
+
+/*
+ * Give all of `run` other flags and join it with its neighbours. The record is changed where it is: deleted and put in
+ * again it could need a node, if it was the last of its leaf and the next leaf is full.
+ */
+static int change_whole(struct ash_txn *txn, struct ash_tree *tree, struct run run, uint32_t flags)
+{
+	struct run before, after;
+	int has_before = run_left_of(tree, run.file_block, &before);
+	int has_after = has_before < 0 ? 0 : run_from(tree, run_end(&run), &after);
+	int result = has_before < 0 ? has_before : has_after < 0 ? has_after : 0;
+
+	run.flags = flags;
+	if (!result && has_after && after.file_block < run_end(&run))
+		result = damaged(tree, "extents overlap");
+	if (!result && has_after && joins(&run, &after)) {
+		result = ash_tree_delete(txn, tree, after.file_block);
+		run.count += after.count;
+	}
+	if (!result && has_before && joins(&before, &run)) {
+		result = ash_tree_delete(txn, tree, run.file_block);
+		before.count += run.count;
+		run = before;
+	}
+	return result ? result : put_again(txn, tree, &run);
+}
+
+/* Give [from, to) of `run` other flags: what lies before and behind stays. */
+static int change_part(struct ash_txn *txn, struct ash_tree *tree, const struct run *run, uint64_t from, uint64_t to,
+		       uint32_t flags)
+{
+	struct run middle = cut(run, from, to), right = cut(run, to, UINT64_MAX);
+
+	if (middle.count == run->count)
+		return change_whole(txn, tree, *run, flags);
+	int result = keep_left(txn, tree, run, middle.file_block);
+	if (result)
+		return result;
+	/* The right part first: the middle then finds its neighbours complete. */
+	if (right.count)
+		result = put_new(txn, tree, &right);
+	middle.flags = flags;
+	return result ? result : insert_run(txn, tree, middle);
 }
 
 static int change_flags(struct ash_txn *txn, struct ash_tree *tree, uint64_t file_block, uint64_t count, uint32_t flags)

@@ -22,9 +22,14 @@ const char *ash_map_check(const struct ash_volume *volume, uint64_t file_block, 
 			  struct ash_mapping *out);
 /* What lies at `file_block`: an extent's rest or a hole up to the next extent (at most `limit` blocks). 0 or errno. */
 int ash_map_get(const struct ash_tree *tree, uint64_t file_block, uint64_t limit, struct ash_mapping *out);
+/* The whole extent that covers `file_block`; one block of a hole if none does. 0 or errno. */
+int ash_map_get_whole(const struct ash_tree *tree, uint64_t file_block, struct ash_mapping *out);
 /* Map a hole to device blocks (already logged as allocated in this transaction); merges with neighbours. */
 int ash_map_insert(struct ash_txn *txn, struct ash_tree *tree, const struct ash_mapping *mapping);
-/* Turn [file_block, +count), all unwritten, into written; splits and merges. At most 2 more extents. */
+/*
+ * Turn [file_block, +count), all unwritten, into written; splits and merges. At most 2 more extents; none, and so no
+ * new node, when that is one whole extent.
+ */
 int ash_map_set_written(struct ash_txn *txn, struct ash_tree *tree, uint64_t file_block, uint64_t count);
 /* The reverse, for ZERO_RANGE. */
 int ash_map_set_unwritten(struct ash_txn *txn, struct ash_tree *tree, uint64_t file_block, uint64_t count);

@@ -726,6 +726,34 @@ static void run_full(struct script *s)
 	do_sync(s);
 }
 
+/* Space allocated ahead, of which single blocks are written when there is no block for a tree node. */
+static void run_ahead_full(struct script *s)
+{
+	uint64_t end = 0;
+
+	do_create(s, "/a/ahead");
+	do_create(s, "/a/behind");
+	do_create(s, "/a/filler");
+	do_fallocate(s, "/a/ahead", 0, 0, 120 * 4096);
+	do_fallocate(s, "/a/behind", FALLOC_FL_KEEP_SIZE, 0, 40 * 4096);
+	for (uint64_t blocks = 1024; blocks; blocks /= 2) {
+		do_fallocate(s, "/a/filler", 0, end, blocks * 4096);
+		if (!was_full(s))
+			end += blocks * 4096;
+	}
+	do_sync(s);
+	for (uint64_t i = 0; i < 36; i++) {
+		do_write(s, "/a/ahead", 3 * i * 4096, i % 3 ? 4096 : 3000, i % 2 ? ASH_WRITE_THROUGH : 0);
+		if (i % 12 == 11)
+			do_fsync(s, "/a/ahead");
+	}
+	do_write(s, "/a/behind", 10 * 4096, 5000, ASH_WRITE_THROUGH);
+	do_truncate(s, "/a/behind", 30 * 4096);
+	do_write(s, "/a/ahead", 119 * 4096, 4096, ASH_WRITE_THROUGH);
+	do_unlink(s, "/a/ahead");
+	do_sync(s);
+}
+
 static void run_inline(struct script *s)
 {
 	do_create(s, "/a/i");
@@ -853,6 +881,12 @@ const struct workload scripted_workloads[] = {
 	{ .name = "truncation chain", .setup = setup_long_file, .run = run_truncate_chain, .mib = 8 },
 	{ .name = "deletion chain", .setup = setup_long_file, .run = run_unlink_chain, .mib = 8 },
 	{ .name = "inode table growth", .setup = small_tree, .run = run_inode_growth, .crowded = true },
+	{ .name = "space ahead on a full volume",
+	  .setup = small_tree,
+	  .run = run_ahead_full,
+	  .may_fill = true,
+	  .mib = 4,
+	  .crowded = true },
 	{ .name = "full volume", .setup = small_tree, .run = run_full, .may_fill = true, .mib = 4, .crowded = true },
 	{ .name = "mixed syncs", .setup = small_tree, .run = run_mixed_sync },
 	{ .name = "mkfs", .setup = NULL, .run = run_mkfs, .record_mkfs = true },
