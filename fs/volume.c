@@ -21,6 +21,8 @@
 #define DEFAULT_CACHE (64ull << 20)
 #define DEFAULT_WRITE_BEHIND (32ull << 20)
 #define DEFAULT_COMMIT_SECONDS 5u
+#define NS_PER_SECOND 1000000000ull
+#define WORKER_TURNS 4u    /* in a commit interval */
 #define LOCK_WAIT_MS 3000u /* a daemon that is shutting down gives the device up within this time */
 
 const char *ash_version(void)
@@ -241,13 +243,17 @@ static bool checkpoint_due(struct ash_volume *volume)
 	return due;
 }
 
-/* What waits longer than the commit interval becomes durable; space is freed before somebody has to wait for it. */
+/*
+ * What waits for about the commit interval becomes durable; space is freed before somebody has to wait for it. Data that
+ * was written out for its age is forced at once: it has waited already.
+ */
 static void worker_turn(struct ash_volume *volume, bool interval)
 {
-	ash_wb_tick(volume);
+	bool aged = ash_wb_tick(volume);
+
 	if (atomic_load(&volume->failed))
 		return;
-	if (interval ||
+	if (interval || aged ||
 	    ash_log_end(volume) - ash_log_durable(volume) > volume->log->memory_blocks / 4 * ASH_LOG_PAYLOAD)
 		ash_log_force(volume, ash_log_end(volume));
 	ash_alloc_reap(volume);
@@ -256,32 +262,43 @@ static void worker_turn(struct ash_volume *volume, bool interval)
 		ash_log_checkpoint(volume, false);
 }
 
+static struct timespec later(struct timespec from, uint64_t ns)
+{
+	ns += (uint64_t)from.tv_nsec;
+	return (struct timespec){ from.tv_sec + (time_t)(ns / NS_PER_SECOND), (long)(ns % NS_PER_SECOND) };
+}
+
+static bool reached(const struct timespec *now, const struct timespec *until)
+{
+	return now->tv_sec > until->tv_sec || (now->tv_sec == until->tv_sec && now->tv_nsec >= until->tv_nsec);
+}
+
+/* Several turns in a commit interval, so that data need not wait for it twice; the log is forced in the last of them. */
 static void *worker_main(void *argument)
 {
 	struct ash_volume *volume = argument;
-	struct timespec until;
+	uint64_t step = volume->options.commit_seconds * NS_PER_SECOND / WORKER_TURNS;
+	struct timespec now, until;
+	unsigned turns = 0;
 
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += volume->options.commit_seconds;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	until = later(now, step);
 	pthread_mutex_lock(&volume->worker_lock);
 	while (!volume->worker_stop) {
-		struct timespec now;
-		bool interval;
-
 		if (!volume->worker_kick)
 			pthread_cond_timedwait(&volume->worker_wake, &volume->worker_lock, &until);
 		clock_gettime(CLOCK_MONOTONIC, &now);
-		/* also when so many kicks come that the wait never times out */
-		interval = now.tv_sec > until.tv_sec || (now.tv_sec == until.tv_sec && now.tv_nsec >= until.tv_nsec);
 		volume->worker_kick = false;
 		if (volume->worker_stop)
 			break;
-		pthread_mutex_unlock(&volume->worker_lock);
-		worker_turn(volume, interval);
-		if (interval) {
-			clock_gettime(CLOCK_MONOTONIC, &until);
-			until.tv_sec += volume->options.commit_seconds;
+		/* also when so many kicks come that the wait never times out */
+		if (reached(&now, &until)) {
+			until = later(now, step);
+			turns++;
 		}
+		pthread_mutex_unlock(&volume->worker_lock);
+		worker_turn(volume, turns >= WORKER_TURNS);
+		turns %= WORKER_TURNS;
 		pthread_mutex_lock(&volume->worker_lock);
 	}
 	pthread_mutex_unlock(&volume->worker_lock);

@@ -108,8 +108,8 @@ void ash_wb_close(struct ash_volume *volume); /* drops buffered data */
 int ash_wb_flush_all(struct ash_volume *volume);
 /* Was data lost of which nobody has been told yet? Its error; the caller tells (I5). */
 int ash_wb_take_loss(struct ash_volume *volume);
-/* Flush what is older than the commit interval or over the limits. */
-void ash_wb_tick(struct ash_volume *volume);
+/* Flush what is older than half the commit interval or over the limits. True: some was old, and its records are new. */
+bool ash_wb_tick(struct ash_volume *volume);
 uint64_t ash_wb_reserved_blocks(struct ash_volume *volume);
 /* Give back every speculative preallocation. */
 void ash_wb_drop_preallocations(struct ash_volume *volume);

@@ -652,24 +652,26 @@ static void tell_changed(struct ash_volume *volume)
 	free(changed);
 }
 
-void ash_wb_tick(struct ash_volume *volume)
+/* The worker comes by several times in a commit interval: half of it leaves time for that and for the log. */
+bool ash_wb_tick(struct ash_volume *volume)
 {
 	struct ash_write_behind *wb = volume->wb;
-	uint64_t age = (volume->options.commit_seconds ? volume->options.commit_seconds : 5) * 1000000000ull;
-	uint64_t now = ash_monotonic_ns(), limit = now > age ? now - age : 0;
+	uint64_t interval = (volume->options.commit_seconds ? volume->options.commit_seconds : 5) * 1000000000ull;
+	uint64_t now = ash_monotonic_ns();
 	int error = 0;
 
 	if (!wb->page_count || atomic_load(&volume->read_only))
-		return;
+		return false;
 	if (pages_in_use(wb) > wb->page_count / 2)
 		ash_wb_flush_down(volume, wb->page_count / 4);
-	uint64_t sequence = sequence_before(wb, limit);
+	uint64_t sequence = sequence_before(wb, now > interval / 2 ? now - interval / 2 : 0);
 	if (sequence) {
 		pthread_mutex_lock(&wb->flush_lock);
 		while (flush_some(volume, sequence, &error))
 			;
 		pthread_mutex_unlock(&wb->flush_lock);
 	}
-	ash_wb_drop_kept(volume, limit);
+	ash_wb_drop_kept(volume, now > interval ? now - interval : 0);
 	tell_changed(volume);
+	return sequence != 0;
 }

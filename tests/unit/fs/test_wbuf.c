@@ -261,6 +261,25 @@ Test(wbuf, old_data_flushes_by_age)
 	fixture_close(&f);
 }
 
+/* Written just behind a turn of the worker, it was too young for the next one, and lay there for nearly two intervals. */
+Test(wbuf, old_data_is_durable_within_the_commit_interval)
+{
+	const struct ash_open_options aged = { .commit_seconds = 3 };
+	struct fixture f;
+	uint8_t got[2];
+
+	fixture_open(&f, "mem:64M", &aged);
+	uint64_t ino = make_file(&f, "f");
+	cr_assert_eq(ash_sync(f.volume), 0);
+	usleep(200000);
+	cr_assert_eq(ash_write(f.volume, ino, "x", 1, 0, 0), 1);
+	sleep(3);
+	fixture_crash(&f);
+	cr_assert_eq(ash_read(f.volume, find_file(&f, "f"), got, sizeof(got), 0), 1);
+	cr_assert_eq(got[0], 'x');
+	fixture_close(&f);
+}
+
 /* ---- Several threads on the same few files ---- */
 
 #define WORKERS 3
