@@ -178,8 +178,7 @@ static int refuse_foreign(const struct front *front)
 	const char *path = tool_device_path(front->name);
 	char what[PROBE_TEXT];
 
-	if (!path || front->options.mode == ASH_CHECK_NO || probe_signature(path, what) <= 0 ||
-	    strcasestr(what, "ashlar"))
+	if (!path || probe_foreign_signature(path, what) <= 0)
 		return EXIT_CLEAN;
 	return tool_error(EXIT_OPERATION, "%s %s: not an Ashlar volume", front->name, what);
 }

@@ -329,6 +329,8 @@ static int open_device(const struct front *front, struct bdev **dev)
 		return -1;
 	if (path && probe_in_use(path, what) > 0)
 		return tool_error(-1, "%s %s", front->name, what);
+	if (path && probe_foreign_signature(path, what) > 0)
+		return tool_error(-1, "%s %s: not an Ashlar volume", front->name, what);
 	result = bdev_open(front->name, &options, dev, error);
 	if (result)
 		return tool_error(-1, "%s", error);

@@ -102,7 +102,7 @@ static void describe_signature(blkid_probe probe, char what[PROBE_TEXT])
 }
 
 /* blkid results: 0 found, 1 nothing, -2 several at once, -1 error. */
-static int probe_foreign(blkid_probe probe, char what[PROBE_TEXT])
+static int probe_known(blkid_probe probe, char what[PROBE_TEXT])
 {
 	int result;
 
@@ -122,16 +122,12 @@ static int probe_foreign(blkid_probe probe, char what[PROBE_TEXT])
 	return result != 1;
 }
 
-int probe_signature(const char *path, char what[PROBE_TEXT])
+/* What libblkid knows. */
+static int known_signature(const char *path, char what[PROBE_TEXT])
 {
-	struct ash_super super;
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), result;
 	blkid_probe probe;
-	int fd, result;
 
-	result = read_super(path, &super);
-	if (result)
-		return result < 0 ? result : describe_volume(&super, what);
-	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	if (fd < 0)
 		return -errno;
 	probe = blkid_new_probe();
@@ -140,10 +136,30 @@ int probe_signature(const char *path, char what[PROBE_TEXT])
 	else if (blkid_probe_set_device(probe, fd, 0, 0))
 		result = 0; /* too small to hold anything */
 	else
-		result = probe_foreign(probe, what);
+		result = probe_known(probe, what);
 	blkid_free_probe(probe);
 	close(fd);
 	return result;
+}
+
+int probe_signature(const char *path, char what[PROBE_TEXT])
+{
+	struct ash_super super;
+	int result = read_super(path, &super);
+
+	if (result)
+		return result < 0 ? result : describe_volume(&super, what);
+	return known_signature(path, what);
+}
+
+int probe_foreign_signature(const char *path, char what[PROBE_TEXT])
+{
+	struct ash_super super;
+	int result = read_super(path, &super);
+
+	if (result)
+		return result < 0 ? result : 0;
+	return known_signature(path, what);
 }
 
 int probe_topology(const char *path, struct probe_topology *out)

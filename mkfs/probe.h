@@ -18,6 +18,9 @@
  */
 int probe_signature(const char *path, char what[PROBE_TEXT]);
 
+/* As probe_signature(), but for what is not ours: an Ashlar volume is 0, by block 0's own magic and by nothing else. */
+int probe_foreign_signature(const char *path, char what[PROBE_TEXT]);
+
 /*
  * Use by somebody else: 1 and a text as "is mounted on /mnt" in `what`; 0: free as far as can be seen. Looks at
  * mounts, swap areas, exclusive claims of the kernel (O_EXCL), the owner lock of Ashlar programs, and all of

@@ -126,12 +126,20 @@ refused "also by -n" "shorter than the volume" fsck.ashlar -n short
 cmp -s short short_untouched
 ok "and left alone" $?
 if command -v mkfs.ext4 >/dev/null; then
-	cp good foreign
-	mkfs.ext4 -q -F foreign >/dev/null 2>&1
-	cp foreign foreign_untouched
-	refused "a device that ext4 has now is refused" "ext4" fsck.ashlar -y foreign
-	cmp -s foreign foreign_untouched
-	ok "and left alone" $?
+	mkfs.ashlar -q old 256M
+	for label in "" ashlar-old "an Ashlar vol"; do
+		cp old foreign
+		# as on a disk that is not cleared: our backups stay
+		mkfs.ext4 -q -F -E nodiscard,lazy_itable_init=0 -L "$label" foreign >/dev/null 2>&1
+		cp foreign foreign_untouched
+		for mode in -n -p -y; do
+			refused "a device that ext4 has now is refused ($mode, label '$label')" "ext4" fsck.ashlar $mode foreign
+		done
+		refused "also by scrub (label '$label')" "ext4" ashlarctl scrub foreign
+		cmp -s foreign foreign_untouched
+		ok "and left alone" $?
+	done
+	rm -f old foreign foreign_untouched
 else
 	skip "a device that ext4 has now is refused" "no mkfs.ext4"
 fi
