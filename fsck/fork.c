@@ -137,6 +137,8 @@ static int fork_extent(void *context, uint64_t key, const uint8_t *value, uint32
 		return fork_problem(walk, PROBLEM_EXTENT, &at);
 	count = ash_get32(extent->count);
 	walk->floor = walk->result->end = key + count;
+	if (!(ash_get32(extent->flags) & ASH_EXTENT_UNWRITTEN))
+		walk->result->written = key + count;
 	if (key + count > walk->eof_block && !(ash_get32(extent->flags) & ASH_EXTENT_UNWRITTEN) &&
 	    !walk->result->beyond_eof)
 		walk->result->beyond_eof = 1 + (key > walk->eof_block ? key : walk->eof_block);

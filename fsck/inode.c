@@ -2,9 +2,10 @@
 /*
  * Pass 1: every inode record.
  *
- * The record decides whether an inode is in use (mode is not 0), not the bitmap. A record with a wrong checksum that is sound
- * in every other respect is kept and sealed again, as e2fsck does: more good comes of that than of clearing it.
- * One that is not sound is cleared; its names and blocks go in the passes and rounds that follow. No locks: one thread.
+ * The record decides whether an inode is in use (mode is not 0), not the bitmap. A record with a wrong checksum that has
+ * the form of one is kept and sealed again, as e2fsck does: more good comes of that than of clearing it. But nothing
+ * in it is believed that cannot be true, or that gives power: see "Doubts".
+ * One without that form is cleared; its names and blocks go in the passes and rounds that follow. No locks: one thread.
  */
 #include "internal.h"
 
@@ -71,6 +72,7 @@ static const char *correct_field(struct ash_inode *record)
 		record->size = ash_put64(INT64_MAX);
 		return "impossible size";
 	}
+	/* Whose checksum is wrong may have lost its type, which doubt_type() has seen to. */
 	if (type != S_IFREG && type != S_IFLNK && type != S_IFDIR &&
 	    (record->data_kind != ASH_FORK_EMPTY || ash_get64(record->size))) {
 		record->data_kind = ASH_FORK_EMPTY;
@@ -87,6 +89,8 @@ struct inode_work {
 	uint64_t ino;
 	struct ash_inode record; /* with the corrections made so far */
 	bool dirty;
+	bool doubted; /* its checksum was wrong */
+	bool rubbish; /* and something in it cannot be true, so nothing else need be */
 };
 
 static int clear(struct inode_work *work)
@@ -133,12 +137,176 @@ static void correct_fields(struct inode_work *work)
 		}
 }
 
+/* ---- Doubts: records whose checksum is wrong ---- */
+
+#define TIME_MIN (-2147483648ll) /* 1901 */
+#define TIME_MAX 15032385535ll   /* 2446: what most filesystems can hold */
+#define LINKS_PLAUSIBLE 65536u   /* many programs and filesystems stop there */
+
+static bool time_plausible(ash_le64 seconds, ash_le32 ns)
+{
+	int64_t value = (int64_t)ash_get64(seconds);
+
+	return value >= TIME_MIN && value <= TIME_MAX && ash_get32(ns) < NANOSECONDS;
+}
+
+static bool times_plausible(const struct ash_inode *record)
+{
+	return time_plausible(record->atime, record->atime_ns) && time_plausible(record->mtime, record->mtime_ns) &&
+	       time_plausible(record->ctime, record->ctime_ns) && time_plausible(record->btime, record->btime_ns);
+}
+
+static bool has_content(const struct ash_inode *record)
+{
+	return record->data_kind != ASH_FORK_EMPTY || ash_get64(record->size);
+}
+
+static bool type_holds_content(uint32_t mode)
+{
+	return S_ISREG(mode) || S_ISLNK(mode) || S_ISDIR(mode);
+}
+
+/* Is there anything in the record that no Ashlar ever wrote? The size is judged when the fork has been walked. */
+static bool record_is_rubbish(const struct checker *checker, const struct ash_inode *record)
+{
+	uint32_t mode = ash_get32(record->mode);
+
+	return (mode & ~(S_IFMT | 07777u)) || (ash_get32(record->flags) & ~ASH_INODE_USER_FLAGS) ||
+	       !times_plausible(record) || ash_get16(record->reserved) || ash_get32(record->uid) == UINT32_MAX ||
+	       ash_get32(record->gid) == UINT32_MAX || ash_get64(record->blocks) > checker->block_count ||
+	       (!S_ISDIR(mode) && ash_get32(record->nlink) > LINKS_PLAUSIBLE) ||
+	       (!S_ISBLK(mode) && !S_ISCHR(mode) && ash_get64(record->rdev)) ||
+	       (!type_holds_content(mode) && has_content(record)) ||
+	       (record->data_kind == ASH_FORK_INLINE && ash_get64(record->size) > ASH_DATA_FORK_SIZE);
+}
+
+/* Content outlives a type that has none: better a plain file than no content. */
+static const char *doubt_type(struct ash_inode *record)
+{
+	uint32_t mode = ash_get32(record->mode);
+
+	if (type_holds_content(mode) || !has_content(record))
+		return NULL;
+	record->mode = ash_put32(S_IFREG | (mode & 07777u));
+	record->rdev = ash_put64(0);
+	return "it has content, which its type has not";
+}
+
+static const char *doubt_times(struct ash_inode *record)
+{
+	ash_le64 *const seconds[] = { &record->atime, &record->mtime, &record->ctime, &record->btime };
+	ash_le32 *const ns[] = { &record->atime_ns, &record->mtime_ns, &record->ctime_ns, &record->btime_ns };
+	struct timespec now;
+
+	if (times_plausible(record))
+		return NULL;
+	clock_gettime(CLOCK_REALTIME, &now);
+	for (unsigned i = 0; i < 4; i++)
+		if (!time_plausible(*seconds[i], *ns[i])) {
+			*seconds[i] = ash_put64((uint64_t)now.tv_sec);
+			*ns[i] = ash_put32(0);
+		}
+	return "an impossible time";
+}
+
+/* A chance bit must not make a program that runs as somebody else. */
+static const char *doubt_set_id(struct ash_inode *record)
+{
+	uint32_t mode = ash_get32(record->mode);
+
+	if (!(mode & (S_ISUID | S_ISGID)))
+		return NULL;
+	record->mode = ash_put32(mode & ~(uint32_t)(S_ISUID | S_ISGID));
+	return "set-user-ID or set-group-ID";
+}
+
+/* Nor give a file to somebody whom its owner never thought of. */
+static const char *doubt_owner(struct ash_inode *record)
+{
+	uint32_t mode = ash_get32(record->mode), kept = mode & (S_IFMT | S_ISVTX | S_IRWXU);
+
+	/* the mode of a symbolic link is fixed and says nothing */
+	if (S_ISLNK(mode))
+		kept = mode;
+	if (!record->uid.raw && !record->gid.raw && kept == mode)
+		return NULL;
+	record->uid = record->gid = ash_put32(0);
+	record->mode = ash_put32(kept);
+	return "owner and rights, where other fields are impossible";
+}
+
+/* A device node opens a device to its owner: not on doubtful word. */
+static const char *doubt_device(struct ash_inode *record)
+{
+	uint32_t mode = ash_get32(record->mode);
+
+	if ((!S_ISBLK(mode) && !S_ISCHR(mode)) || !record->rdev.raw)
+		return NULL;
+	record->rdev = ash_put64(0);
+	return "the number of a device, where other fields are impossible";
+}
+
+enum doubt_when {
+	DOUBT_EARLY = 1,  /* before the forks are looked at, else after them */
+	DOUBT_RUBBISH = 2 /* only where something in the record cannot be true */
+};
+
+static const struct doubt {
+	const char *(*correct)(struct ash_inode *record); /* NULL: nothing to correct; else what it was */
+	unsigned flags;
+} doubts[] = {
+	{ doubt_type, DOUBT_EARLY },     { doubt_times, 0 }, { doubt_set_id, 0 }, { doubt_owner, DOUBT_RUBBISH },
+	{ doubt_device, DOUBT_RUBBISH },
+};
+
+static void doubt(struct inode_work *work, unsigned when)
+{
+	for (size_t i = 0; i < sizeof(doubts) / sizeof(doubts[0]) && work->doubted; i++) {
+		struct ash_inode corrected = work->record;
+		struct problem_context context = { .ino = work->ino, .number = i };
+
+		if ((doubts[i].flags & DOUBT_EARLY) != when || ((doubts[i].flags & DOUBT_RUBBISH) && !work->rubbish))
+			continue;
+		context.why = doubts[i].correct(&corrected);
+		if (!context.why || !problem(work->checker, PROBLEM_INODE_DOUBT, &context))
+			continue;
+		work->record = corrected;
+		work->dirty = true;
+	}
+}
+
+/*
+ * The size of a plain file is only believed where it ends in the content's last block, or in unwritten blocks behind it:
+ * a size that is too large makes a hole, one that is too small would free what is written. True: it is settled.
+ */
+static bool doubt_size(struct inode_work *work, const struct fork_result *data)
+{
+	struct problem_context context = { .ino = work->ino, .have = ash_get64(work->record.size) };
+	uint64_t least = data->written ? ((data->written - 1) << ASH_BLOCK_SHIFT) + 1 : 0;
+
+	if (!work->doubted || !S_ISREG(ash_get32(work->record.mode)) || work->record.data_kind == ASH_FORK_INLINE ||
+	    (work->checker->state[work->ino] & INODE_ORPHAN))
+		return false;
+	if (context.have >= least && context.have <= data->end << ASH_BLOCK_SHIFT)
+		return true;
+	work->rubbish = true;
+	context.want = data->written << ASH_BLOCK_SHIFT;
+	if (!problem(work->checker, PROBLEM_INODE_SIZE, &context))
+		return false;
+	work->record.size = ash_put64(context.want);
+	work->dirty = true;
+	return true;
+}
+
+/* ---- Forks ---- */
+
 static int check_data_end(struct inode_work *work, const struct fork_result *data)
 {
 	uint32_t type = ash_get32(work->record.mode) & S_IFMT;
 	struct problem_context context = { .ino = work->ino, .have = data->beyond_eof - 1 };
 
-	if (data->damaged)
+	/* First: the rebuild of a damaged fork drops what lies behind the end of file. */
+	if (doubt_size(work, data) || data->damaged)
 		return 0;
 	if (type == S_IFLNK && work->record.data_kind == ASH_FORK_TREE && data->end != 1)
 		return damaged(work, "symbolic link without target");
@@ -168,8 +336,11 @@ static void check_checksum(struct inode_work *work)
 {
 	struct problem_context context = { .ino = work->ino };
 
-	if (ash_get32(work->record.crc) != ash_inode_crc(work->checker->seed, &work->record) &&
-	    problem(work->checker, PROBLEM_INODE_CRC, &context))
+	if (ash_get32(work->record.crc) == ash_inode_crc(work->checker->seed, &work->record))
+		return;
+	work->doubted = true;
+	work->rubbish = record_is_rubbish(work->checker, &work->record);
+	if (problem(work->checker, PROBLEM_INODE_CRC, &context))
 		work->dirty = true;
 }
 
@@ -205,10 +376,13 @@ static int used_record(struct inode_work *work)
 	if (work->ino != ASH_INO_ROOT && work->ino < ASH_INO_FIRST_FREE)
 		return problem(checker, PROBLEM_RESERVED_INODE, &context) ? clear(work) : 0;
 	check_checksum(work);
+	doubt(work, DOUBT_EARLY);
 	correct_fields(work);
 	result = remember(work);
 	if (!result)
 		result = check_forks(work);
+	if (!result && (checker->state[work->ino] & INODE_TYPE))
+		doubt(work, 0);
 	if (result || !work->dirty || !(checker->state[work->ino] & INODE_TYPE))
 		return result;
 	checker->changed = true;

@@ -265,6 +265,7 @@ bool record_is_zero(const struct ash_inode *record);
 struct fork_result {
 	uint64_t blocks;     /* nodes and data */
 	uint64_t end;        /* file block behind the last extent */
+	uint64_t written;    /* ... behind the last one that is written */
 	bool damaged;        /* something was wrong in it */
 	uint64_t beyond_eof; /* a written extent behind the end of file: its file block + 1; 0: none */
 	uint64_t records;

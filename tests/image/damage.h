@@ -21,6 +21,7 @@ void damage_log(struct image *image);         /* control blocks, log blocks, rec
 void damage_unclean(struct image *image);     /* all other fields of an image not closed */
 void damage_blocks(struct image *image);      /* whole blocks: zeroed, rubbish, copied, swapped */
 void damage_shapes(struct image *image);      /* cases of their own: rings, shared blocks, what is lost */
+void damage_doubts(struct image *image);      /* records that look like one, but say what cannot be; checksum wrong */
 void damage_pairs(struct image *image);       /* several fields at once, seeded */
 void damage_interrupted(struct image *image); /* repairs that are cut off */
 

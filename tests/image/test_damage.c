@@ -24,6 +24,7 @@ static const struct part {
 	{ "supers", "mem:16M", IMAGE_CLEAN, damage_supers, 4, 100 },
 	{ "blocks", "mem:16M", IMAGE_CLEAN, damage_blocks, 10, 100 },
 	{ "shapes", "mem:16M", IMAGE_CLEAN | IMAGE_TAIL, damage_shapes, 100, 100 },
+	{ "doubts", "mem:16M", IMAGE_CLEAN | IMAGE_TAIL, damage_doubts, 100, 100 },
 	{ "groups", "mem:140M", IMAGE_CLEAN, damage_groups, 1, 100 },
 	{ "log", "mem:16M", IMAGE_TAIL, damage_log, 3, 100 },
 	{ "unclean", "mem:16M", IMAGE_TAIL, damage_unclean, 1, 25 },
