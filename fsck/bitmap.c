@@ -192,8 +192,11 @@ int bitmaps_check(struct checker *checker)
 {
 	int result = 0;
 
-	for (uint64_t i = 0; i * ASH_GROUPS_PER_TABLE_BLOCK < checker->group_count && !result; i++)
-		result = check_table_block(checker, i);
+	for (uint64_t i = 0; i * ASH_GROUPS_PER_TABLE_BLOCK < checker->group_count && !result; i++) {
+		result = check_cancelled(checker);
+		if (!result)
+			result = check_table_block(checker, i);
+	}
 	return result;
 }
 
@@ -255,8 +258,11 @@ int inode_bitmaps_check(struct checker *checker)
 {
 	int result = 0;
 
-	for (uint64_t run = 0; run < checker->run_count && !result; run++)
-		result = check_run(checker, run);
+	for (uint64_t run = 0; run < checker->run_count && !result; run++) {
+		result = check_cancelled(checker);
+		if (!result)
+			result = check_run(checker, run);
+	}
 	return result;
 }
 

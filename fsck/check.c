@@ -91,7 +91,7 @@ static int structure(struct checker *checker)
 		result = connect_check(checker);
 	if (!result && checker->rebuilds.count)
 		result = rebuild_all(checker);
-	return result;
+	return result ? result : check_cancelled(checker);
 }
 
 static int rounds(struct checker *checker)
@@ -150,22 +150,42 @@ static bool may_skip(struct checker *checker)
 	       ash_get32(control.clean) == 1;
 }
 
-/* The mark goes last, when all else is durable; it stays when something was left. */
+/*
+ * The mark goes last, when all else is durable; it stays when something was left. A check that was cancelled leaves
+ * the mark that its first write set: the next one finds the volume not clean.
+ */
 static int finish(struct checker *checker)
 {
 	bool marked = ash_get32(checker->super->state) & ASH_STATE_ERRORS;
 	int result = 0;
 
-	if (!checker->repair || checker->result->stopped)
+	if (!checker->repair || (checker->result->stopped && !checker->result->cancelled))
 		return 0;
 	if (checker->result->changed)
 		result = check_flush(checker);
-	if (result || !marked || checker->result->left)
+	if (result || !marked || checker->result->left || checker->result->cancelled)
 		return result;
 	checker->super->state = ash_put32(ash_get32(checker->super->state) & ~ASH_STATE_ERRORS);
 	checker->marked = true;
 	result = super_write_all(checker);
 	return result ? result : check_flush(checker);
+}
+
+/*
+ * Without a repair that was not made a check may be unable to go on. That is no failure of the check: where preen
+ * stopped, or the user cancelled, the result says so.
+ */
+static bool ended_early(struct checker *checker, int error)
+{
+	struct ash_check_result *result = checker->result;
+	uint64_t put_off = checker->rebuilds.count; /* to the end of the round, which did not come */
+
+	if ((!result->stopped && !result->cancelled) || error == -EIO || error == -ENOMEM)
+		return false;
+	result->left += put_off;
+	result->fixed -= put_off < result->fixed ? put_off : result->fixed;
+	result->error[0] = 0;
+	return true;
 }
 
 static int run(struct checker *checker)
@@ -185,8 +205,10 @@ static int run(struct checker *checker)
 		return -EROFS;
 	result = journal_open(checker);
 	if (!result)
+		result = check_cancelled(checker);
+	if (!result)
 		result = rounds(checker);
-	return result ? result : finish(checker);
+	return result && !ended_early(checker, result) ? result : finish(checker);
 }
 
 int ash_check(struct bdev *dev, const struct ash_check_options *options, struct ash_check_result *result)

@@ -46,6 +46,11 @@ struct ash_check_options {
 	void (*report)(void *context, const struct ash_check_problem *problem);
 	void (*progress)(void *context, unsigned pass, uint64_t done, uint64_t total);
 	void (*say)(void *context, const char *text); /* other news: log replayed, ... */
+	/*
+	 * Asked often. True: nothing more is repaired or asked, and the check ends at the next point where what is on the device
+	 * is consistent, or the volume marked so that the next check goes on. Stays true once it was.
+	 */
+	bool (*cancelled)(void *context);
 	void *context;
 };
 
@@ -57,6 +62,7 @@ struct ash_check_result {
 	bool skipped;   /* clean, and not forced */
 	bool changed;   /* something was written, the log's replay included */
 	bool stopped;   /* preen met what it must not repair by itself */
+	bool cancelled; /* it ended early because `cancelled` said so */
 	uint64_t block_count, used_blocks, inodes, used_inodes, directories, files;
 	char label[65];
 	char first[256];             /* message of the first problem, for one-line reports */

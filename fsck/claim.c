@@ -112,7 +112,8 @@ static int collect(struct claims *claims)
 	for (uint64_t ino = ASH_INO_ROOT; ino < checker->inode_count && !result; ino++) {
 		struct ash_inode record;
 
-		if (!(checker->state[ino] & INODE_TYPE) || inode_read(checker, ino, &record))
+		result = check_cancelled(checker);
+		if (result || !(checker->state[ino] & INODE_TYPE) || inode_read(checker, ino, &record))
 			continue;
 		claims->ino = ino;
 		result = claim_inode(claims, &record);

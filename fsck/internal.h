@@ -195,6 +195,8 @@ int inode_read(struct checker *checker, uint64_t ino, struct ash_inode *record);
 /* In volume, not behind its end, count at least 1. */
 bool extent_inside(const struct checker *checker, uint64_t start, uint64_t count);
 void say(struct checker *checker, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* 0, or -ECANCELED: between two steps, where nothing is half written. */
+int check_cancelled(struct checker *checker);
 void progress(struct checker *checker, unsigned pass, uint64_t done, uint64_t total);
 
 /* ---- super.c, journal.c ---- */

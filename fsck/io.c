@@ -185,6 +185,15 @@ void say(struct checker *checker, const char *format, ...)
 	checker->options->say(checker->options->context, text);
 }
 
+int check_cancelled(struct checker *checker)
+{
+	const struct ash_check_options *options = checker->options;
+
+	if (options->cancelled && options->cancelled(options->context))
+		checker->result->cancelled = true;
+	return checker->result->cancelled ? -ECANCELED : 0;
+}
+
 void progress(struct checker *checker, unsigned pass, uint64_t done, uint64_t total)
 {
 	if (checker->options->progress)

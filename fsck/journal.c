@@ -244,7 +244,11 @@ static int controls_check(struct checker *checker)
 	if (journal_control(checker, &control, &good)) {
 		if (problem(checker, PROBLEM_LOG_CONTROL_BOTH, NULL))
 			return log_give_up(checker);
-		return checker->repair ? -EUCLEAN : 0;
+		if (!checker->repair)
+			return 0;
+		snprintf(checker->result->error, sizeof(checker->result->error),
+			 "%s: nothing more can be repaired without a log", bdev_name(checker->dev));
+		return -EUCLEAN;
 	}
 	checker->log_clean = ash_get32(control.clean) == 1;
 	for (uint64_t block = start; block < start + 2; block++) {

@@ -146,7 +146,9 @@ static int search_group(struct search *search, uint64_t group, uint8_t *buffer)
 	for (uint64_t at = 0; at < length && !result; at += PIECE_BLOCKS) {
 		uint64_t count = length - at < PIECE_BLOCKS ? length - at : PIECE_BLOCKS;
 
-		blocks_read(checker, start + at, count, buffer, NULL);
+		result = check_cancelled(checker);
+		if (!result)
+			blocks_read(checker, start + at, count, buffer, NULL);
 		for (uint64_t i = 0; i < count && !result; i++)
 			result = look_at(search, buffer + (i << ASH_BLOCK_SHIFT), start + at + i);
 	}

@@ -305,6 +305,10 @@ bool problem(struct checker *checker, enum problem_code code, const struct probl
 	if (checker->result->stopped || was_declined(checker, code, context))
 		return false;
 	expand(message, sizeof(message), row->message, context);
+	if (check_cancelled(checker)) {
+		count(checker, row, message, false);
+		return false;
+	}
 	expand(question, sizeof(question), row->question, context);
 	report.ino = context->ino;
 	report.block = context->block;

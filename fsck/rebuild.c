@@ -657,7 +657,12 @@ int rebuild_all(struct checker *checker)
 {
 	int result = 0;
 
-	for (size_t i = 0; i < checker->rebuilds.count && !result; i++)
-		result = rebuild_one(checker, &checker->rebuilds.items[i]);
+	for (size_t i = 0; i < checker->rebuilds.count && !result; i++) {
+		result = check_cancelled(checker);
+		if (result)
+			checker->rebuilds.count -= i; /* so many were promised and not done */
+		else
+			result = rebuild_one(checker, &checker->rebuilds.items[i]);
+	}
 	return result;
 }

@@ -468,7 +468,7 @@ static int visit_piece(struct reader *reader, unsigned slot, unsigned pass, tabl
 {
 	struct checker *checker = reader->checker;
 	const struct piece *piece = &reader->pieces[slot];
-	int result = 0;
+	int result = check_cancelled(checker);
 
 	if (reader->bad[slot])
 		problem(checker, PROBLEM_BLOCK_UNREADABLE, &(struct problem_context){ .block = piece->block });

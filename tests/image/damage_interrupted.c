@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Repairs that are cut off: the device dies at the n-th write, and the next run must finish the work. See damage.h. */
+/*
+ * Repairs that are cut off: the device dies at the n-th write, or the user cancels at the n-th question for that. The next
+ * run must finish the work. See damage.h.
+ */
 #include "damage.h"
 
 #include <stdio.h>
@@ -130,9 +133,51 @@ static bool interrupt(struct image *image, enum wound wound, unsigned after)
 	return hit;
 }
 
+/* ---- Cancelled ---- */
+
+static bool countdown(void *context)
+{
+	unsigned *left = context;
+
+	if (*left)
+		(*left)--;
+	return !*left;
+}
+
+/* It ends early without an error, and the next run, forced only when nothing was written, finishes the work. */
+static bool cancel(struct image *image, enum wound wound, unsigned after)
+{
+	struct test test = { .names_move = true, .must_not = true };
+	unsigned left = after;
+	struct ash_check_options first = {
+		.mode = ASH_CHECK_YES, .force = true, .cancelled = countdown, .context = &left
+	};
+	struct ash_check_options second = { .mode = ASH_CHECK_YES };
+	struct ash_check_result result;
+	char name[sizeof(test.name) + 60];
+	bool cancelled, good;
+	int error;
+
+	inflict(image, wound, &test);
+	error = ash_check(image->dev, &first, &result);
+	cancelled = result.cancelled;
+	good = !error && (cancelled || (!result.left && left));
+	second.force = !result.changed;
+	if (ash_check(image->dev, &second, &result) || result.skipped || result.left)
+		good = !cancelled && result.skipped;
+	snprintf(test.name, sizeof(test.name), "repair of %s cancelled at point %u", wound_names[wound], after);
+	snprintf(name, sizeof(name), "%s: it ends early, and the next run ends the work", test.name);
+	judge(image, &test);
+	campaign_check(name, good);
+	return cancelled;
+}
+
 void damage_interrupted(struct image *image)
 {
 	for (enum wound wound = 0; wound < WOUND_COUNT; wound++)
 		for (unsigned after = 0; interrupt(image, wound, after) && after < 400; after += 1 + after / 16)
+			;
+	for (enum wound wound = 0; wound < WOUND_COUNT; wound++)
+		for (unsigned after = 1; cancel(image, wound, after) && after < 400; after += 1 + after / 16)
 			;
 }
