@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * fsck.ashlar: the command line over ash_check(). Opens and locks the device, shows problems, asks, draws the progress
- * bar, prints the summary, and turns the result into the exit codes that fsck(8) documents:
+ * bar, prints the summary, and turns the result into the exit codes that fsck(8) documents, added up:
  * 0 clean, 1 repaired, 4 errors left, 8 could not run, 16 usage, 32 interrupted, 128 library error (not used).
  *
- * An interrupt (SIGINT) ends the program at once in -n; while repairing it only stops further questions, so that
- * no repair is left half written. Single-threaded but for the library's helper.
+ * SIGINT, SIGTERM and SIGHUP end the check at its next safe point (see ash_check_options.cancelled), so that no
+ * repair is left half written. Single-threaded but for the library's helper.
  */
 #include "check.h"
 
@@ -14,6 +14,7 @@
 #include <getopt.h>
 #include <inttypes.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,6 +40,7 @@ struct front {
 	bool json_wanted, bar, bar_shown, quiet;
 	unsigned bar_last; /* thousandths */
 	struct json json;
+	char error[BDEV_ERROR_TEXT]; /* why it could not begin */
 };
 
 /* The one piece of state that a signal handler can reach. */
@@ -47,6 +49,30 @@ static volatile sig_atomic_t interrupted;
 static void on_interrupt(int signal_number)
 {
 	interrupted = signal_number;
+}
+
+static bool on_cancelled(void *context)
+{
+	(void)context;
+	return interrupted != 0;
+}
+
+/* Where nobody answers, nobody is there to be asked on. */
+static void end_of_answers(void)
+{
+	if (!interrupted)
+		interrupted = SIGHUP;
+}
+
+/* Interrupted, a question must end at once, but what is written to a slow terminal must not be lost. */
+static void catch_signals(const struct front *front)
+{
+	struct sigaction action = { .sa_handler = on_interrupt,
+				    .sa_flags = front->options.mode == ASH_CHECK_ASK ? 0 : SA_RESTART };
+
+	sigaction(SIGINT, &action, NULL);
+	sigaction(SIGTERM, &action, NULL);
+	sigaction(SIGHUP, &action, NULL);
 }
 
 /* ---- What the check tells ---- */
@@ -127,75 +153,103 @@ static bool on_ask(void *context, const struct ash_check_problem *problem)
 	while (!interrupted) {
 		printf("%s. %s [y/n]? ", problem->message, problem->question);
 		fflush(stdout);
-		if (!fgets(answer, sizeof(answer), stdin))
+		if (!fgets(answer, sizeof(answer), stdin)) {
+			end_of_answers();
 			break;
+		}
 		if (answer[0] == 'y' || answer[0] == 'Y')
 			return true;
 		if (answer[0] == 'n' || answer[0] == 'N')
 			return false;
 	}
-	printf("no\n");
+	putchar('\n');
 	return false;
 }
 
 /* ---- Opening ---- */
 
-static int open_failed(const char *name, const char *path, int result, const char *error)
+/* Says it, and keeps it for the JSON. */
+static int cannot(struct front *front, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static int cannot(struct front *front, const char *format, ...)
+{
+	va_list arguments;
+
+	va_start(arguments, format);
+	vsnprintf(front->error, sizeof(front->error), format, arguments);
+	va_end(arguments);
+	return tool_error(EXIT_OPERATION, "%s", front->error);
+}
+
+static int open_failed(struct front *front, const char *path, int result, const char *error)
 {
 	char what[PROBE_TEXT];
 
 	if (result == -EBUSY && path && probe_in_use(path, what) > 0)
-		return tool_error(EXIT_OPERATION, "%s %s: unmount it first", name, what);
-	return tool_error(EXIT_OPERATION, "%s", error);
+		return cannot(front, "%s %s: unmount it first", front->name, what);
+	return cannot(front, "%s", error);
 }
 
-static int open_device(const struct front *front, struct bdev **dev)
+static int open_device(struct front *front, struct bdev **dev)
 {
 	bool look = front->options.mode == ASH_CHECK_NO;
 	struct bdev_open_options options = { .read_only = look, .exclusive = true };
 	const char *path = tool_device_path(front->name);
 	char error[BDEV_ERROR_TEXT] = "", what[PROBE_TEXT];
+	const char *why = path ? tool_kind_wrong(path) : NULL;
 	int result;
 
-	if (path && tool_check_kind(path))
-		return EXIT_OPERATION;
+	if (why)
+		return cannot(front, "%s: %s", path, why);
 	if (path && probe_in_use(path, what) > 0)
-		return tool_error(EXIT_OPERATION, "%s %s: unmount it first", front->name, what);
+		return cannot(front, "%s %s: unmount it first", front->name, what);
 	result = bdev_open(front->name, &options, dev, error);
 	if (result)
-		return open_failed(front->name, path, result, error);
+		return open_failed(front, path, result, error);
 	result = bdev_lock(*dev, !look, TOOL_LOCK_TIMEOUT_MS);
 	if (!result)
 		return EXIT_CLEAN;
 	bdev_close(*dev);
-	return open_failed(front->name, path, result,
+	return open_failed(front, path, result,
 			   result == -EBUSY ? "in use by another Ashlar program" : strerror(-result));
 }
 
 /* A device that was given to another filesystem may still hold our backups: nobody wants those brought back. */
-static int refuse_foreign(const struct front *front)
+static int refuse_foreign(struct front *front)
 {
 	const char *path = tool_device_path(front->name);
 	char what[PROBE_TEXT];
 
 	if (!path || probe_foreign_signature(path, what) <= 0)
 		return EXIT_CLEAN;
-	return tool_error(EXIT_OPERATION, "%s %s: not an Ashlar volume", front->name, what);
+	return cannot(front, "%s %s: not an Ashlar volume", front->name, what);
+}
+
+static int open_volume(struct front *front, struct bdev **dev)
+{
+	int code = open_device(front, dev);
+
+	if (code)
+		return code;
+	code = refuse_foreign(front);
+	if (code)
+		bdev_close(*dev);
+	return code;
 }
 
 /* ---- Results ---- */
 
-static int exit_code(const struct front *front, int error, const struct ash_check_result *result)
+/* Repaired only counts where nothing is left: but for a check that was cut off, whose repairs are there all the same. */
+static int exit_code(int error, const struct ash_check_result *result)
 {
-	if (error)
-		return EXIT_OPERATION;
-	if (interrupted)
-		return EXIT_INTERRUPTED;
-	if (front->options.mode == ASH_CHECK_NO)
-		return result->problems ? EXIT_LEFT : EXIT_CLEAN;
+	int code = error ? EXIT_OPERATION : EXIT_CLEAN;
+
+	if (result->cancelled)
+		code |= EXIT_INTERRUPTED;
 	if (result->left || result->stopped)
-		return EXIT_LEFT;
-	return result->fixed ? EXIT_REPAIRED : EXIT_CLEAN;
+		code |= EXIT_LEFT;
+	if (code == EXIT_CLEAN ? result->fixed > 0 : result->cancelled && result->changed)
+		code |= EXIT_REPAIRED;
+	return code;
 }
 
 static void summary(const struct front *front, const struct ash_check_result *result)
@@ -208,6 +262,12 @@ static void summary(const struct front *front, const struct ash_check_result *re
 		printf("%s: UNEXPECTED INCONSISTENCY; run fsck.ashlar by hand (without -p)\n", front->name);
 		return;
 	}
+	if (result->cancelled) {
+		printf("%s: interrupted before the end: %" PRIu64 " problems until then, %" PRIu64
+		       " repaired; run fsck.ashlar again\n",
+		       front->name, result->problems, result->fixed);
+		return;
+	}
 	if (result->error[0])
 		printf("%s\n", result->error);
 	if (result->fixed || result->left)
@@ -216,6 +276,14 @@ static void summary(const struct front *front, const struct ash_check_result *re
 	printf("%s: %s, %" PRIu64 " files, %" PRIu64 " folders, %" PRIu64 "/%" PRIu64 " blocks\n", front->name,
 	       result->left ? "NOT CLEAN" : "clean", result->files, result->directories, result->used_blocks,
 	       result->block_count);
+}
+
+static void begin_json(struct front *front)
+{
+	json_begin(&front->json, stdout);
+	json_open(&front->json, NULL, '{');
+	json_string(&front->json, "device", front->name);
+	json_open(&front->json, "problems", '[');
 }
 
 static void summary_json(struct front *front, int error, const struct ash_check_result *result)
@@ -229,49 +297,77 @@ static void summary_json(struct front *front, int error, const struct ash_check_
 	json_number(json, "left", result->left);
 	json_bool(json, "skipped", result->skipped);
 	json_bool(json, "stopped", result->stopped);
+	json_bool(json, "interrupted", result->cancelled);
 	json_bool(json, "changed", result->changed);
-	json_bool(json, "clean", !error && !result->left && !result->stopped);
+	json_bool(json, "clean", !error && !result->left && !result->stopped && !result->cancelled);
 	json_number(json, "blocks", result->block_count);
 	json_number(json, "used_blocks", result->used_blocks);
 	json_number(json, "inodes", result->inodes);
 	json_number(json, "used_inodes", result->used_inodes);
 	json_number(json, "files", result->files);
 	json_number(json, "directories", result->directories);
-	json_string(json, "error", result->error);
-	json_number(json, "exit_code", (uint64_t)exit_code(front, error, result));
+	json_bytes(json, "error", result->error, strlen(result->error));
+	json_number(json, "exit_code", (uint64_t)exit_code(error, result));
 	json_close(json, '}');
 	json_end(json);
 }
 
+/* The bar's last step, for who looks at it. */
+static void end_bar(struct front *front, int error, const struct ash_check_result *result)
+{
+	if (!error && !result->skipped && !result->stopped && !result->cancelled)
+		on_progress(front, PASS_COUNT, 1, 1);
+	bar_clear(front);
+}
+
+static int check_volume(struct front *front, struct ash_check_result *result)
+{
+	struct bdev *dev;
+	int error;
+
+	if (open_volume(front, &dev))
+		return -ENODEV;
+	error = ash_check(dev, &front->options, result);
+	bdev_close(dev);
+	end_bar(front, error, result);
+	if (error)
+		cannot(front, "%s", result->error);
+	return error;
+}
+
 static int check(struct front *front)
 {
-	struct ash_check_result result;
-	struct bdev *dev;
-	int code = open_device(front, &dev), error;
+	struct ash_check_result result = { 0 };
+	char *device = NULL;
+	int error;
 
-	if (code)
-		return code;
-	code = refuse_foreign(front);
-	if (code) {
-		bdev_close(dev);
-		return code;
+	if (front->json_wanted)
+		begin_json(front);
+	if (tool_resolve_tag(&front->name, &device)) {
+		snprintf(front->error, sizeof(front->error), "%s: no volume, or more than one, has it", front->name);
+		error = -ENODEV;
+	} else {
+		error = check_volume(front, &result);
 	}
-	if (front->json_wanted) {
-		json_begin(&front->json, stdout);
-		json_open(&front->json, NULL, '{');
-		json_string(&front->json, "device", front->name);
-		json_open(&front->json, "problems", '[');
-	}
-	error = ash_check(dev, &front->options, &result);
-	bdev_close(dev);
-	bar_clear(front);
+	if (error)
+		snprintf(result.error, sizeof(result.error), "%s", front->error);
 	if (front->json_wanted)
 		summary_json(front, error, &result);
-	if (error)
-		tool_error(0, "%s", result.error);
-	else if (!front->json_wanted)
+	else if (!error)
 		summary(front, &result);
-	return exit_code(front, error, &result);
+	free(device);
+	return exit_code(error, &result);
+}
+
+/* Who reads the output must not take a part of it for all. */
+static int output_written(int code)
+{
+	int failed = fflush(stdout) ? errno : 0;
+
+	if (!failed && !ferror(stdout))
+		return code;
+	return tool_error(code | EXIT_OPERATION, "the output could not be written%s%s", failed ? ": " : "",
+			  failed ? strerror(failed) : "");
 }
 
 /* ---- Command line ---- */
@@ -284,12 +380,12 @@ static void usage(FILE *out)
 	      "  -p, -a, --preen repair what is safe without asking; stop at anything else\n"
 	      "  -y, --yes       repair everything without asking\n"
 	      "  -f, --force     check even when the volume was closed in order\n"
-	      "  -C, --progress  show a progress bar\n"
+	      "  -C, --progress  show a progress bar on a terminal\n"
 	      "      --json      problems and result as JSON on standard output\n"
 	      "  -V, --version   show the version\n"
 	      "  -h, --help      show this text\n\n"
 	      "LABEL=text and UUID=... name a volume too. Without -n, -p or -y each repair is asked for.\n"
-	      "Exit: 0 clean, 1 repaired, 4 errors left, 8 could not run, 16 usage, 32 interrupted.\n",
+	      "Exit: 0 clean, 1 repaired, 4 errors left, 8 could not run, 16 usage, 32 interrupted, added up.\n",
 	      out);
 }
 
@@ -321,8 +417,13 @@ static int parse_option(struct front *front, int option)
 		front->json_wanted = true;
 		return 0;
 	}
-	usage(stderr);
+	/* getopt_long() has said what is wrong */
 	return EXIT_USAGE;
+}
+
+static int misused(const char *what)
+{
+	return tool_error(EXIT_USAGE, "%s; try \"fsck.ashlar --help\"", what);
 }
 
 static int parse(struct front *front, int argc, char **argv)
@@ -343,18 +444,18 @@ static int parse(struct front *front, int argc, char **argv)
 	while (!code && (option = getopt_long(argc, argv, "napyfC::Vh", longs, NULL)) != -1) {
 		if (option == 'h') {
 			usage(stdout);
-			exit(0);
+			exit(output_written(0));
 		}
 		if (option == 'V') {
 			printf("fsck.ashlar %s\n", ash_version());
-			exit(0);
+			exit(output_written(0));
 		}
 		code = parse_option(front, option);
 	}
-	if (!code && optind + 1 != argc) {
-		usage(stderr);
-		return EXIT_USAGE;
-	}
+	if (!code && optind == argc)
+		return misused("the device or image file is missing");
+	if (!code && optind + 1 < argc)
+		return misused("only one device or image file can be given");
 	front->name = code ? NULL : argv[optind];
 	return code;
 }
@@ -373,9 +474,8 @@ int main(int argc, char **argv)
 					    .ask = on_ask,
 					    .report = on_report,
 					    .say = on_say,
-					    .progress = on_progress } };
-	struct sigaction action = { .sa_handler = on_interrupt };
-	char *device = NULL;
+					    .progress = on_progress,
+					    .cancelled = on_cancelled } };
 	int code = parse(&front, argc, argv);
 
 	front.options.context = &front;
@@ -383,14 +483,8 @@ int main(int argc, char **argv)
 		code = need_terminal(&front);
 	if (code)
 		return code;
-	if (front.options.mode != ASH_CHECK_NO) {
-		sigaction(SIGINT, &action, NULL);
-		sigaction(SIGTERM, &action, NULL);
-	}
-	front.bar = front.bar && !front.json_wanted;
-	if (tool_resolve_tag(&front.name, &device))
-		return EXIT_OPERATION;
-	code = check(&front);
-	free(device);
-	return code;
+	catch_signals(&front);
+	/* A bar in a file or pipe is of no use to anybody. */
+	front.bar = front.bar && !front.json_wanted && isatty(STDOUT_FILENO);
+	return output_written(check(&front));
 }

@@ -50,22 +50,29 @@ int tool_resolve_tag(const char **name, char **device)
 	error = probe_resolve_tag(*name, device);
 	if (error)
 		return tool_error(-1, "%s: %s", *name,
-				  error == -EEXIST ? "more than one volume has it" : "no such volume");
+				  error == -EEXIST ? "more than one volume has it: name the device" : "no such volume");
 	*name = *device;
 	return 0;
 }
 
-int tool_check_kind(const char *path)
+const char *tool_kind_wrong(const char *path)
 {
 	struct stat st;
 
 	if (stat(path, &st))
-		return tool_error(-1, "%s: %s", path, strerror(errno));
+		return strerror(errno);
 	if (S_ISDIR(st.st_mode))
-		return tool_error(-1, "%s: is a folder, not a block device or image file", path);
+		return "is a folder, not a block device or image file";
 	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
-		return tool_error(-1, "%s: is neither a block device nor a regular file", path);
-	return 0;
+		return "is neither a block device nor a regular file";
+	return NULL;
+}
+
+int tool_check_kind(const char *path)
+{
+	const char *why = tool_kind_wrong(path);
+
+	return why ? tool_error(-1, "%s: %s", path, why) : 0;
 }
 
 /* ---- UUIDs and sizes ---- */

@@ -20,6 +20,8 @@ const char *tool_device_path(const char *name);
  */
 int tool_resolve_tag(const char **name, char **device);
 
+/* NULL, or why `path` cannot hold a volume. */
+const char *tool_kind_wrong(const char *path);
 /* 0, or -1 after a message when `path` cannot hold a volume: folder, character device, fifo, socket, missing. */
 int tool_check_kind(const char *path);
 

@@ -35,6 +35,31 @@ damage() {
 	printf "$(printf '\\x%s' "$@")" | dd of="$file" bs=1 seek="$at" conv=notrunc status=none
 }
 
+# on_terminal KEYS COMMAND...: with a terminal of its own; the keys are pressed at its first question.
+on_terminal() {
+	python3 - "$@" <<'PYTHON'
+import os, pty, sys
+child, terminal = pty.fork()
+if not child:
+    os.execvp(sys.argv[2], sys.argv[2:])
+seen, keys = b'', sys.argv[1].encode()
+while True:
+    try:
+        got = os.read(terminal, 4096)
+    except OSError:
+        break
+    if not got:
+        break
+    seen += got
+    if keys and b'[y/n]? ' in seen:
+        os.write(terminal, keys)
+        keys = b''
+sys.stdout.buffer.write(seen)
+status = os.waitpid(child, 0)[1]
+sys.exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status))
+PYTHON
+}
+
 # ---- Things that are no volume ----
 
 mkdir folder
@@ -57,7 +82,11 @@ ok "nothing was written" $?
 # ---- Usage ----
 
 exits "no device: usage" 16 fsck.ashlar -n
+[ "$(wc -l <err)" -eq 1 ] && grep -q "missing.*--help" err
+ok "and one line says what is missing" $?
 exits "two devices: usage" 16 fsck.ashlar -n a b
+[ "$(wc -l <err)" -eq 1 ] && grep -q "only one.*--help" err
+ok "and one line says what is too much" $?
 exits "an unknown option: usage" 16 fsck.ashlar -Q text
 exits "-n with -y: usage" 16 fsck.ashlar -n -y text
 exits "--help" 0 fsck.ashlar --help
@@ -78,8 +107,15 @@ has "and counts" "clean, .* folders, .* blocks" out
 exits "-n always checks" 0 fsck.ashlar -n good
 has "and counts too" "clean, .* folders, .* blocks" out
 exits "-p" 0 fsck.ashlar -p good
-exits "-C draws a bar" 0 fsck.ashlar -n -C good
-has "with percent" "%" out
+exits "-C without a terminal" 0 fsck.ashlar -n -C good
+! grep -q "%" out
+ok "draws no bar" $?
+if command -v python3 >/dev/null; then
+	exits "-C on a terminal" 0 on_terminal "" fsck.ashlar -n -C good
+	has "draws a bar up to 100 %" "| 100.0%" out
+else
+	skip "-C on a terminal" "no python3"
+fi
 exits "--json" 0 fsck.ashlar -n --json good
 if command -v python3 >/dev/null; then
 	python3 -c 'import json; d = json.load(open("out")); assert d["clean"] and not d["problems"] and d["exit_code"] == 0'
@@ -103,6 +139,13 @@ exits "--json finds it too" 4 fsck.ashlar -n --json bad
 has "by its code" '"bitmap-bad"' out
 exits "-p stops at what is not safe: 4" 4 fsck.ashlar -p -f bad
 has "and says so" "UNEXPECTED INCONSISTENCY" out
+if [ -w /dev/full ]; then
+	for option in "" --json; do
+		fsck.ashlar -n $option good >/dev/full 2>err
+		[ $? -eq 8 ] && [ "$(wc -l <err)" -eq 1 ] && grep -q "could not be written" err
+		ok "output that cannot be written: 8 ($option)" $?
+	done
+fi
 exits "-y repairs: 1" 1 fsck.ashlar -y -f bad
 exits "then it is clean" 0 fsck.ashlar -n bad
 exits "and stays so" 0 fsck.ashlar -y -f bad
@@ -112,9 +155,20 @@ damage bad 0 60 ff ff ff ff
 exits "a damaged superblock: 4" 4 fsck.ashlar -n bad
 exits "is found by -y without -f" 1 fsck.ashlar -y bad
 exits "and repaired" 0 fsck.ashlar -n bad
-dd if=/dev/zero of=bad bs=4096 count=1 conv=notrunc status=none
-exits "a zeroed superblock is restored" 1 fsck.ashlar -y bad
-exits "and the volume clean" 0 fsck.ashlar -n bad
+for rubbish in /dev/zero /dev/urandom; do
+	dd if=$rubbish of=bad bs=4096 count=1 conv=notrunc status=none
+	exits "a superblock overwritten from $rubbish is restored" 1 fsck.ashlar -y bad
+	exits "and the volume clean" 0 fsck.ashlar -n bad
+done
+
+cp good bad
+dd if=/dev/zero of=bad bs=4096 seek=3 count=2 conv=notrunc status=none
+exits "both log control blocks lost: -p stops with 4" 4 fsck.ashlar -p bad
+has "and says so" "UNEXPECTED INCONSISTENCY; run fsck.ashlar by hand" out
+[ ! -s err ]
+ok "and nothing else" $?
+exits "-y repairs" 1 fsck.ashlar -y bad
+exits "and the volume is clean" 0 fsck.ashlar -n bad
 
 # ---- Not for us ----
 
@@ -172,6 +226,93 @@ PYTHON
 else
 	skip "an unknown incompat bit is refused" "no python3"
 fi
+
+# ---- Failures as JSON ----
+
+if command -v python3 >/dev/null; then
+	exits "--json of a missing file" 8 fsck.ashlar -n --json missing
+	python3 -c 'import json; d = json.load(open("out")); assert "o such file" in d["error"] and d["exit_code"] == 8 and not d["clean"]'
+	ok "is JSON with the error" $?
+	exits "--json of a label that nobody has" 8 fsck.ashlar -n --json LABEL=nobody-has-this
+	python3 -c 'import json; d = json.load(open("out")); assert d["error"] and d["exit_code"] == 8'
+	ok "is JSON with the error" $?
+	exits "--json of no volume" 8 fsck.ashlar -n --json zeroes
+	python3 -c 'import json; d = json.load(open("out")); assert "no Ashlar volume" in d["error"]'
+	ok "is JSON with the error" $?
+fi
+
+# ---- Labels ----
+
+label=fsck-cli-$$
+mkfs.ashlar -q -L $label first 64M
+cp first second
+if can_loop && attach first && attach second; then
+	refused "a label that two volumes have is refused" "name the device" fsck.ashlar -n LABEL=$label
+	losetup -d "$loop" && unset 'loops[-1]' # it may be somebody else's when this ends
+	exits "one that a single volume has is found" 0 fsck.ashlar -n LABEL=$label
+else
+	skip "a label that two volumes have is refused" "no loop devices"
+fi
+
+# ---- Interrupts ----
+
+# A volume in which 600 files have no name: as many problems.
+many_problems() {
+	mkdir -p tree/folder
+	(cd tree/folder && seq -f 'file%g' 600 | xargs touch)
+	rm -f many
+	mkfs.ashlar -q -d tree many 64M
+	python3 - <<'PYTHON'
+with open('many', 'r+b') as f:
+    for block in range(64 * 256):
+        f.seek(block * 4096)
+        if f.read(4) == b'ASTN':
+            f.seek(block * 4096)
+            f.write(bytes(4096))
+PYTHON
+}
+
+# The signal comes when the output has filled the pipe that nobody reads: in the middle of the work.
+signalled() {
+	python3 - "$@" <<'PYTHON'
+import array, fcntl, signal, subprocess, sys, termios, time
+number = getattr(signal, sys.argv[1])
+child = subprocess.Popen(sys.argv[2:], stdout=subprocess.PIPE, pipesize=4096)
+waiting = array.array('i', [0])
+end = time.monotonic() + 60
+while waiting[0] < 4000 and child.poll() is None and time.monotonic() < end:
+    time.sleep(0.05)
+    fcntl.ioctl(child.stdout, termios.FIONREAD, waiting)
+child.send_signal(number)
+sys.stdout.buffer.write(child.communicate()[0])
+sys.exit(child.returncode if child.returncode >= 0 else 128 - child.returncode)
+PYTHON
+}
+
+if command -v python3 >/dev/null && python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
+	for signal in SIGINT SIGTERM SIGHUP; do
+		many_problems
+		exits "$signal stops -y: 32, with 1 and 4" 37 signalled $signal fsck.ashlar -y -f many
+		has "it says so" "interrupted before the end" out
+		! grep -q ": clean" out && [ "$(wc -l <out)" -lt 400 ]
+		ok "and does not go on" $?
+		exits "what is there is not clean" 4 fsck.ashlar -n many
+		exits "the next run, not forced, ends the work" 1 fsck.ashlar -y many
+		exits "and the volume is clean" 0 fsck.ashlar -n many
+	done
+	many_problems
+	exits "SIGTERM stops -n: 32 and 4" 36 signalled SIGTERM fsck.ashlar -n many
+	many_problems
+	cp many many_untouched
+	exits "Ctrl-C at a question: 32 and 4" 36 on_terminal $'\003' fsck.ashlar -f many
+	[ "$(wc -l <out)" -lt 8 ] && ! grep -q "^no" out
+	ok "no more questions" $?
+	cmp -s many many_untouched
+	ok "nothing is written" $?
+else
+	skip "interrupts" "no python3"
+fi
+rm -rf many many_untouched tree
 
 # ---- In use ----
 
