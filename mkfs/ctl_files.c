@@ -67,13 +67,14 @@ static int step(struct ash_volume *volume, struct ctl_file *file, const char *na
 int ctl_find(struct ash_volume *volume, const char *name, struct ctl_file *out)
 {
 	const char *rest = name;
-	uint64_t ino = ASH_INO_ROOT;
+	uint64_t ino;
+	bool by_number = ctl_parse_inode(name, &ino) == 0;
 	int result;
 
 	out->counted = false;
-	if (ctl_parse_inode(name, &ino) == 0)
+	if (by_number)
 		rest = "";
-	result = ash_getattr(volume, ino, &out->attr);
+	result = ash_getattr(volume, by_number ? ino : ASH_INO_ROOT, &out->attr);
 	while (!result && *rest) {
 		size_t length = strcspn(rest, "/");
 
@@ -85,7 +86,8 @@ int ctl_find(struct ash_volume *volume, const char *name, struct ctl_file *out)
 		return 0;
 	ctl_drop(volume, out);
 	out->counted = false;
-	return tool_error(result, "%s: %s", name, strerror(-result));
+	return tool_error(result, "%s: %s", name,
+			  by_number && (result == -ESTALE || result == -ENOENT) ? "no such inode" : strerror(-result));
 }
 
 /* ---- Reading folders ---- */
