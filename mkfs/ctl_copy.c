@@ -7,7 +7,9 @@
  * times when its content is there. It is a rescue tool too: an error in one file is reported and the rest goes on;
  * the exit status says that something is missing.
  *
- * Rules: nothing that exists is overwritten. Owners are set only by root, attributes where the target takes them.
+ * Rules: nothing that exists is overwritten, and its attributes stay as they are. Attributes are set through the
+ * descriptor of what this run has just made, never by name: a name may be somebody else's by then. Owners are set only
+ * by root, extended attributes where the target takes them.
  */
 #include "mkfs/ctl.h"
 
@@ -49,20 +51,21 @@ static int complain(struct getter *getter, int code, const char *what)
 
 /* ---- Attributes ---- */
 
-static void get_xattr(struct getter *getter, const char *target, const char *name, uint64_t ino)
+/* `made` is what an open descriptor is called in /proc: names the object itself, whatever its name leads to now. */
+static void get_xattr(struct getter *getter, const char *made, const char *name, uint64_t ino)
 {
 	int size = ash_getxattr(getter->volume, ino, name, getter->value, ASH_XATTR_SIZE_MAX);
 
 	if (size < 0)
 		complain(getter, size, name);
-	else if (lsetxattr(target, name, getter->value, (size_t)size, 0) && errno != EOPNOTSUPP && errno != EPERM)
+	else if (setxattr(made, name, getter->value, (size_t)size, 0) && errno != EOPNOTSUPP && errno != EPERM)
 		complain(getter, -errno, name);
 }
 
-static void get_xattrs(struct getter *getter, int folder, const char *name, uint64_t ino)
+static void get_xattrs(struct getter *getter, const char *made, uint64_t ino)
 {
 	int length = ash_listxattr(getter->volume, ino, NULL, 0);
-	char target[512], *list;
+	char *list;
 
 	if (length == 0)
 		return;
@@ -71,23 +74,49 @@ static void get_xattrs(struct getter *getter, int folder, const char *name, uint
 		length = ash_listxattr(getter->volume, ino, list, (size_t)length);
 	if (!list || length < 0)
 		complain(getter, length < 0 ? length : -ENOMEM, "listing attributes");
-	snprintf(target, sizeof(target), "/proc/self/fd/%d/%s", folder, name);
 	for (char *p = list; list && p < list + length; p += strlen(p) + 1)
-		get_xattr(getter, target, p, ino);
+		get_xattr(getter, made, p, ino);
 	free(list);
 }
 
-static void get_attributes(struct getter *getter, int folder, const char *name, const struct ash_attr *attr)
+/* A descriptor of O_PATH takes no fchmod(2). */
+static int set_mode(int fd, const char *made, mode_t mode)
+{
+	return fchmod(fd, mode) == 0 || (errno == EBADF && chmod(made, mode) == 0) ? 0 : -errno;
+}
+
+/* `fd` is of a file, folder, link or special file that this run has made. */
+static void get_attributes(struct getter *getter, int fd, const struct ash_attr *attr)
 {
 	struct timespec times[2] = { attr->atime, attr->mtime };
+	char made[32];
+	int result;
 
-	if (geteuid() == 0 && fchownat(folder, name, attr->uid, attr->gid, AT_SYMLINK_NOFOLLOW))
+	snprintf(made, sizeof(made), "/proc/self/fd/%d", fd);
+	if (geteuid() == 0 && fchownat(fd, "", attr->uid, attr->gid, AT_EMPTY_PATH))
 		complain(getter, -errno, "setting the owner");
-	get_xattrs(getter, folder, name, attr->ino);
-	if (!S_ISLNK(attr->mode) && fchmodat(folder, name, attr->mode & 07777, 0))
-		complain(getter, -errno, "setting the mode");
-	if (utimensat(folder, name, times, AT_SYMLINK_NOFOLLOW))
+	get_xattrs(getter, made, attr->ino);
+	result = S_ISLNK(attr->mode) ? 0 : set_mode(fd, made, attr->mode & 07777);
+	if (result)
+		complain(getter, result, "setting the mode");
+	if (utimensat(fd, "", times, AT_EMPTY_PATH))
 		complain(getter, -errno, "setting the times");
+}
+
+/* Of a link or special file, which cannot be opened as it is made: what the name leads to must still be of its kind. */
+static void get_attributes_of_name(struct getter *getter, const char *name, const struct ash_attr *attr)
+{
+	int fd = openat(getter->parent, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	struct stat st;
+
+	if (fd < 0 || fstat(fd, &st))
+		complain(getter, -errno, "setting attributes");
+	else if ((st.st_mode & S_IFMT) != (attr->mode & S_IFMT) || st.st_uid != geteuid() || st.st_nlink != 1)
+		complain(getter, -ESTALE, "setting attributes");
+	else
+		get_attributes(getter, fd, attr);
+	if (fd >= 0)
+		close(fd);
 }
 
 /* ---- File content ---- */
@@ -157,6 +186,8 @@ static int get_file(struct getter *getter, const char *name, const struct ash_at
 	if (fd < 0)
 		return complain(getter, -errno, "creating");
 	result = get_data(getter, fd, attr);
+	/* What could be read of a damaged file stays, with its attributes. */
+	get_attributes(getter, fd, attr);
 	if (close(fd) && !result)
 		result = complain(getter, -errno, "closing");
 	return result;
@@ -170,13 +201,17 @@ static int get_symlink(struct getter *getter, const char *name, const struct ash
 	if (length < 0)
 		return complain(getter, length, "reading the link");
 	target[length] = 0;
-	return symlinkat(target, getter->parent, name) ? complain(getter, -errno, "creating the link") : 0;
+	if (symlinkat(target, getter->parent, name))
+		return complain(getter, -errno, "creating the link");
+	get_attributes_of_name(getter, name, attr);
+	return 0;
 }
 
 static int get_special(struct getter *getter, const char *name, const struct ash_attr *attr)
 {
 	if (mknodat(getter->parent, name, (attr->mode & S_IFMT) | 0600, attr->rdev))
 		return complain(getter, -errno, "creating the special file");
+	get_attributes_of_name(getter, name, attr);
 	return 0;
 }
 
@@ -256,8 +291,9 @@ static void get_children(struct getter *getter, uint64_t ino)
 static int get_folder(struct getter *getter, const char *name, const struct ash_attr *attr)
 {
 	int parent = getter->parent, fd;
+	bool made = mkdirat(parent, name, 0700) == 0;
 
-	if (mkdirat(parent, name, 0700) && !(errno == EEXIST && getter->top_exists))
+	if (!made && !(errno == EEXIST && getter->top_exists))
 		return complain(getter, -errno, "creating the folder");
 	fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (fd < 0)
@@ -266,6 +302,8 @@ static int get_folder(struct getter *getter, const char *name, const struct ash_
 	getter->parent = fd;
 	get_children(getter, attr->ino);
 	getter->parent = parent;
+	if (made)
+		get_attributes(getter, fd, attr);
 	close(fd);
 	return 0;
 }
@@ -291,9 +329,6 @@ static int get_entry(struct getter *getter, const char *name, const struct ash_a
 	if (linked && get_as_link(getter, name, attr))
 		return 0;
 	result = get_content(getter, name, attr);
-	/* What could be read of a damaged file stays, with its attributes. */
-	if (!result || S_ISREG(attr->mode))
-		get_attributes(getter, getter->parent, name, attr);
 	if (!result && linked)
 		remember_link(getter, attr);
 	return result;
@@ -315,16 +350,18 @@ static int choose_target(struct getter *getter, const char *source, char *target
 	const char *base = last_component(source);
 	struct stat st;
 
+	if (!length)
+		return tool_error(-ENOENT, "the target has no name: give a file or folder");
 	while (length > 1 && target[length - 1] == '/')
 		target[--length] = 0;
 	if (stat(target, &st) == 0 && S_ISDIR(st.st_mode) && base[0] && strncmp(base, "inode:", 6) != 0)
 		snprintf(getter->path, sizeof(getter->path), "%s/%s", target, base);
 	else
 		snprintf(getter->path, sizeof(getter->path), "%s", target);
-	*name = strdup(last_component(getter->path));
+	*name = strdup(strcmp(getter->path, "/") ? last_component(getter->path) : ".");
 	if (!*name)
 		return tool_error(-ENOMEM, "out of memory");
-	length = strlen(getter->path) - strlen(*name);
+	length = (size_t)(last_component(getter->path) - getter->path);
 	snprintf(target, 8192, "%.*s", (int)length, getter->path);
 	getter->parent = open(length ? target : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	return getter->parent < 0 ? tool_error(-errno, "%s: %s", length ? target : ".", strerror(errno)) : 0;

@@ -51,6 +51,41 @@ ok "copies what is in it" $?
 works "get into a folder" ashlarctl get volume /greeting got
 cmp got/greeting tree/greeting
 ok "keeps the name" $?
+
+# What is there stays as it is: mode, owner, times, and what a link of the same name leads to.
+mkdir -p trap/locked outside
+echo d >trap/f
+chmod 4777 trap/f
+chmod 700 trap/locked
+touch -d '2001-01-01' trap/f trap/locked
+mkfs.ashlar -q -d trap trap.img 16M
+echo secret >secret
+chmod 600 secret
+ln -s ../secret outside/f
+touch -d '2020-01-01' secret
+before=$(stat -c '%a %u %g %y %z' secret)
+fails "get onto a link" "File exists" ashlarctl get trap.img /f outside || true
+[ "$before" = "$(stat -c '%a %u %g %y %z' secret)" ]
+ok "leaves what the link leads to alone" $?
+cp secret outside/plain
+before=$(stat -c '%a %u %g %y %z' outside/plain)
+fails "get onto a file" "File exists" ashlarctl get trap.img /f outside/plain || true
+[ "$before" = "$(stat -c '%a %u %g %y %z' outside/plain)" ]
+ok "leaves the file alone" $?
+mkdir -m 750 outside/there
+works "get of the root into a folder" ashlarctl get trap.img / outside/there
+[ "$(stat -c %a outside/there)" = 750 ] && [ "$(stat -c %a outside/there/locked)" = 700 ] && [ "$(stat -c %a outside/there/f)" = 4777 ] &&
+	[ "$(stat -c %Y outside/there/locked)" -eq "$(date -d 2001-01-01 +%s)" ]
+ok "the folder keeps its mode, what is made in it has the volume's" $?
+fails "get to an empty name" "the target has no name" ashlarctl get trap.img /f ""
+# As on a volume whose folder has a link and a file of one name: the file cannot be made, and must not go through the link.
+mkdir outside/twin
+ln -s ../../secret outside/twin/f
+before=$(stat -c '%a %u %g %y %z' secret)
+ashlarctl get trap.img / outside/twin >out 2>err
+[ $? -ne 0 ] && [ "$before" = "$(stat -c '%a %u %g %y %z' secret)" ] && [ -d outside/twin/locked ]
+ok "a tree does not lead out of the target, and the rest is copied" $?
+
 works "log" ashlarctl log volume
 has "shows the control block" "control"
 works "log --json" ashlarctl log --json volume
@@ -83,6 +118,16 @@ fails "a path that is not there" "No such file" ashlarctl stat volume /none
 fails "a path through a file" "Not a directory" ashlarctl stat volume /greeting/x
 fails "cat of a folder" "not a regular file" ashlarctl cat volume /folder
 fails "an inode that is not in use" "inode:200" ashlarctl stat volume inode:200
+fails "in words" "no such inode" ashlarctl stat volume inode:200
+fails "half a number" "No such file" ashlarctl stat volume inode:8x
+mkdir names
+echo odd >'names/<stdio>'
+echo odd >'names/inode:8x'
+mkfs.ashlar -q -d names names.img 16M
+works "a file called <stdio>" ashlarctl cat names.img '<stdio>'
+has "is found" "odd"
+works "a file called inode:8x" ashlarctl cat names.img 'inode:8x'
+has "is found" "odd"
 fails "a block behind the end" "behind the volume's end" ashlarctl dump volume 16384
 fails "an unknown command" "no command" ashlarctl frobnicate volume
 fails "too few arguments" "usage:" ashlarctl cat volume
