@@ -21,6 +21,7 @@
 #include <unistd.h>
 #include "mkfs/json.h"
 #include "mkfs/probe.h"
+#include "mkfs/standard.h"
 #include "mkfs/tool.h"
 
 enum exit_code {
@@ -476,8 +477,10 @@ int main(int argc, char **argv)
 					    .say = on_say,
 					    .progress = on_progress,
 					    .cancelled = on_cancelled } };
-	int code = parse(&front, argc, argv);
+	int code;
 
+	standard_guard();
+	code = parse(&front, argc, argv);
 	front.options.context = &front;
 	if (!code)
 		code = need_terminal(&front);

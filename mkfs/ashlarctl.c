@@ -4,6 +4,7 @@
  * is in ctl_*.c. Commands that only read never write the device: what the log holds is overlaid in memory.
  */
 #include "mkfs/ctl.h"
+#include "mkfs/standard.h"
 
 #include <getopt.h>
 #include <stdio.h>
@@ -116,10 +117,10 @@ static int parse_option(struct ctl *ctl, int option)
 		return 0;
 	case 'V':
 		printf("ashlarctl %s\n", ash_version());
-		exit(0);
+		exit(standard_finish(0, 1));
 	case 'h':
 		usage(stdout);
-		exit(0);
+		exit(standard_finish(0, 1));
 	}
 	fputs("Try 'ashlarctl --help'.\n", stderr);
 	return -1;
@@ -140,6 +141,7 @@ int main(int argc, char **argv)
 	struct ctl ctl = { 0 };
 	int option, code;
 
+	standard_guard();
 	while ((option = getopt_long(argc, argv, "alpqRvxVh", options, NULL)) != -1)
 		if (parse_option(&ctl, option))
 			return usage_code(argc, argv);
@@ -153,9 +155,5 @@ int main(int argc, char **argv)
 	ctl.count = argc - optind - 1;
 	ctl.arguments = argv + optind + 1;
 	code = run(command, &ctl);
-	if (fflush(stdout) || ferror(stdout)) {
-		tool_error(-1, "standard output: not everything could be written");
-		code |= command->as_fsck ? OUTPUT_AS_FSCK : 1;
-	}
-	return code;
+	return standard_finish(code, command->as_fsck ? OUTPUT_AS_FSCK : 1);
 }

@@ -9,6 +9,7 @@
 #include "mkfs/fill.h"
 #include "mkfs/json.h"
 #include "mkfs/probe.h"
+#include "mkfs/standard.h"
 #include "mkfs/tool.h"
 
 #include "fs/mkvolume.h"
@@ -127,10 +128,10 @@ static int parse_option(struct request *request, int option)
 		return 0;
 	case 'V':
 		printf("mkfs.ashlar %s\n", ash_version());
-		exit(0);
+		exit(standard_finish(0, 1));
 	case 'h':
 		usage(stdout);
-		exit(0);
+		exit(standard_finish(0, 1));
 	}
 	fputs("Try 'mkfs.ashlar --help'.\n", stderr);
 	return -1;
@@ -475,10 +476,11 @@ int main(int argc, char **argv)
 	struct fill_result filled = { 0 };
 	struct ash_mkfs_plan plan;
 
+	standard_guard();
 	if (parse_arguments(&request, argc, argv) || check_target(&request) || make_plan(&request, &plan))
 		return 1;
 	if (!request.dry_run && make(&request, &filled))
 		return 1;
 	report(&request, &plan, &filled);
-	return fflush(stdout) ? 1 : 0;
+	return standard_finish(0, 1);
 }

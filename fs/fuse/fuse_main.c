@@ -13,6 +13,7 @@
  * No locks.
  */
 #include "fuse_front.h"
+#include "mkfs/standard.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -297,21 +298,19 @@ int main(int argc, char **argv)
 	struct front *front = calloc(1, sizeof(*front));
 	int status = 0;
 
+	standard_guard();
 	if (!front)
 		return 1;
 	front_init(front);
-	/* Descriptors 0 to 2 must not become a device. */
-	int null = open("/dev/null", O_RDWR);
-	while (null >= 0 && null <= 2)
-		null = open("/dev/null", O_RDWR);
-	close(null);
 	if (options_parse(&front->options, argc, argv, error)) {
 		front_log(front, ASH_LOG_ERROR, "%s", error);
 		status = 1;
 	} else if (front->options.help) {
 		print_help();
+		status = standard_finish(0, 1);
 	} else if (front->options.version) {
 		printf("ashlarfs %s\n", ash_version());
+		status = standard_finish(0, 1);
 	} else {
 		status = front->options.foreground ? run(front, -1) : run_in_background(front);
 	}

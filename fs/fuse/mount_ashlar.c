@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <unistd.h>
+#include "mkfs/standard.h"
 
 struct arguments {
 	const char *device, *folder, *options;
@@ -128,15 +129,17 @@ int main(int argc, char **argv)
 					      "/sbin/ashlarfs",           "/bin/ashlarfs" };
 	struct arguments arguments = { 0 };
 	char self[PATH_MAX + 16];
-	int rc = parse(&arguments, argc, argv);
+	int rc;
 
+	standard_guard();
+	rc = parse(&arguments, argc, argv);
 	if (rc)
 		return rc;
 	if (arguments.help || arguments.version) {
 		puts(arguments.help ? "Usage: mount.ashlar DEVICE FOLDER [-sfnv] [-o option,...]\nRun by mount(8); see "
 				      "ashlarfs(8)." :
 				      "mount.ashlar " ASHLAR_VERSION);
-		return 0;
+		return standard_finish(0, 1);
 	}
 	if (arguments.fake)
 		return 0;

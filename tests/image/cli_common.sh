@@ -74,6 +74,17 @@ fails_untouched() {
 	ok "$name: nothing is written" $?
 }
 
+# full NAME COMMAND...: with a standard output that takes nothing: one line on stderr, and not status 0.
+full() {
+	local name=$1 status
+	shift
+	: >out
+	"$@" >/dev/full 2>err
+	status=$?
+	[ $status -ne 0 ] && [ $status -lt 126 ] && [ "$(wc -l <err)" -eq 1 ] && grep -q "standard output" err
+	ok "$name with a full output" $?
+}
+
 # has NAME TEXT: the last output has the text.
 has() {
 	grep -qF -- "$2" out

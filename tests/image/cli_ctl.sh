@@ -287,4 +287,8 @@ ok "an interrupt ends it with status 32 or comes too late ($(tail -1 out))" $?
 
 works "--help" ashlarctl --help
 works "--version" ashlarctl --version
+full "--help" ashlarctl --help
+full "--version" ashlarctl --version
+full "info --json" ashlarctl info --json volume
+full "ls" ashlarctl ls volume
 done_testing

@@ -100,6 +100,20 @@ fi
 works "--help" mkfs.ashlar --help
 works "--version" mkfs.ashlar --version
 
+full "--help" mkfs.ashlar --help
+full "--version" mkfs.ashlar --version
+full "--json" mkfs.ashlar --json full.img 16M
+# Without descriptor 2 the image would get its number, and the message would lie in the image.
+if [ -d /dev/shm ] && unclean=$(mktemp -p /dev/shm ashlar-cli-XXXXXX); then
+	mkfs.ashlar -q "$unclean" 64M
+	mkfs.ashlar -q -f -d /proc/1 "$unclean" 2>&-
+	! grep -qa "mkfs.ashlar: " "$unclean"
+	ok "no message gets into the image" $?
+	rm "$unclean"
+else
+	skip "no message gets into the image" "no /dev/shm"
+fi
+
 # ---- Devices in use ----
 
 if can_loop; then
