@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/fs.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -263,36 +264,82 @@ int ctl_uuid(const struct ctl *ctl)
 
 /* ---- resize ---- */
 
-/* An image file is made longer first; a device has the size that it has. */
-static int lengthen_file(const char *path, uint64_t size)
-{
-	struct stat st;
+struct resize {
+	const char *device, *path; /* as given; without the driver's name, NULL where there is none */
+	uint64_t size;             /* bytes; 0: all of the device */
+	uint64_t limit;            /* bytes that the volume's group table has room for */
+	uint64_t old_size;         /* bytes of the image file before it was lengthened; 0: it was not */
+};
 
-	if (tool_check_kind(path) || stat(path, &st))
-		return -1;
-	if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size >= size)
-		return 0;
-	return truncate(path, (off_t)size) ? tool_error(-1, "%s: %s", path, strerror(errno)) : 0;
+static int too_large(const struct resize *resize)
+{
+	char limit[32];
+
+	tool_format_size(resize->limit, limit);
+	return tool_error(-1, "%s: can grow to %" PRIu64 " bytes (%s) at most: the group table has room for no more",
+			  resize->device, resize->limit, limit);
 }
 
 /* Only a volume that is free and good may be made longer; looked at before the file is touched. */
-static int check_growable(const char *device, uint64_t size)
+static int check_growable(struct resize *resize)
 {
-	struct info info = { .device = device };
+	struct info info = { .device = resize->device };
 	int result = info_read(&info);
 
 	if (result)
 		return result;
 	if (info.in_use)
-		return tool_error(-1, "%s %s: unmount it to make it grow", device, info.use);
-	if (size && size >> ASH_BLOCK_SHIFT < info.volume.block_count)
-		return tool_error(-1, "%s: has %" PRIu64 " bytes; volumes can grow, not shrink", device,
+		return tool_error(-1, "%s %s: unmount it to make it grow", resize->device, info.use);
+	if (resize->size && resize->size >> ASH_BLOCK_SHIFT < info.volume.block_count)
+		return tool_error(-1, "%s: has %" PRIu64 " bytes; volumes can grow, not shrink", resize->device,
 				  info.volume.block_count << ASH_BLOCK_SHIFT);
+	/* As ash_grow() will judge; a rest behind the last group would be left alone anyway. */
+	resize->limit = info.volume.group_table_blocks * ASH_GROUPS_PER_TABLE_BLOCK * ASH_BLOCKS_PER_GROUP
+			<< ASH_BLOCK_SHIFT;
+	return resize->size > resize->limit ? too_large(resize) : 0;
+}
+
+/* An image file is made longer first; a device has the size that it has. */
+static int lengthen_file(struct resize *resize)
+{
+	struct stat st;
+
+	if (!resize->size || !resize->path)
+		return 0;
+	if (tool_check_kind(resize->path) || stat(resize->path, &st))
+		return -1;
+	if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size >= resize->size)
+		return 0;
+	if (truncate(resize->path, (off_t)resize->size))
+		return tool_error(-1, "%s: %s", resize->path, strerror(errno));
+	resize->old_size = (uint64_t)st.st_size;
 	return 0;
 }
 
-static int grow(const char *device, uint64_t blocks)
+/*
+ * After a failure. The volume may be larger than before all the same, in its log at least: it is asked anew, and the
+ * file never gets shorter than it.
+ */
+static void undo_lengthening(const struct resize *resize)
 {
+	struct info info = { .device = resize->device };
+	uint64_t size = resize->old_size;
+
+	if (!size)
+		return;
+	if (info_read(&info) || info.in_use) {
+		tool_error(0, "%s: the file stays at %" PRIu64 " bytes", resize->path, resize->size);
+		return;
+	}
+	if (size < info.volume.block_count << ASH_BLOCK_SHIFT)
+		size = info.volume.block_count << ASH_BLOCK_SHIFT;
+	if (truncate(resize->path, (off_t)size))
+		tool_error(0, "%s: could not be made as short as before: %s", resize->path, strerror(errno));
+}
+
+static int grow(const struct resize *resize)
+{
+	const char *device = resize->device;
 	struct ash_volume_info info;
 	struct tool_volume opened;
 	char size[32];
@@ -300,10 +347,12 @@ static int grow(const char *device, uint64_t blocks)
 
 	if (result)
 		return result;
-	result = ash_grow(opened.volume, blocks);
+	result = ash_grow(opened.volume, resize->size >> ASH_BLOCK_SHIFT);
 	if (!result)
 		result = ash_volume_info(opened.volume, &info);
-	if (result)
+	if (result == -EFBIG)
+		too_large(resize);
+	else if (result)
 		tool_error(result, "%s: growing: %s", device,
 			   result == -EINVAL ? "the device is too small for that" : strerror(-result));
 	result = tool_close(&opened, result);
@@ -314,18 +363,37 @@ static int grow(const char *device, uint64_t blocks)
 	return 0;
 }
 
+/* File and volume grow together: an interrupt is heeded when both are done, or undone. */
+static void hold_signals(sigset_t *before)
+{
+	sigset_t held;
+
+	sigemptyset(&held);
+	sigaddset(&held, SIGINT);
+	sigaddset(&held, SIGTERM);
+	sigaddset(&held, SIGHUP);
+	sigprocmask(SIG_BLOCK, &held, before);
+}
+
 int ctl_resize(const struct ctl *ctl)
 {
-	const char *device = ctl->arguments[0], *path = tool_device_path(device);
-	uint64_t size = 0;
+	struct resize resize = { .device = ctl->arguments[0], .path = tool_device_path(ctl->arguments[0]) };
+	sigset_t before;
+	int result;
 
-	if (ctl->count == 2 && (bdev_parse_size(ctl->arguments[1], &size) || size < ASH_BLOCK_SIZE))
+	if (ctl->count == 2 && (bdev_parse_size(ctl->arguments[1], &resize.size) || resize.size < ASH_BLOCK_SIZE))
 		return tool_error(-1, "'%s' is not a size: write 512M or 4GiB", ctl->arguments[1]);
-	if (check_growable(device, size))
+	if (check_growable(&resize))
 		return -1;
-	if (size && path && lengthen_file(path, size))
-		return -1;
-	return grow(device, size >> ASH_BLOCK_SHIFT);
+	hold_signals(&before);
+	result = lengthen_file(&resize);
+	if (!result) {
+		result = grow(&resize);
+		if (result)
+			undo_lengthening(&resize);
+	}
+	sigprocmask(SIG_SETMASK, &before, NULL);
+	return result;
 }
 
 /* ---- trim ---- */
@@ -346,6 +414,11 @@ static int trim_mounted(const char *folder)
 
 	if (fd < 0)
 		return tool_error(-1, "%s: %s", folder, strerror(errno));
+	/* Every other file system would take FITRIM as well. */
+	if (!probe_is_ours(fd)) {
+		close(fd);
+		return tool_error(-1, "%s: is not on a mounted Ashlar volume", folder);
+	}
 	error = ioctl(fd, FITRIM, &range) ? errno : 0;
 	close(fd);
 	if (error == EOPNOTSUPP || error == ENOTTY)

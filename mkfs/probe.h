@@ -8,6 +8,7 @@
 #ifndef MKFS_PROBE_H
 #define MKFS_PROBE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #define PROBE_TEXT 512
@@ -31,6 +32,9 @@ int probe_in_use(const char *path, char what[PROBE_TEXT]);
 
 /* Where a device (or a loop device over the image) is mounted: 1 and the folder in `where`, 0: nowhere. */
 int probe_mount_point(const char *path, char where[PROBE_TEXT]);
+
+/* Does this open file or folder lie on a mounted Ashlar volume? By the device number and type of its mount. */
+bool probe_is_ours(int fd);
 
 struct probe_topology {
 	uint32_t logical_sector, physical_sector; /* bytes; 0: unknown */

@@ -149,27 +149,33 @@ static void unescape(char *text)
 	*out = 0;
 }
 
+struct mount_line {
+	dev_t device;
+	char *where, *type, *source;
+};
+
 /* Fields of a line of /proc/self/mountinfo; see proc(5). */
-static bool parse_mount(char *line, dev_t *device, char **where, char **source)
+static bool parse_mount(char *line, struct mount_line *out)
 {
 	char *save = NULL, *field = strtok_r(line, " \n", &save);
 	unsigned major_number = 0, minor_number = 0;
 
-	*where = *source = NULL;
+	out->where = NULL;
 	for (unsigned i = 0; field && strcmp(field, "-") != 0; i++) {
 		if (i == 2)
 			sscanf(field, "%u:%u", &major_number, &minor_number);
 		if (i == 4)
-			*where = field;
+			out->where = field;
 		field = strtok_r(NULL, " \n", &save);
 	}
-	if (!field || !*where || !strtok_r(NULL, " \n", &save))
+	out->type = field && out->where ? strtok_r(NULL, " \n", &save) : NULL;
+	if (!out->type)
 		return false;
-	*source = strtok_r(NULL, " \n", &save);
-	*device = makedev(major_number, minor_number);
-	unescape(*where);
-	if (*source)
-		unescape(*source);
+	out->source = strtok_r(NULL, " \n", &save);
+	out->device = makedev(major_number, minor_number);
+	unescape(out->where);
+	if (out->source)
+		unescape(out->source);
 	return true;
 }
 
@@ -195,14 +201,34 @@ static int find_mount(const char *path, char where[PROBE_TEXT])
 		return 0;
 	if (stat(path, &st) == 0) {
 		while (!found && getline(&line, &size, mounts) > 0) {
-			char *folder, *source;
-			dev_t device;
+			struct mount_line mount;
 
-			if (parse_mount(line, &device, &folder, &source) && mount_is_of(&st, device, source)) {
-				snprintf(where, PROBE_TEXT, "%.*s", PROBE_TEXT - 1, folder);
+			if (parse_mount(line, &mount) && mount_is_of(&st, mount.device, mount.source)) {
+				snprintf(where, PROBE_TEXT, "%.*s", PROBE_TEXT - 1, mount.where);
 				found = 1;
 			}
 		}
+	}
+	free(line);
+	fclose(mounts);
+	return found;
+}
+
+bool probe_is_ours(int fd)
+{
+	FILE *mounts = fopen("/proc/self/mountinfo", "re");
+	size_t size = 0;
+	char *line = NULL;
+	struct stat st;
+	bool found = false;
+
+	if (!mounts)
+		return false;
+	while (fstat(fd, &st) == 0 && !found && getline(&line, &size, mounts) > 0) {
+		struct mount_line mount;
+
+		found = parse_mount(line, &mount) && mount.device == st.st_dev &&
+			(strcmp(mount.type, "fuseblk.ashlar") == 0 || strcmp(mount.type, "fuse.ashlar") == 0);
 	}
 	free(line);
 	fclose(mounts);

@@ -148,6 +148,19 @@ works "resize grows the file" ashlarctl resize volume 600M
 works "info" ashlarctl info --json volume
 json "shows the new size" "v['blocks'] == 600 * 256 and v['groups'] == 5"
 fails "resize does not shrink" "not shrink" ashlarctl resize volume 100M
+mkfs.ashlar -q limit.img 64M
+fails "resize beyond the group table" "can grow to 66588770304 bytes (62.02 GiB) at most" ashlarctl resize limit.img 100G
+[ "$(stat -c %s limit.img)" -eq $((64 << 20)) ]
+ok "leaves the file as long as it was" $?
+truncate -s 64M limit.img
+# A volume that cannot be opened for writing: the file gets its length back.
+works "resize to the limit" ashlarctl resize limit.img 66588770304
+works "is in order" fsck.ashlar -n -f limit.img
+rm limit.img
+mkfs.ashlar -q limit.img 64M
+(ulimit -f 131072; trap '' XFSZ; ashlarctl resize limit.img 1G) >out 2>err
+[ $? -ne 0 ] && [ "$(stat -c %s limit.img)" -eq $((64 << 20)) ]
+ok "a resize that fails leaves the file as long as it was" $?
 works "the content is there" ashlarctl cat volume /folder/data
 cmp out tree/folder/data
 ok "and right" $?
@@ -155,6 +168,16 @@ works "fsck after label, uuid and resize" fsck.ashlar -n -f volume
 works "trim" ashlarctl trim volume
 has "says how much" "discarded"
 works "fsck after trim" fsck.ashlar -n -f volume
+
+mkdir somewhere
+fails "trim of a folder of another file system" "is not on a mounted Ashlar volume" ashlarctl trim somewhere
+if can_loop && command -v mkfs.ext4 >/dev/null && truncate -s 32M ext4 && mkfs.ext4 -q ext4 && attach ext4 && mount "$loop" somewhere; then
+	fails "trim of a mounted ext4" "is not on a mounted Ashlar volume" ashlarctl trim somewhere
+	fails "trim of its device" "is not on a mounted Ashlar volume" ashlarctl trim "$loop"
+	umount somewhere
+else
+	skip "trim of a mounted ext4" "ext4 cannot be mounted"
+fi
 
 # ---- Not a volume: every tool says so in one line and writes nothing ----
 
