@@ -110,6 +110,7 @@ static int resolve_name(struct front *front)
 	}
 	front_log(front, ASH_LOG_ERROR, "%s: %s", front->options.device,
 		  rc == -ENODEV ? "no Ashlar volume has this label or UUID" :
+		  rc == -EINVAL ? "is not a label of 1 to 64 bytes, or a UUID of 32 hexadecimal digits" :
 		  rc == -EEXIST ? "more than one volume has this label or UUID: name the device instead" :
 				  strerror(-rc));
 	return rc;
@@ -186,6 +187,16 @@ static int image_attach(struct front *front, bool read_only, char *path, size_t 
 
 /* ---- Device ---- */
 
+static int fail_small(struct front *front, const struct stat *stat)
+{
+	char text[96];
+
+	if (!stat->st_size)
+		return fail(front, -EINVAL, "is an empty file (make a volume with mkfs.ashlar)");
+	snprintf(text, sizeof(text), "is too small (%lld bytes) to hold an Ashlar volume", (long long)stat->st_size);
+	return fail(front, -EINVAL, text);
+}
+
 static int check_kind(struct front *front, struct stat *stat_out)
 {
 	if (stat(front->source, stat_out))
@@ -195,9 +206,7 @@ static int check_kind(struct front *front, struct stat *stat_out)
 	if (!S_ISREG(stat_out->st_mode) && !S_ISBLK(stat_out->st_mode))
 		return fail(front, -ENOTBLK, "is neither a block device nor an image file");
 	if (S_ISREG(stat_out->st_mode) && stat_out->st_size < ASH_BLOCK_SIZE)
-		return fail(front, -EINVAL,
-			    stat_out->st_size ? "is not an Ashlar volume (too small)" :
-						"is an empty file (make a volume with mkfs.ashlar)");
+		return fail_small(front, stat_out);
 	return check_free(front);
 }
 

@@ -115,7 +115,7 @@ static int parse_number_option(struct front_options *options, const char *name, 
 		options->volume.commit_seconds = (unsigned)number; /* 0: the default, as for ext4 */
 	} else if (strcmp(name, "cache") == 0) {
 		if (parse_number(value, 1ul << 20, &number) || number == 0)
-			return number_error(error, name, value, "a size in MiB, at least 1,");
+			return number_error(error, name, value, "a size in MiB from 1 to 1048576");
 		options->volume.cache_bytes = (uint64_t)number << 20;
 	} else {
 		if (parse_number(value, MAX_THREADS, &number) || number == 0)
@@ -123,6 +123,17 @@ static int parse_number_option(struct front_options *options, const char *name, 
 		options->threads = (unsigned)number;
 	}
 	return 0;
+}
+
+/* "mem" and what other builds have are known to bdev_open(), which says so. */
+static bool is_driver(const char *name)
+{
+	static const char *const drivers[] = { "aio", "uring", "sync", "mem", "nbd", "nvme", "vhost-user" };
+
+	for (size_t i = 0; i < sizeof(drivers) / sizeof(drivers[0]); i++)
+		if (strcmp(name, drivers[i]) == 0)
+			return true;
+	return false;
 }
 
 /* Options of Ashlar. 1: it was one, 0: not, or -EINVAL. */
@@ -154,6 +165,10 @@ static int parse_own_option(struct front_options *options, const char *option, c
 	if (strcmp(name, "driver") == 0) {
 		if (strlen(equal + 1) >= sizeof(options->driver) || !equal[1])
 			return number_error(error, name, equal + 1, "the name of a driver (aio, uring, sync)");
+		if (!is_driver(equal + 1)) {
+			snprintf(error, OPTION_ERROR_TEXT, "no such driver: %s (aio, uring, sync)", equal + 1);
+			return -EINVAL;
+		}
 		strcpy(options->driver, equal + 1);
 		return 1;
 	}
@@ -246,7 +261,7 @@ static int parse_arguments(struct front_options *options, int argc, char **argv,
 
 	opterr = 0;
 	optind = 0;
-	while (rc == 0 && (option = getopt_long(argc, argv, "o:fdhVrwns", long_options, NULL)) != -1) {
+	while (rc == 0 && (option = getopt_long(argc, argv, ":o:fdhVrwns", long_options, NULL)) != -1) {
 		switch (option) {
 		case 'o':
 			rc = parse_option_list(options, optarg, error);
@@ -274,6 +289,11 @@ static int parse_arguments(struct front_options *options, int argc, char **argv,
 			break;
 		case 'n':
 			break; /* as mount(8): no mtab */
+		case ':':
+			snprintf(error, OPTION_ERROR_TEXT, "option '-%c' needs an argument (see ashlarfs --help)",
+				 optopt);
+			rc = -EINVAL;
+			break;
 		default:
 			snprintf(error, OPTION_ERROR_TEXT, "unknown option '%.64s' (see ashlarfs --help)",
 				 argv[optind - 1]);

@@ -2,104 +2,209 @@
 /*
  * mount.ashlar: the helper that mount(8) runs for `mount -t ashlar DEVICE FOLDER` and for fstab.
  *
- * Called as `mount.ashlar DEVICE FOLDER [-sfnv] [-N namespace] [-t type] [-o options]`. It becomes ashlarfs, which
- * lies in the same folder or in one of the usual places. Remounting concerns the kernel's flags only and is done
- * here.
+ * Called as `mount.ashlar DEVICE FOLDER [-sfnvrw] [-N namespace] [-t type] [-o options]...`. It runs ashlarfs, which
+ * lies in the same folder or in one of the usual places. Options are judged here by the parser of ashlarfs, so that
+ * wrong use and a failed mount have the exit status that mount(8) documents. Remounting concerns the kernel's flags
+ * only and is done here.
  */
+#include "fuse_options.h"
+
 #include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
 #include <limits.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <sys/xattr.h>
 #include <unistd.h>
+#include "mkfs/probe.h"
 #include "mkfs/standard.h"
+#include "mkfs/tool.h"
+
+/* As in mount(8). */
+enum exit_code { EXIT_USAGE = 1, EXIT_SYSTEM = 2, EXIT_INTERNAL = 4, EXIT_MOUNT = 32 };
 
 struct arguments {
-	const char *device, *folder, *options;
-	bool fake, sloppy, verbose, help, version;
+	const char *device, *folder;
+	char *options; /* of all -o, -r and -w, joined; NULL: none */
+	bool fake, sloppy, verbose, remount;
+	struct front_options parsed;
 };
 
 static int usage_error(const char *what)
 {
-	fprintf(stderr, "mount.ashlar: %s (usage: mount.ashlar DEVICE FOLDER [-sfnv] [-o option,...])\n", what);
-	return 1;
+	return tool_error(EXIT_USAGE, "%s; try 'mount.ashlar --help'", what);
+}
+
+static int print_help(void)
+{
+	puts("Usage: mount.ashlar DEVICE FOLDER [-sfnvrw] [-o option,...]\n"
+	     "Mount the Ashlar volume on DEVICE; run by mount(8).\n\n"
+	     "  -o OPTIONS     mount options, see ashlarfs(1); may be given more than once\n"
+	     "  -r, -w         as -o ro, -o rw\n"
+	     "  -s             ignore unknown options\n"
+	     "  -f             check device, folder and options, but do not mount\n"
+	     "  -n             accepted: there is no mtab\n"
+	     "  -v             say what is done\n"
+	     "  -V, --version  print the version\n"
+	     "  -h, --help     print this text\n\n"
+	     "See mount.ashlar(8) and ashlarfs(1).");
+	return standard_finish(0, EXIT_SYSTEM);
+}
+
+/* ---- Arguments ---- */
+
+/* Later ones win, as if they were one list. "remount" is for this program alone. */
+static int add_options(struct arguments *arguments, const char *list)
+{
+	char *copy = strdup(list), *rest = copy, *option, *joined;
+
+	while (copy && (option = strsep(&rest, ","))) {
+		if (strcmp(option, "remount") == 0) {
+			arguments->remount = true;
+			continue;
+		}
+		if (asprintf(&joined, "%s%s%s", arguments->options ? arguments->options : "",
+			     arguments->options ? "," : "", option) < 0) {
+			free(copy);
+			copy = NULL;
+			break;
+		}
+		free(arguments->options);
+		arguments->options = joined;
+	}
+	free(copy);
+	return copy ? 0 : tool_error(EXIT_SYSTEM, "out of memory");
+}
+
+static int parse_option(struct arguments *arguments, int option, char **argv)
+{
+	char text[64];
+
+	switch (option) {
+	case 's':
+		arguments->sloppy = true;
+		return 0;
+	case 'f':
+		arguments->fake = true;
+		return 0;
+	case 'v':
+		arguments->verbose = true;
+		return 0;
+	case 'r':
+		return add_options(arguments, "ro");
+	case 'w':
+		return add_options(arguments, "rw");
+	case 'o':
+		return add_options(arguments, optarg);
+	case 'n':
+	case 'N': /* mount(8) has entered the namespace */
+	case 't':
+		return 0;
+	case 'h':
+		exit(print_help());
+	case 'V':
+		puts("mount.ashlar " ASHLAR_VERSION);
+		exit(standard_finish(0, EXIT_SYSTEM));
+	case ':':
+		snprintf(text, sizeof(text), "option '-%c' needs an argument", optopt);
+		return usage_error(text);
+	}
+	snprintf(text, sizeof(text), "unknown option '%.40s'", argv[optind - 1]);
+	return usage_error(text);
+}
+
+/* What ashlarfs is going to be told, judged by its own parser. */
+static int check_options(struct arguments *arguments)
+{
+	char *argv[8] = { "ashlarfs" };
+	char error[OPTION_ERROR_TEXT];
+	int count = 1;
+
+	if (arguments->sloppy)
+		argv[count++] = "-s";
+	if (arguments->options) {
+		argv[count++] = "-o";
+		argv[count++] = arguments->options;
+	}
+	argv[count++] = "--";
+	argv[count++] = (char *)arguments->device;
+	argv[count++] = (char *)arguments->folder;
+	return options_parse(&arguments->parsed, count, argv, error) ? tool_error(EXIT_USAGE, "%s", error) : 0;
 }
 
 static int parse(struct arguments *arguments, int argc, char **argv)
 {
-	int option;
+	static const struct option long_options[] = {
+		{ "help", no_argument, NULL, 'h' },
+		{ "version", no_argument, NULL, 'V' },
+		{ NULL, 0, NULL, 0 },
+	};
+	int option, status = 0;
 
 	opterr = 0;
-	while ((option = getopt(argc, argv, "sfnvrwhVN:t:o:")) != -1) {
-		switch (option) {
-		case 's':
-			arguments->sloppy = true;
-			break;
-		case 'f':
-			arguments->fake = true;
-			break;
-		case 'v':
-			arguments->verbose = true;
-			break;
-		case 'h':
-			arguments->help = true;
-			return 0;
-		case 'V':
-			arguments->version = true;
-			return 0;
-		case 'o':
-			arguments->options = optarg;
-			break;
-		case '?':
-			if (strcmp(argv[optind - 1], "--help") == 0)
-				arguments->help = true;
-			else if (strcmp(argv[optind - 1], "--version") == 0)
-				arguments->version = true;
-			else
-				return usage_error("unknown option");
-			return 0;
-		}
-	}
+	while (!status && (option = getopt_long(argc, argv, ":sfnvrwhVN:t:o:", long_options, NULL)) != -1)
+		status = parse_option(arguments, option, argv);
+	if (status)
+		return status;
 	if (argc - optind != 2)
-		return usage_error("a device and a folder are needed");
+		return usage_error(argc - optind < 2 ? "a device and a folder are needed" : "too many arguments");
 	arguments->device = argv[optind];
 	arguments->folder = argv[optind + 1];
-	return 0;
+	return check_options(arguments);
 }
 
-static bool has_option(const char *options, const char *name)
-{
-	size_t length = strlen(name);
+/* ---- -f ---- */
 
-	for (const char *at = options; at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL)
-		if (strncmp(at, name, length) == 0 && (at[length] == ',' || at[length] == '\0'))
-			return true;
-	return false;
+/* All that can be found out without mounting. */
+static int check_only(const struct arguments *arguments)
+{
+	const char *device = arguments->device;
+	struct tool_volume opened;
+	char *resolved = NULL;
+	struct stat st;
+	int result;
+
+	if (stat(arguments->folder, &st) || !S_ISDIR(st.st_mode))
+		return tool_error(EXIT_MOUNT, "%s: is not a folder", arguments->folder);
+	result = tool_resolve_tag(&device, &resolved);
+	if (!result)
+		result = tool_open(device, TOOL_READ, &opened);
+	if (!result)
+		result = tool_close(&opened, 0);
+	free(resolved);
+	return result ? EXIT_MOUNT : 0;
+}
+
+/* ---- Remounting ---- */
+
+/* Would the server take a change? The attribute does not exist, so nothing changes: the answer is which error comes. */
+static bool server_is_read_only(const char *folder)
+{
+	return removexattr(folder, "user.ashlar.none") && errno == EROFS;
 }
 
 static int remount(const struct arguments *arguments)
 {
-	static const struct {
-		const char *name;
-		unsigned long flag;
-	} flags[] = {
-		{ "ro", MS_RDONLY },         { "nosuid", MS_NOSUID },           { "nodev", MS_NODEV },
-		{ "noexec", MS_NOEXEC },     { "sync", MS_SYNCHRONOUS },        { "noatime", MS_NOATIME },
-		{ "relatime", MS_RELATIME }, { "strictatime", MS_STRICTATIME }, { "nodiratime", MS_NODIRATIME },
-		{ "lazytime", MS_LAZYTIME },
-	};
-	unsigned long value = MS_REMOUNT;
+	unsigned long flags = MS_REMOUNT | arguments->parsed.mount_flags;
 
-	for (size_t i = 0; i < sizeof(flags) / sizeof(flags[0]); i++)
-		if (has_option(arguments->options, flags[i].name))
-			value |= flags[i].flag;
-	if (mount(arguments->device, arguments->folder, NULL, value, NULL) == 0)
+	if (mount(arguments->device, arguments->folder, NULL, flags, NULL))
+		return tool_error(errno == EPERM ? EXIT_USAGE : EXIT_MOUNT, "cannot remount %s: %s", arguments->folder,
+				  strerror(errno));
+	if (flags & MS_RDONLY || !server_is_read_only(arguments->folder))
 		return 0;
-	fprintf(stderr, "mount.ashlar: cannot remount %s: %s\n", arguments->folder, strerror(errno));
-	return 32;
+	mount(arguments->device, arguments->folder, NULL, flags | MS_RDONLY, NULL);
+	return tool_error(EXIT_MOUNT,
+			  "cannot remount %s read-write: its volume was opened read-only, or turned read-only after an "
+			  "error; unmount it and mount it again",
+			  arguments->folder);
 }
+
+/* ---- Mounting ---- */
 
 static void become(const char *path, const struct arguments *arguments)
 {
@@ -109,7 +214,7 @@ static void become(const char *path, const struct arguments *arguments)
 	argv[count++] = "ashlarfs";
 	if (arguments->sloppy)
 		argv[count++] = "-s";
-	if (arguments->options && *arguments->options) {
+	if (arguments->options) {
 		argv[count++] = "-o";
 		argv[count++] = arguments->options;
 	}
@@ -117,42 +222,58 @@ static void become(const char *path, const struct arguments *arguments)
 	argv[count++] = arguments->device;
 	argv[count++] = arguments->folder;
 	argv[count] = NULL;
-	if (arguments->verbose)
+	if (arguments->verbose && access(path, X_OK) == 0)
 		fprintf(stderr, "mount.ashlar: running %s\n", path);
 	execv(path, (char **)argv);
 }
 
-int main(int argc, char **argv)
+/* Never returns. */
+static void run_server(const struct arguments *arguments)
 {
 	static const char *const places[] = { "/usr/local/sbin/ashlarfs", "/usr/local/bin/ashlarfs",
 					      "/usr/sbin/ashlarfs",       "/usr/bin/ashlarfs",
 					      "/sbin/ashlarfs",           "/bin/ashlarfs" };
-	struct arguments arguments = { 0 };
 	char self[PATH_MAX + 16];
-	int rc;
-
-	standard_guard();
-	rc = parse(&arguments, argc, argv);
-	if (rc)
-		return rc;
-	if (arguments.help || arguments.version) {
-		puts(arguments.help ? "Usage: mount.ashlar DEVICE FOLDER [-sfnv] [-o option,...]\nRun by mount(8); see "
-				      "ashlarfs(8)." :
-				      "mount.ashlar " ASHLAR_VERSION);
-		return standard_finish(0, 1);
-	}
-	if (arguments.fake)
-		return 0;
-	if (has_option(arguments.options, "remount"))
-		return remount(&arguments);
 	ssize_t length = readlink("/proc/self/exe", self, PATH_MAX);
+
 	if (length > 0) {
 		self[length] = '\0';
 		strcpy(strrchr(self, '/') + 1, "ashlarfs");
-		become(self, &arguments);
+		become(self, arguments);
 	}
 	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++)
-		become(places[i], &arguments);
-	fprintf(stderr, "mount.ashlar: cannot run ashlarfs: %s\n", strerror(errno));
-	return 32;
+		become(places[i], arguments);
+	_exit(tool_error(EXIT_MOUNT, "cannot run ashlarfs: %s", strerror(errno)));
+}
+
+/* ashlarfs ends when the mount is up or has failed, with a message and status 1 then: to mount(8) that is 32. */
+static int mount_volume(const struct arguments *arguments)
+{
+	pid_t child = fork();
+	int status;
+
+	if (child < 0)
+		return tool_error(EXIT_SYSTEM, "cannot start: %s", strerror(errno));
+	if (child == 0)
+		run_server(arguments);
+	while (waitpid(child, &status, 0) < 0)
+		if (errno != EINTR)
+			return tool_error(EXIT_INTERNAL, "waiting for ashlarfs: %s", strerror(errno));
+	return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : EXIT_MOUNT;
+}
+
+int main(int argc, char **argv)
+{
+	struct arguments arguments = { 0 };
+	int status;
+
+	standard_guard();
+	status = parse(&arguments, argc, argv);
+	if (!status && arguments.fake)
+		status = check_only(&arguments);
+	else if (!status)
+		status = arguments.remount ? remount(&arguments) : mount_volume(&arguments);
+	options_free(&arguments.parsed);
+	free(arguments.options);
+	return status;
 }

@@ -160,5 +160,63 @@ else
 	umount "$MNT"
 	[ -n "$INSTALLED" ] && rm /sbin/mount.ashlar
 fi
+[ -n "${LOOP:-}" ] && losetup -d "$LOOP"
+LOOP=$(losetup -f --show --direct-io=on "$IMAGE")
+
+# ---- mount.ashlar itself ----
+# helper STATUS NAME ARGUMENT...: exit status, and one line for people unless it is 0.
+helper() {
+	local status=$1 name=$2 rc
+	shift 2
+	"$WORK/bin/mount.ashlar" "$@" >"$WORK/out" 2>&1
+	rc=$?
+	if [ "$rc" = "$status" ] && { [ "$rc" = 0 ] || [ "$(wc -l <"$WORK/out")" = 1 ]; }; then
+		ok "mount.ashlar: $name: status $status"
+	else
+		note "status $rc: $(cat "$WORK/out")"
+		not_ok "mount.ashlar: $name: status $status"
+	fi
+}
+said() { grep -qF -- "$1" "$WORK/out" || { note "$(cat "$WORK/out")"; return 1; }; }
+mkdir -p "$WORK/bin"
+cp "$HELPER" "$ASHLARFS" "$WORK/bin/"
+helper 0 "--help" --help
+check "names ashlarfs(1)" said "ashlarfs(1)"
+helper 0 "--version" --version
+helper 1 "no device"
+helper 1 "an unknown option" "$LOOP" "$MNT" -x
+helper 1 "an unknown mount option" "$LOOP" "$MNT" -o typo
+helper 1 "-o without argument" "$LOOP" "$MNT" -o
+check "says so" said "needs an argument"
+helper 1 "a driver that does not exist" "$LOOP" "$MNT" -o driver=foo
+check "names it" said "no such driver: foo"
+helper 1 "a cache that is too large" "$LOOP" "$MNT" -o cache=1048577
+check "names the maximum" said "1048576"
+helper 32 "a device that does not exist" "$WORK/nothing" "$MNT"
+helper 32 "a text file" "$WORK/text" "$MNT"
+helper 32 "-f with a text file" -f "$WORK/text" "$MNT"
+helper 32 "-f without a folder" -f "$LOOP" "$WORK/nowhere"
+helper 1 "-f with an unknown mount option" -f "$LOOP" "$MNT" -o typo
+helper 0 "-f with a good device" -f "$LOOP" "$MNT" -o noatime
+check_fails "-f does not mount" mountpoint -q "$MNT"
+helper 0 "-r" -r "$LOOP" "$MNT"
+check_fails "-r is read-only" touch "$MNT/new"
+helper 1 "remount with an unknown option" "$LOOP" "$MNT" -o remount,typo
+helper 32 "remount,rw of a volume that was opened read-only" "$LOOP" "$MNT" -o remount,rw
+check "says why" said "was opened read-only"
+check "is still mounted read-only" eval 'grep " $MNT " /proc/mounts | grep -q " ro,"'
+umount "$MNT"
+sleep 0.5
+helper 0 "two -o" "$LOOP" "$MNT" -o ro -o noatime
+check "both count" eval 'grep " $MNT " /proc/mounts | grep -q " ro,.*noatime"'
+umount "$MNT"
+sleep 0.5
+helper 0 "no option" "$LOOP" "$MNT"
+helper 0 "remount,ro" "$LOOP" "$MNT" -o remount,ro
+check_fails "remount,ro is read-only" touch "$MNT/new"
+helper 0 "remount,rw" "$LOOP" "$MNT" -o remount,rw
+check "remount,rw is writable" touch "$MNT/new"
+umount "$MNT"
+sleep 0.5
 fsck_clean "fsck after all this"
 finish
