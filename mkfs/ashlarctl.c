@@ -15,27 +15,29 @@ struct command {
 	const char *name, *arguments, *text;
 	int least, most; /* number of arguments */
 	int (*run)(const struct ctl *ctl);
+	bool json;    /* knows --json */
 	bool as_fsck; /* `run` returns the exit status, and wrong use is 16, as with fsck(8) */
 };
 
 #define USAGE_AS_FSCK 16
-#define OUTPUT_AS_FSCK 8
+#define OPERATION_AS_FSCK 8
 
 static const struct command commands[] = {
-	{ "info", "DEVICE", "label, UUID, size, use, state", 1, 1, ctl_info, false },
-	{ "ls", "DEVICE [PATH]", "list a folder (-l details, -a with . and .., -R recursive)", 1, 2, ctl_ls, false },
-	{ "stat", "DEVICE PATH", "all attributes of a file", 2, 2, ctl_stat, false },
-	{ "cat", "DEVICE PATH", "content of a file to standard output", 2, 2, ctl_cat, false },
-	{ "get", "DEVICE PATH TARGET", "copy a file or tree out of the volume", 3, 3, ctl_get, false },
-	{ "log", "DEVICE", "records in the log (-l with their items)", 1, 1, ctl_log, false },
+	{ "info", "DEVICE", "label, UUID, size, use, state", 1, 1, ctl_info, true, false },
+	{ "ls", "DEVICE [PATH]", "list a folder (-l details, -a with . and .., -R recursive)", 1, 2, ctl_ls, true,
+	  false },
+	{ "stat", "DEVICE PATH", "all attributes of a file", 2, 2, ctl_stat, true, false },
+	{ "cat", "DEVICE PATH", "content of a file to standard output", 2, 2, ctl_cat, false, false },
+	{ "get", "DEVICE PATH TARGET", "copy a file or tree out of the volume", 3, 3, ctl_get, false, false },
+	{ "log", "DEVICE", "records in the log (-l with their items)", 1, 1, ctl_log, true, false },
 	{ "dump", "DEVICE BLOCK|inode:N", "a block or inode record as it is on the device (-x bytes)", 2, 2, ctl_dump,
+	  false, false },
+	{ "label", "DEVICE [LABEL]", "print or set the label", 1, 2, ctl_label, false, false },
+	{ "uuid", "DEVICE [UUID|random]", "print or set the UUID", 1, 2, ctl_uuid, false, false },
+	{ "resize", "DEVICE [SIZE]", "grow an unmounted volume to SIZE or to the whole device", 1, 2, ctl_resize, false,
 	  false },
-	{ "label", "DEVICE [LABEL]", "print or set the label", 1, 2, ctl_label, false },
-	{ "uuid", "DEVICE [UUID|random]", "print or set the UUID", 1, 2, ctl_uuid, false },
-	{ "resize", "DEVICE [SIZE]", "grow an unmounted volume to SIZE or to the whole device", 1, 2, ctl_resize,
-	  false },
-	{ "trim", "DEVICE|FOLDER", "discard free space, mounted or not", 1, 1, ctl_trim, false },
-	{ "scrub", "DEVICE|FOLDER", "check all metadata, mounted or not (-p -q -v)", 1, 1, ctl_scrub, true },
+	{ "trim", "DEVICE|FOLDER", "discard free space, mounted or not", 1, 1, ctl_trim, false, false },
+	{ "scrub", "DEVICE|FOLDER", "check all metadata, mounted or not (-p -q -v)", 1, 1, ctl_scrub, true, true },
 };
 
 static void usage(FILE *out)
@@ -51,6 +53,7 @@ static void usage(FILE *out)
 	      "  -v, --verbose  scrub: print notes as well\n"
 	      "  -V, --version  print the version\n"
 	      "  -h, --help     print this text\n\n"
+	      "DEVICE is a block device, an image file, LABEL=text or UUID=uuid.\n"
 	      "PATH is a path inside the volume, or inode:N. See ashlarctl(8).\n",
 	      out);
 }
@@ -63,16 +66,65 @@ static const struct command *command_find(const char *name)
 	return NULL;
 }
 
-/* The exit status. */
-static int run(const struct command *command, const struct ctl *ctl)
+/* The word of "DEVICE PATH [TARGET]" that has this number. */
+static int argument_name(const char *arguments, int number, const char **name)
 {
+	for (*name = arguments; number > 0 && strchr(*name, ' '); number--)
+		*name = strchr(*name, ' ') + 1;
+	return (int)strcspn(*name, " ");
+}
+
+/* 0, or a message that says what is missing or too much. */
+static int check_arguments(const struct command *command, const struct ctl *ctl)
+{
+	const char *missing;
+	int length = argument_name(command->arguments, ctl->count, &missing);
+
+	if (ctl->count < command->least)
+		return tool_error(-1, "%s: %.*s is missing (usage: ashlarctl %s %s); try 'ashlarctl --help'",
+				  command->name, length, missing, command->name, command->arguments);
+	if (ctl->count > command->most)
+		return tool_error(-1, "%s: '%s' is too much (usage: ashlarctl %s %s); try 'ashlarctl --help'",
+				  command->name, ctl->arguments[command->most], command->name, command->arguments);
+	if (ctl->json && !command->json)
+		return tool_error(-1, "%s has no --json; try 'ashlarctl --help'", command->name);
+	return 0;
+}
+
+/* For who reads the output only. */
+static void json_error(void)
+{
+	struct json json;
+
+	json_begin(&json, stdout);
+	json_open(&json, NULL, '{');
+	json_string(&json, "error", tool_first_error());
+	json_close(&json, '}');
+	json_end(&json);
+}
+
+/* The exit status. */
+static int run(const struct command *command, struct ctl *ctl)
+{
+	const char *name;
+	char *device;
 	int result;
 
-	if (ctl->count < command->least || ctl->count > command->most)
-		return tool_error(command->as_fsck ? USAGE_AS_FSCK : 1, "usage: ashlarctl %s %s", command->name,
-				  command->arguments);
-	result = command->run(ctl);
-	return command->as_fsck ? result : result != 0;
+	if (check_arguments(command, ctl))
+		return command->as_fsck ? USAGE_AS_FSCK : 1;
+	name = ctl->arguments[0];
+	if (tool_resolve_tag(&name, &device)) {
+		result = command->as_fsck ? OPERATION_AS_FSCK : 1;
+	} else {
+		ctl->arguments[0] = (char *)name;
+		result = command->run(ctl);
+		if (!command->as_fsck)
+			result = result != 0;
+		free(device);
+	}
+	if (result && ctl->json && !json_has_begun())
+		json_error();
+	return result;
 }
 
 /* Of a wrong option: the command is the first word without a dash, for no option has an argument. */
@@ -122,7 +174,6 @@ static int parse_option(struct ctl *ctl, int option)
 		usage(stdout);
 		exit(standard_finish(0, 1));
 	}
-	fputs("Try 'ashlarctl --help'.\n", stderr);
 	return -1;
 }
 
@@ -142,18 +193,17 @@ int main(int argc, char **argv)
 	int option, code;
 
 	standard_guard();
+	opterr = 0; /* one line, ours */
 	while ((option = getopt_long(argc, argv, "alpqRvxVh", options, NULL)) != -1)
 		if (parse_option(&ctl, option))
-			return usage_code(argc, argv);
-	if (optind == argc) {
-		usage(stderr);
-		return 1;
-	}
+			return tool_option_error(usage_code(argc, argv), option, argv);
+	if (optind == argc)
+		return tool_error(1, "a command is missing; try 'ashlarctl --help'");
 	command = command_find(argv[optind]);
 	if (!command)
 		return tool_error(1, "no command '%s': see ashlarctl --help", argv[optind]);
 	ctl.count = argc - optind - 1;
 	ctl.arguments = argv + optind + 1;
 	code = run(command, &ctl);
-	return standard_finish(code, command->as_fsck ? OUTPUT_AS_FSCK : 1);
+	return standard_finish(code, command->as_fsck ? OPERATION_AS_FSCK : 1);
 }

@@ -221,14 +221,6 @@ static const char *type_text(uint32_t mode)
 	return "unknown";
 }
 
-static void print_name(const char *name)
-{
-	bool terminal = isatty(STDOUT_FILENO);
-
-	for (; *name; name++)
-		putchar(terminal && ((unsigned char)*name < ' ' || *name == 127) ? '?' : *name);
-}
-
 static void print_time(const char *what, const struct timespec *time)
 {
 	char text[64] = "?", zone[16] = "";
@@ -309,10 +301,10 @@ static void list_text(struct lister *lister, const struct ctl_entry *entry, cons
 {
 	if (lister->ctl->detailed)
 		list_details(&entry->attr);
-	print_name(entry->name);
+	tool_print_text(entry->name);
 	if (lister->ctl->detailed && target[0]) {
 		fputs(" -> ", stdout);
-		print_name(target);
+		tool_print_text(target);
 	}
 	putchar('\n');
 }
@@ -376,7 +368,7 @@ static int list_folder(struct lister *lister, const char *path, uint64_t ino)
 	}
 	lister->path = path;
 	if (text) {
-		print_name(path);
+		tool_print_text(path);
 		puts(":");
 	}
 	result = ctl_each_entry(lister->volume, ino, list_entry, lister);
@@ -475,10 +467,10 @@ static void stat_text(const char *path, const struct ash_attr *attr, const char 
 	mode_text(attr->mode, mode);
 	flags_text(attr->flags, flags);
 	printf("path        ");
-	print_name(path);
+	tool_print_text(path);
 	if (target[0]) {
 		fputs(" -> ", stdout);
-		print_name(target);
+		tool_print_text(target);
 	}
 	printf("\ninode       %" PRIu64 ", generation %" PRIx64 "\n", attr->ino, attr->generation);
 	printf("type        %s\nmode        %04o %s\n", type_text(attr->mode), attr->mode & 07777, mode);
@@ -493,7 +485,7 @@ static void stat_text(const char *path, const struct ash_attr *attr, const char 
 	print_time("birth       ", &attr->btime);
 	for (const char *p = names->list; p && p < names->list + names->length; p += strlen(p) + 1) {
 		fputs("attribute   ", stdout);
-		print_name(p);
+		tool_print_text(p);
 		putchar('\n');
 	}
 }

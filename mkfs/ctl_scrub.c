@@ -380,15 +380,9 @@ int ctl_scrub(const struct ctl *ctl)
 {
 	struct sigaction action = { .sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND };
 	struct front front = { .ctl = ctl, .name = ctl->arguments[0] };
-	char *device = NULL;
-	int result;
 
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);
 	front.bar = ctl->progress && isatty(STDERR_FILENO);
-	if (tool_resolve_tag(&front.name, &device))
-		return EXIT_OPERATION;
-	result = scrub_device(&front);
-	free(device);
-	return result;
+	return scrub_device(&front);
 }

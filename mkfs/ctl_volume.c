@@ -124,7 +124,9 @@ static void info_text(const struct info *info)
 	tool_format_size(volume->block_count << ASH_BLOCK_SHIFT, size);
 	tool_format_size(volume->free_blocks << ASH_BLOCK_SHIFT, free_size);
 	tool_format_size(volume->log_blocks << ASH_BLOCK_SHIFT, log);
-	printf("label          %s\nUUID           %s\n", volume->label, uuid);
+	fputs("label          ", stdout);
+	tool_print_text(volume->label);
+	printf("\nUUID           %s\n", uuid);
 	printf("format         version %" PRIu32 ", features %" PRIx64 " %" PRIx64 " %" PRIx64
 	       " (compat, ro, incompat)\n",
 	       volume->version, volume->compat, volume->ro_compat, volume->incompat);
@@ -216,7 +218,9 @@ int ctl_label(const struct ctl *ctl)
 	if (ctl->count == 1) {
 		result = info_read(&info);
 		if (!result)
-			puts(info.volume.label);
+			tool_print_text(info.volume.label);
+		if (!result)
+			putchar('\n');
 		return result;
 	}
 	if (strlen(ctl->arguments[1]) > ASH_LABEL_SIZE)

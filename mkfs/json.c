@@ -9,8 +9,17 @@
 #include <inttypes.h>
 #include <string.h>
 
+/* Of the program's output, of which there is one. */
+static bool begun;
+
+bool json_has_begun(void)
+{
+	return begun;
+}
+
 void json_begin(struct json *json, FILE *out)
 {
+	begun = true;
 	*json = (struct json){ .out = out };
 }
 

@@ -20,6 +20,8 @@ struct json {
 };
 
 void json_begin(struct json *json, FILE *out);
+/* Has this program begun to write JSON? An error then belongs into what is there, or behind it. */
+bool json_has_begun(void);
 /* Ends the line; 0 or negative errno when the output could not be written. */
 int json_end(struct json *json);
 

@@ -19,10 +19,13 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#define LOOKED_AT ((off_t)1 << 20) /* bytes of a file in which unknown data count */
 
 struct request {
 	const char *name;   /* as given: may have a driver prefix */
@@ -133,16 +136,17 @@ static int parse_option(struct request *request, int option)
 		usage(stdout);
 		exit(standard_finish(0, 1));
 	}
-	fputs("Try 'mkfs.ashlar --help'.\n", stderr);
 	return -1;
 }
 
 static int parse_target(struct request *request, int count, char **arguments)
 {
-	if (count < 1 || count > 2) {
-		usage(stderr);
-		return -1;
-	}
+	if (count < 1)
+		return tool_error(-1, "a device or file is missing; try 'mkfs.ashlar --help'");
+	if (count > 2)
+		return tool_error(-1, "'%s' is too much; try 'mkfs.ashlar --help'", arguments[2]);
+	if (tool_is_tag(arguments[0]))
+		return tool_error(-1, "%s: names a volume that exists; mkfs wants a device or a file", arguments[0]);
 	request->name = arguments[0];
 	request->path = tool_device_path(arguments[0]);
 	if (!request->path)
@@ -166,9 +170,13 @@ static int parse_arguments(struct request *request, int argc, char **argv)
 	request->options.uuid = request->uuid;
 	request->options.root_uid = geteuid(); /* who makes a volume can use it */
 	request->options.root_gid = getegid();
-	while ((option = getopt_long(argc, argv, "fnqKL:U:l:d:b:Vh", options, NULL)) != -1)
+	opterr = 0; /* one line, ours */
+	while ((option = getopt_long(argc, argv, ":fnqKL:U:l:d:b:Vh", options, NULL)) != -1) {
+		if (option == '?' || option == ':')
+			return tool_option_error(-1, option, argv);
 		if (parse_option(request, option))
 			return -1;
+	}
 	return parse_target(request, argc - optind, argv + optind);
 }
 
@@ -205,21 +213,40 @@ static int check_in_use(const struct request *request)
 	return result ? tool_error(-1, "%s %s: unmount it first", request->path, what) : 0;
 }
 
-/* A regular file that begins with something nobody knows may be a document: a slip in the command line. */
+/* Where the first byte lies that is not zero, below `end`; -1: nowhere. Holes are passed over. */
+static off_t find_data(int fd, off_t end)
+{
+	static const char zeroes[ASH_BLOCK_SIZE];
+	char block[ASH_BLOCK_SIZE];
+	off_t offset = lseek(fd, 0, SEEK_DATA);
+
+	while (offset >= 0 && offset < end) {
+		ssize_t got = pread(fd, block, sizeof(block), offset);
+
+		if (got <= 0)
+			return -1;
+		if (memcmp(block, zeroes, (size_t)got) != 0)
+			return offset;
+		offset = lseek(fd, offset + got, SEEK_DATA);
+	}
+	return -1;
+}
+
+/* A regular file with something that nobody knows near its start may be a document: a slip in the command line. */
 static int probe_unknown_content(const struct request *request, char what[PROBE_TEXT])
 {
 	int fd = S_ISREG(request->st.st_mode) ? open(request->path, O_RDONLY | O_CLOEXEC) : -1;
-	static const char zeroes[ASH_BLOCK_SIZE];
-	char block[ASH_BLOCK_SIZE];
-	ssize_t got;
+	off_t found;
 
 	if (fd < 0)
 		return 0;
-	got = pread(fd, block, sizeof(block), 0);
+	found = find_data(fd, LOOKED_AT);
 	close(fd);
-	if (got <= 0 || memcmp(block, zeroes, (size_t)got) == 0)
+	if (found < 0)
 		return 0;
-	snprintf(what, PROBE_TEXT, "contains data of an unknown kind");
+	snprintf(what, PROBE_TEXT,
+		 found < ASH_BLOCK_SIZE ? "contains data of an unknown kind" :
+					  "holds data of an unknown kind behind its start");
 	return 1;
 }
 
@@ -260,7 +287,18 @@ static int check_regular_size(struct request *request)
 	if (!request->old_size && !request->size)
 		return tool_error(-1, "%s: is an empty file; give a size: mkfs.ashlar %s SIZE", request->path,
 				  request->path);
+	if (!request->size && request->old_size < (uint64_t)ASH_VOLUME_MIN_BLOCKS << ASH_BLOCK_SHIFT)
+		return tool_error(-1, "%s: is too small (%" PRIu64 " bytes): a volume needs at least 4 MiB",
+				  request->path, request->old_size);
 	return 0;
+}
+
+/* Before anything is said about overwriting. */
+static int check_permission(const struct request *request)
+{
+	if (request->dry_run || access(request->path, R_OK | W_OK) == 0)
+		return 0;
+	return tool_error(-1, "%s: %s", request->path, strerror(errno));
 }
 
 static int check_target(struct request *request)
@@ -273,9 +311,11 @@ static int check_target(struct request *request)
 	if (!request->exists)
 		return errno == ENOENT ? check_missing(request) :
 					 tool_error(-1, "%s: %s", request->path, strerror(errno));
-	result = tool_check_kind(request->path);
+	result = tool_check_target(request->path);
 	if (!result && S_ISREG(request->st.st_mode))
 		result = check_regular_size(request);
+	if (!result)
+		result = check_permission(request);
 	if (!result)
 		result = check_in_use(request);
 	if (!result)
@@ -320,6 +360,25 @@ static int make_plan(struct request *request, struct ash_mkfs_plan *plan)
 
 /* ---- Making ---- */
 
+/* The one piece of state that a signal handler can reach: the file that this run has made, until it is complete. */
+static const char *volatile unfinished;
+
+static void on_interrupt(int signal_number)
+{
+	if (unfinished)
+		unlink(unfinished);
+	raise(signal_number); /* SA_RESETHAND: this ends the program */
+}
+
+static void heed_interrupts(void)
+{
+	struct sigaction action = { .sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND };
+
+	sigaction(SIGINT, &action, NULL);
+	sigaction(SIGTERM, &action, NULL);
+	sigaction(SIGHUP, &action, NULL);
+}
+
 static int grow_file(struct request *request)
 {
 	int fd;
@@ -330,6 +389,8 @@ static int grow_file(struct request *request)
 	if (fd < 0)
 		return tool_error(-1, "%s: %s", request->path, strerror(errno));
 	request->grown = true;
+	if (!request->exists)
+		unfinished = request->path;
 	if (ftruncate(fd, (off_t)request->size)) {
 		int error = errno;
 
@@ -384,7 +445,11 @@ static int make(struct request *request, struct fill_result *filled)
 	struct bdev_open_options options = { .exclusive = true };
 	char error[BDEV_ERROR_TEXT] = "";
 	struct bdev *dev = NULL;
-	int result = grow_file(request);
+	int result;
+
+	if (!request->exists)
+		heed_interrupts();
+	result = grow_file(request);
 
 	if (!result && bdev_open(request->name, &options, &dev, error))
 		result = tool_error(-1, "%s", error);
@@ -398,6 +463,7 @@ static int make(struct request *request, struct fill_result *filled)
 		bdev_close(dev);
 	if (result && !request->exists)
 		undo_growth(request);
+	unfinished = NULL;
 	return result;
 }
 
@@ -412,8 +478,10 @@ static void report_text(const struct request *request, const struct ash_mkfs_pla
 	tool_format_uuid(request->uuid, uuid);
 	tool_format_size(plan->block_count << ASH_BLOCK_SHIFT, size);
 	tool_format_size(plan->log_blocks << ASH_BLOCK_SHIFT, log);
-	printf("%s: %s Ashlar volume%s%s%s\n", request->path, request->dry_run ? "would make an" : "made an",
-	       label[0] ? " '" : "", label, label[0] ? "'" : "");
+	printf("%s: %s Ashlar volume%s", request->path, request->dry_run ? "would make an" : "made an",
+	       label[0] ? " '" : "");
+	tool_print_text(label);
+	puts(label[0] ? "'" : "");
 	printf("  UUID    %s\n", uuid);
 	printf("  size    %s: %" PRIu64 " blocks of 4 KiB in %" PRIu64 " group%s\n", size, plan->block_count,
 	       plan->group_count, plan->group_count == 1 ? "" : "s");

@@ -14,10 +14,12 @@
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <strings.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -122,6 +124,17 @@ static int probe_known(blkid_probe probe, char what[PROBE_TEXT])
 	return result != 1;
 }
 
+/* Of a device whose last sector is cut off (a loop device may be like that), the part that can be read; 0: all. */
+static blkid_loff_t whole_sectors(int fd)
+{
+	uint64_t size;
+	int sector;
+
+	if (ioctl(fd, BLKGETSIZE64, &size) || ioctl(fd, BLKSSZGET, &sector) || sector <= 0)
+		return 0;
+	return size % (unsigned)sector ? (blkid_loff_t)(size - size % (unsigned)sector) : 0;
+}
+
 /* What libblkid knows. */
 static int known_signature(const char *path, char what[PROBE_TEXT])
 {
@@ -133,7 +146,7 @@ static int known_signature(const char *path, char what[PROBE_TEXT])
 	probe = blkid_new_probe();
 	if (!probe)
 		result = -ENOMEM;
-	else if (blkid_probe_set_device(probe, fd, 0, 0))
+	else if (blkid_probe_set_device(probe, fd, 0, whole_sectors(fd)))
 		result = 0; /* too small to hold anything */
 	else
 		result = probe_known(probe, what);

@@ -9,17 +9,35 @@
 
 #include "mkfs/probe.h"
 
+#include <ashlar/format.h>
+
 #include <ctype.h>
 #include <errno.h>
+#include <getopt.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
+#include <unistd.h>
+
+/* Of the program, not of a volume: what --json is going to tell. */
+static char first_error[512];
+
+const char *tool_first_error(void)
+{
+	return first_error;
+}
 
 int tool_error(int code, const char *format, ...)
 {
 	va_list arguments;
+
+	if (!first_error[0]) {
+		va_start(arguments, format);
+		vsnprintf(first_error, sizeof(first_error), format, arguments);
+		va_end(arguments);
+	}
 
 	fflush(stdout);
 	fprintf(stderr, "%s: ", program_invocation_short_name);
@@ -28,6 +46,26 @@ int tool_error(int code, const char *format, ...)
 	va_end(arguments);
 	fputc('\n', stderr);
 	return code;
+}
+
+int tool_option_error(int code, int option, char *const *argv)
+{
+	const char *program = program_invocation_short_name;
+
+	if (option == ':')
+		return tool_error(code, "option '-%c' needs an argument; try '%s --help'", optopt, program);
+	/* A long one is told by its word, a short one may stand among others. */
+	if (optopt > 0 && optopt < 256)
+		return tool_error(code, "unknown option '-%c'; try '%s --help'", optopt, program);
+	return tool_error(code, "unknown option '%s'; try '%s --help'", argv[optind - 1], program);
+}
+
+void tool_print_text(const char *text)
+{
+	bool terminal = isatty(STDOUT_FILENO);
+
+	for (; *text; text++)
+		putchar(terminal && ((unsigned char)*text < ' ' || *text == 127) ? '?' : *text);
 }
 
 const char *tool_device_path(const char *name)
@@ -40,17 +78,34 @@ const char *tool_device_path(const char *name)
 	return strncmp(name, "mem:", 4) == 0 ? NULL : name;
 }
 
+bool tool_is_tag(const char *name)
+{
+	return strncmp(name, "LABEL=", 6) == 0 || strncmp(name, "UUID=", 5) == 0;
+}
+
+static const char *tag_error(const char *name, int error)
+{
+	switch (error) {
+	case -EINVAL:
+		return name[0] == 'L' ? "a label has 1 to 64 bytes" : "a UUID has 32 hexadecimal digits";
+	case -EEXIST:
+		return "more than one volume has it: name the device";
+	case -ENODEV:
+		return "no such volume";
+	}
+	return strerror(-error);
+}
+
 int tool_resolve_tag(const char **name, char **device)
 {
 	int error;
 
 	*device = NULL;
-	if (strncmp(*name, "LABEL=", 6) && strncmp(*name, "UUID=", 5))
+	if (!tool_is_tag(*name))
 		return 0;
 	error = probe_resolve_tag(*name, device);
 	if (error)
-		return tool_error(-1, "%s: %s", *name,
-				  error == -EEXIST ? "more than one volume has it: name the device" : "no such volume");
+		return tool_error(-1, "%s: %s", *name, tag_error(*name, error));
 	*name = *device;
 	return 0;
 }
@@ -68,11 +123,23 @@ const char *tool_kind_wrong(const char *path)
 	return NULL;
 }
 
-int tool_check_kind(const char *path)
+int tool_check_target(const char *path)
 {
 	const char *why = tool_kind_wrong(path);
 
 	return why ? tool_error(-1, "%s: %s", path, why) : 0;
+}
+
+int tool_check_kind(const char *path)
+{
+	struct stat st;
+
+	if (tool_check_target(path))
+		return -1;
+	if (stat(path, &st) == 0 && S_ISREG(st.st_mode) && st.st_size < ASH_BLOCK_SIZE)
+		return tool_error(-1, "%s: is too small (%lld bytes) to hold an Ashlar volume", path,
+				  (long long)st.st_size);
+	return 0;
 }
 
 /* ---- UUIDs and sizes ---- */

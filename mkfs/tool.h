@@ -11,6 +11,17 @@
 /* Print "program: text" as one line on stderr. Returns `code`, so that callers can `return tool_error(...)`. */
 int tool_error(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* The text of the first error so far, cut off at some length; "" when there was none. For --json. */
+const char *tool_first_error(void);
+
+/*
+ * What getopt_long() has refused ('?' or ':' in `option`; `opterr` 0), as one line. Returns `code`.
+ */
+int tool_option_error(int code, int option, char *const *argv);
+
+/* To standard output; on a terminal control characters become '?'. */
+void tool_print_text(const char *text);
+
 /* The path in a device name: "uring:/dev/sda" -> "/dev/sda". NULL for names without one ("mem:64M"). */
 const char *tool_device_path(const char *name);
 
@@ -22,7 +33,12 @@ int tool_resolve_tag(const char **name, char **device);
 
 /* NULL, or why `path` cannot hold a volume. */
 const char *tool_kind_wrong(const char *path);
-/* 0, or -1 after a message when `path` cannot hold a volume: folder, character device, fifo, socket, missing. */
+/* LABEL= or UUID=, which names an existing volume? */
+bool tool_is_tag(const char *name);
+
+/* 0, or -1 after a message when no volume can be made in `path`: folder, character device, fifo, socket, missing. */
+int tool_check_target(const char *path);
+/* The same, or a file that is too small: no volume is in `path`. */
 int tool_check_kind(const char *path);
 
 void tool_format_uuid(const uint8_t uuid[16], char text[TOOL_UUID_TEXT]);

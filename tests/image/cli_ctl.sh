@@ -130,7 +130,41 @@ works "a file called inode:8x" ashlarctl cat names.img 'inode:8x'
 has "is found" "odd"
 fails "a block behind the end" "behind the volume's end" ashlarctl dump volume 16384
 fails "an unknown command" "no command" ashlarctl frobnicate volume
-fails "too few arguments" "usage:" ashlarctl cat volume
+fails "too few arguments" "cat: PATH is missing" ashlarctl cat volume
+fails "too many arguments" "'more' is too much" ashlarctl cat volume /greeting more
+fails "no command" "a command is missing" ashlarctl
+fails "an unknown option" "unknown option '--colour'" ashlarctl --colour info volume
+fails "--json where there is none" "cat has no --json" ashlarctl --json cat volume /greeting
+fails "an empty label" "a label has 1 to 64 bytes" ashlarctl info LABEL=
+fails "half a UUID" "a UUID has 32 hexadecimal digits" ashlarctl info UUID=zz
+fails "a label that nobody has" "no such volume" ashlarctl info LABEL=nobody-has-this-label
+printf 'hello\n' >six
+for command in info ls scrub dump; do
+	fails "$command of 6 bytes" "is too small (6 bytes)" ashlarctl $command six $([ $command = dump ] && echo 0)
+done
+ashlarctl --json info six >out 2>err
+json "an error is JSON too" "'too small' in v['error']"
+if can_loop && attach pristine; then
+	ashlarctl uuid pristine random
+	works "LABEL= names a volume" ashlarctl ls "UUID=$(ashlarctl uuid "$loop")"
+	has "lists it" "greeting"
+	losetup -d "$loop"
+else
+	skip "LABEL= names a volume" "needs root and loop devices"
+fi
+mkfs.ashlar -q -L "$(printf 'a\033b\nc')" escape.img 16M
+python3 - <<'END' >out 2>err
+import pty, os, sys
+seen = []
+def read(fd):
+    data = os.read(fd, 4096)
+    seen.append(data)
+    return data
+pty.spawn(['ashlarctl', 'label', 'escape.img'], read)
+pty.spawn(['ashlarctl', 'info', 'escape.img'], read)
+sys.exit(b'\033' in b''.join(seen) or b'a?b?c' not in b''.join(seen))
+END
+ok "a label's control characters do not reach the terminal" $?
 
 # ---- Changing ----
 

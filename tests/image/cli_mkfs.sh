@@ -21,12 +21,26 @@ fails "a missing device is not created" "no such device" mkfs.ashlar /dev/ashlar
 [ ! -e missing ] && [ ! -e /dev/ashlar-missing ]
 ok "missing files stay missing" $?
 fails_untouched "an empty file needs a size" "is an empty file" empty mkfs.ashlar empty
-fails_untouched "a file below 4 MiB is too small" "too small" short mkfs.ashlar short
-fails_untouched "a text file is refused" "unknown kind" text mkfs.ashlar text
+fails_untouched "a file below 4 MiB is too small" "is too small (4193280 bytes)" short mkfs.ashlar short
+fails_untouched "a text file is refused" "is too small (12 bytes)" text mkfs.ashlar -f text
 fails_untouched "a text file with a size is refused" "unknown kind" text mkfs.ashlar text 64M
 fails_untouched "a long text file is refused" "unknown kind" long_text mkfs.ashlar long_text
 
+{ head -c 5000 /dev/zero; cat long_text; } >behind
+touch -d '2020-01-01' behind
+fails_untouched "text behind zeroes is refused" "holds data" behind mkfs.ashlar behind
+head -c 8M /dev/zero >zeroes
+works "a file full of zeroes is taken" mkfs.ashlar -q zeroes
+fails "a label is no target" "mkfs wants a device or a file" mkfs.ashlar LABEL=foo 8M
+[ ! -e LABEL=foo ]
+ok "no file of that name is made" $?
+
 # ---- Bad arguments ----
+
+fails "no device" "a device or file is missing" mkfs.ashlar
+fails "too many arguments" "'more' is too much" mkfs.ashlar new 16M more
+fails "an unknown option" "unknown option '-x'" mkfs.ashlar -x new 16M
+fails "an option without its argument" "'-L' needs an argument" mkfs.ashlar new 16M -L
 
 fails "a bad size" "is not a size" mkfs.ashlar new 12Q
 fails "a size below 4 MiB" "too small" mkfs.ashlar new 2M
@@ -184,5 +198,25 @@ head -c 8M /dev/urandom >tree/toolarge
 fails "-d of too much" "toolarge" mkfs.ashlar -q -d tree small.img 8M
 [ ! -e small.img ]
 ok "removes the file that it made" $?
+
+python3 - >out 2>err <<'END'
+import os, signal, subprocess, time
+os.makedirs('big')
+for i in range(3000):
+    open('big/%d' % i, 'wb').write(os.urandom(20000))
+child = subprocess.Popen(['mkfs.ashlar', '-q', '-d', 'big', 'stopped.img', '256M'])
+while not os.path.exists('stopped.img') and child.poll() is None:
+    time.sleep(0.001)
+child.send_signal(signal.SIGINT)
+assert child.wait() == -signal.SIGINT, child.returncode
+assert not os.path.exists('stopped.img')
+END
+ok "an interrupt removes the file that it made" $?
+if can_loop && truncate -s 16781000 ragged && loop=$(losetup -f --show -b 4096 ragged 2>/dev/null); then
+	loops+=("$loop")
+	works "a device whose last sector is cut off" mkfs.ashlar -q "$loop"
+else
+	skip "a device whose last sector is cut off" "needs root and loop devices"
+fi
 
 done_testing
