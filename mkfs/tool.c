@@ -137,8 +137,7 @@ int tool_check_kind(const char *path)
 	if (tool_check_target(path))
 		return -1;
 	if (stat(path, &st) == 0 && S_ISREG(st.st_mode) && st.st_size < ASH_BLOCK_SIZE)
-		return tool_error(-1, "%s: is too small (%lld bytes) to hold an Ashlar volume", path,
-				  (long long)st.st_size);
+		return tool_error(-1, "%s: is too small (%lld bytes): no Ashlar volume", path, (long long)st.st_size);
 	return 0;
 }
 
