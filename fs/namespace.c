@@ -13,6 +13,7 @@
  *
  * Locks: directories before what is in them; see inode.h.
  */
+#include "file_edit.h"
 #include "map.h"
 #include "names.h"
 
