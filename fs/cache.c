@@ -358,6 +358,8 @@ static int buffer_match(struct ash_volume *volume, struct ash_buffer *buffer, st
 {
 	if (buffer->id.type == id.type && buffer->id.owner == id.owner)
 		return 0;
+	if (buffer->id.type == ASH_TYPE_LOST)
+		return ash_damaged(volume, id.block, "it cannot be read, and the log holds only parts of it");
 	return ash_damaged(volume, id.block, "is used by two owners");
 }
 

@@ -28,6 +28,7 @@ struct ash_volume;
 struct ash_undo;
 
 #define ASH_TYPE_INODE_TABLE 1u /* no block header; other types are the header's magic */
+#define ASH_TYPE_LOST 2u        /* its content is not known: nobody can get such a buffer (log_mount.c) */
 
 /* What a block must be: checked against the header when it is read or found in the cache. */
 struct ash_block_id {

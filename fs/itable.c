@@ -21,6 +21,7 @@
  */
 #include "map.h"
 #include "names.h"
+#include "recover.h"
 
 #include <stdlib.h>
 
@@ -295,10 +296,11 @@ int ash_itable_locate(struct ash_volume *volume, uint64_t ino, struct ash_block_
 	if (!run)
 		return -ESTALE;
 	result = run_load(volume, run);
-	if (result)
+	if (result && !ash_unreadable(result))
 		return result;
 	block = index / ASH_INODES_PER_BLOCK;
-	if (block >= atomic_load_explicit(&run->initialized, memory_order_acquire))
+	/* A bitmap that cannot be read stands in nobody's way to the records: they carry their own checksums. */
+	if (!result && block >= atomic_load_explicit(&run->initialized, memory_order_acquire))
 		return -ESTALE; /* never written */
 	*id = records_id(volume, run, block);
 	*offset = index % ASH_INODES_PER_BLOCK * ASH_INODE_SIZE;
@@ -865,7 +867,7 @@ static int count_used(struct ash_volume *volume)
 		struct run *run = run_at(volume->itable, number);
 		int result = run_load(volume, run);
 
-		if (result)
+		if (result && !ash_unreadable(result))
 			return result;
 		if (atomic_load(&run->state) == RUN_LOADED)
 			used += volume->inodes_per_run - atomic_load(&run->free);

@@ -56,6 +56,29 @@ static void log_continue(struct ash_volume *volume, struct ash_log *log, const s
 	volume->clean_used_inodes = ash_get64(info->control.used_inodes);
 }
 
+/*
+ * A lost block (recover.h). The device may give it again at any moment, in an old state: a buffer that is of no type stands
+ * in its place, and, dirty, in the way of the tail (I4). The volume is open without writing, so it never goes home.
+ */
+static int lost_to_cache(struct ash_volume *volume, const struct ash_replay_image *image)
+{
+	struct ash_block_id id = { image->block, ASH_TYPE_LOST, 0 };
+	struct ash_buffer *buffer;
+	int error;
+
+	assert(volume->no_write);
+	ash_damaged(volume, image->block, "it cannot be read, and the log holds only parts of it");
+	error = ash_buffer_get_new(volume, id, &buffer);
+	if (error)
+		return error;
+	buffer->bad_records = UINT32_MAX;
+	pthread_mutex_lock(&volume->log->lock);
+	ash_log_dirty_locked(volume->log, buffer, image->first_lsn);
+	pthread_mutex_unlock(&volume->log->lock);
+	ash_buffer_put(volume, buffer);
+	return 0;
+}
+
 static int image_to_cache(struct ash_volume *volume, const struct ash_replay_image *image)
 {
 	const struct ash_block_header *header = (const void *)image->bytes;
@@ -64,6 +87,8 @@ static int image_to_cache(struct ash_volume *volume, const struct ash_replay_ima
 	struct ash_buffer *buffer;
 	int error;
 
+	if (image->lost)
+		return lost_to_cache(volume, image);
 	if (image->suspect) {
 		ash_damaged(volume, image->block, "its home content is bad and no home write explains it");
 		if (type != ASH_TYPE_INODE_TABLE)

@@ -220,7 +220,8 @@ int ash_orphan_recover(struct ash_volume *volume)
 	result = ash_log_orphans(volume, &list, &count);
 	for (size_t i = 0; i < count && !result; i++) {
 		result = recover_one(volume, list[i]);
-		if (result == -EUCLEAN) {
+		/* also one of which something cannot be read: it is no reason to refuse all the others */
+		if (result == -EUCLEAN || (result == -EIO && !atomic_load(&volume->failed))) {
 			ash_say(volume, ASH_LOG_WARNING, "orphan inode %llu is damaged and stays; run fsck.ashlar",
 				(unsigned long long)list[i]);
 			result = 0;

@@ -39,6 +39,39 @@ int ash_replay_array_room(void **array, size_t count, size_t *room, size_t size)
 	return 0;
 }
 
+bool ash_unreadable(int error)
+{
+	return error && error != -ENOMEM && error != -ENODEV;
+}
+
+int ash_replay_blocks_read(struct ash_overlay *overlay, uint64_t first, uint64_t count, uint8_t *memory, bool *bad)
+{
+	int error = bdev_read(overlay->dev, memory, count * ASH_BLOCK_SIZE, first * ASH_BLOCK_SIZE);
+	bool each = ash_unreadable(error);
+
+	memset(bad, 0, count * sizeof(*bad));
+	if (!each)
+		return error;
+	for (uint64_t i = 0; i < count; i++, memory += ASH_BLOCK_SIZE) {
+		error = bdev_read(overlay->dev, memory, ASH_BLOCK_SIZE, (first + i) * ASH_BLOCK_SIZE);
+		bad[i] = ash_unreadable(error);
+		if (error && !bad[i])
+			return error;
+		if (bad[i])
+			memset(memory, 0, ASH_BLOCK_SIZE);
+	}
+	return 0;
+}
+
+int ash_replay_list_add(uint64_t **list, size_t *count, size_t *room, uint64_t block)
+{
+	int error = ash_replay_array_room((void **)list, *count, room, sizeof(**list));
+
+	if (!error)
+		(*list)[(*count)++] = block;
+	return error;
+}
+
 static uint32_t tail32(const uint8_t *tail)
 {
 	ash_le32 v;
@@ -266,6 +299,20 @@ static int count_record(struct ash_overlay *overlay, const struct ash_replay_rec
 	return 0;
 }
 
+/*
+ * Where the chain ends, an unreadable block may be anything: dead, a write that the power cut, or one that was
+ * acknowledged. Only the control block of a clean close vouches that nothing is there. When the other control block is
+ * bad, that one may be too old, and any unreadable block may be the one that would have told (chain_end_check()).
+ */
+static void info_judge(struct ash_overlay *overlay)
+{
+	struct ash_overlay_info *info = &overlay->info;
+
+	info->clean = ash_get32(info->control.clean) == 1 && overlay->block_total == 0;
+	info->end_unknown = (overlay->end_lost && !info->clean) ||
+			    (overlay->control_lost && overlay->unreadable_count > overlay->unreadable_controls);
+}
+
 static int replay(struct ash_overlay *overlay)
 {
 	int error = ash_replay_control_read(overlay);
@@ -289,7 +336,7 @@ static int replay(struct ash_overlay *overlay)
 	if (!error)
 		error = orphans_list(overlay);
 	if (!error)
-		overlay->info.clean = ash_get32(overlay->info.control.clean) == 1 && overlay->block_total == 0;
+		info_judge(overlay);
 	return error;
 }
 
@@ -349,6 +396,8 @@ void ash_overlay_close(struct ash_overlay *overlay)
 	free(overlay->orphan_set.slots);
 	free(overlay->orphans);
 	free(overlay->damaged);
+	free(overlay->lost);
+	free(overlay->unreadable);
 	free(overlay);
 }
 
@@ -361,7 +410,7 @@ const uint8_t *ash_overlay_block(const struct ash_overlay *overlay, uint64_t blo
 {
 	const struct ash_replay_image *image = ash_replay_image_find(overlay, block);
 
-	return image ? image->bytes : NULL;
+	return image && !image->lost ? image->bytes : NULL;
 }
 
 void ash_overlay_orphans(const struct ash_overlay *overlay, const uint64_t **list, size_t *count)
@@ -376,6 +425,27 @@ void ash_overlay_damaged(const struct ash_overlay *overlay, const uint64_t **blo
 	*count = overlay->damaged_count;
 }
 
+void ash_overlay_lost(const struct ash_overlay *overlay, const uint64_t **blocks, size_t *count)
+{
+	*blocks = overlay->lost;
+	*count = overlay->lost_count;
+}
+
+bool ash_overlay_is_lost(const struct ash_overlay *overlay, uint64_t block)
+{
+	const struct ash_replay_image *image = overlay->lost_count ? ash_replay_image_find(overlay, block) : NULL;
+
+	return image && image->lost;
+}
+
+void ash_overlay_unreadable(const struct ash_overlay *overlay, const uint64_t **ring, size_t *count,
+			    size_t *control_count)
+{
+	*control_count = overlay->unreadable_controls;
+	*count = overlay->unreadable_count - overlay->unreadable_controls;
+	*ring = *count ? overlay->unreadable + overlay->unreadable_controls : NULL;
+}
+
 int ash_overlay_each(const struct ash_overlay *overlay,
 		     int (*each)(void *context, uint64_t block, const uint8_t *image), void *context)
 {
@@ -383,7 +453,7 @@ int ash_overlay_each(const struct ash_overlay *overlay,
 
 	for (size_t i = 0; !result && i < overlay->bucket_count; i++)
 		for (const struct ash_replay_image *image = overlay->buckets[i]; !result && image; image = image->next)
-			result = each(context, image->block, image->bytes);
+			result = image->lost ? 0 : each(context, image->block, image->bytes);
 	return result;
 }
 

@@ -25,6 +25,7 @@ struct ash_replay_image {
 	uint32_t bad_records;    /* of the home content, inode table only */
 	size_t homes, homes_end; /* announcements of this block, by LSN, that were not tested yet */
 	bool needs_base, suspect;
+	bool lost; /* the home content cannot be read: bytes that no record holds are zero, and mean nothing */
 };
 
 /* The announcement of a home write. */
@@ -47,6 +48,7 @@ struct ash_overlay {
 	struct bdev *dev;
 	struct ash_overlay_info info;
 	bool control_lost; /* only one control block is good */
+	bool end_lost;     /* the block at the end of the chain cannot be read */
 	uint64_t block_count, log_start, log_blocks, ring_blocks;
 	uint32_t seed;
 	uint8_t uuid[16];
@@ -65,6 +67,10 @@ struct ash_overlay {
 	uint64_t *orphans; /* the numbers of the set, made at the end */
 	uint64_t *damaged;
 	size_t damaged_count, damaged_room;
+	uint64_t *lost;
+	size_t lost_count, lost_room;
+	uint64_t *unreadable; /* of the log itself: control blocks, then those of the ring */
+	size_t unreadable_count, unreadable_room, unreadable_controls;
 	char *error;
 };
 
@@ -80,6 +86,13 @@ static inline size_t ash_replay_slot(uint64_t block, size_t slots)
 int ash_replay_damage(struct ash_overlay *overlay, const char *what);
 /* Grow an array of `size`-byte elements to hold one more. 0 or -ENOMEM. */
 int ash_replay_array_room(void **array, size_t count, size_t *room, size_t size);
+/* A block behind the end of such an array. 0 or -ENOMEM. */
+int ash_replay_list_add(uint64_t **list, size_t *count, size_t *room, uint64_t block);
+/*
+ * `count` blocks from `first` on in one request and, when that fails, each on its own: one bad sector costs one block. That
+ * is zero then, which no block of ours is, and has its flag in `bad`. An error: the place is not to blame.
+ */
+int ash_replay_blocks_read(struct ash_overlay *overlay, uint64_t first, uint64_t count, uint8_t *memory, bool *bad);
 
 /* ---- replay_scan.c ---- */
 
@@ -112,7 +125,7 @@ struct ash_replay_image *ash_replay_image_find(const struct ash_overlay *overlay
 int ash_replay_image_add(struct ash_overlay *overlay, uint64_t block, uint64_t lsn, struct ash_replay_image **out);
 /* The magic of a block with a header, else ASH_TYPE_INODE_TABLE. */
 uint32_t ash_replay_image_type(const uint8_t *bytes);
-/* Home content of the images that need it; those where it is bad become suspect. */
+/* Home content of the images that need it; those where it is bad become suspect, or lost when it cannot be read. */
 int ash_replay_bases_read(struct ash_overlay *overlay);
 /* Give each image its run of announcements. */
 void ash_replay_homes_sort(struct ash_overlay *overlay);
@@ -121,7 +134,7 @@ void ash_replay_image_test(struct ash_overlay *overlay, struct ash_replay_image 
 /* The image of a block that is new to its use. */
 void ash_replay_image_format(const struct ash_overlay *overlay, struct ash_replay_image *image, uint32_t type,
 			     uint64_t owner);
-/* The last verdicts, the list of damaged blocks, checksums. */
+/* The last verdicts, the lists of damaged and lost blocks, checksums. */
 int ash_replay_images_finish(struct ash_overlay *overlay);
 
 #endif

@@ -5,7 +5,8 @@
  *
  *   base    read the home content of every block that is not formatted by the log itself
  *   judge   a block whose home content was bad is accepted only if its image at the LSN of an announcement
- *           had the announced checksum (a torn home write); else it is damage and stays as it is (I8)
+ *           had the announced checksum (a torn home write); else it is damage and stays as it is (I8).
+ *           Home content that cannot be read is judged likewise, but what fails is lost: it has no image
  *
  * Single-threaded while it replays; constant, and so free to look at from any thread, when the overlay is finished.
  */
@@ -131,7 +132,38 @@ static int compare_image(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-/* Home content in address order, neighbours in one read. */
+/*
+ * Without content there is not even a type: only an announcement, or a format, can make a whole block of what the log
+ * holds.
+ */
+static int base_read_alone(struct ash_overlay *overlay, struct ash_replay_image *image)
+{
+	int error = ash_replay_blocks_read(overlay, image->block, 1, image->bytes, &image->lost);
+
+	image->suspect = image->lost;
+	if (!error && !image->lost)
+		image_judge_base(overlay, image);
+	return error;
+}
+
+/* Neighbours, in one read if that can be done. */
+static int run_read(struct ash_overlay *overlay, struct ash_replay_image **list, const struct iovec *iov, int count)
+{
+	int error = bdev_readv(overlay->dev, iov, count, list[0]->block * ASH_BLOCK_SIZE);
+	bool each = ash_unreadable(error);
+
+	if (each)
+		error = 0;
+	for (int i = 0; !error && i < count; i++) {
+		if (each)
+			error = base_read_alone(overlay, list[i]);
+		else
+			image_judge_base(overlay, list[i]);
+	}
+	return error;
+}
+
+/* Home content in address order. */
 static int bases_read_sorted(struct ash_overlay *overlay, struct ash_replay_image **list, size_t count)
 {
 	enum { MAX_RUN = 64 };
@@ -146,9 +178,7 @@ static int bases_read_sorted(struct ash_overlay *overlay, struct ash_replay_imag
 			iov[run] = (struct iovec){ list[i + (size_t)run]->bytes, ASH_BLOCK_SIZE };
 			run++;
 		}
-		error = bdev_readv(overlay->dev, iov, run, list[i]->block * ASH_BLOCK_SIZE);
-		for (int k = 0; !error && k < run; k++)
-			image_judge_base(overlay, list[i + (size_t)k]);
+		error = run_read(overlay, list + i, iov, run);
 		i += (size_t)run;
 	}
 	return error;
@@ -211,7 +241,7 @@ void ash_replay_image_test(struct ash_overlay *overlay, struct ash_replay_image 
 		memcpy(copy, image->bytes, sizeof(copy));
 		ash_image_stamp(overlay->seed, ash_replay_image_type(copy), 0, copy);
 		if (ash_image_crc(overlay->seed, copy) == overlay->homes[image->homes].crc) {
-			image->suspect = false;
+			image->suspect = image->lost = false;
 			image->bad_records = 0;
 			return;
 		}
@@ -224,7 +254,7 @@ void ash_replay_image_format(const struct ash_overlay *overlay, struct ash_repla
 	struct ash_block_header *header = (void *)image->bytes;
 
 	memset(image->bytes, 0, ASH_BLOCK_SIZE);
-	image->suspect = false;
+	image->suspect = image->lost = false;
 	image->bad_records = 0;
 	if (!is_header_magic(type))
 		return;
@@ -234,26 +264,31 @@ void ash_replay_image_format(const struct ash_overlay *overlay, struct ash_repla
 	memcpy(header->metadata_uuid, overlay->uuid, 16);
 }
 
+static int image_finish(struct ash_overlay *overlay, struct ash_replay_image *image)
+{
+	uint32_t type;
+	int error = 0;
+
+	if (image->suspect)
+		ash_replay_image_test(overlay, image, UINT64_MAX);
+	if (image->lost)
+		return ash_replay_list_add(&overlay->lost, &overlay->lost_count, &overlay->lost_room, image->block);
+	if (image->suspect)
+		error = ash_replay_list_add(&overlay->damaged, &overlay->damaged_count, &overlay->damaged_room,
+					    image->block);
+	type = ash_replay_image_type(image->bytes);
+	/* a block with a header that stays suspect keeps its bad checksum */
+	if (!image->suspect || type == ASH_TYPE_INODE_TABLE)
+		ash_image_stamp(overlay->seed, type, image->bad_records, image->bytes);
+	return error;
+}
+
 int ash_replay_images_finish(struct ash_overlay *overlay)
 {
 	int error = 0;
 
-	for (size_t i = 0; i < overlay->bucket_count; i++) {
-		for (struct ash_replay_image *image = overlay->buckets[i]; image; image = image->next) {
-			if (image->suspect)
-				ash_replay_image_test(overlay, image, UINT64_MAX);
-			if (image->suspect) {
-				error = ash_replay_array_room((void **)&overlay->damaged, overlay->damaged_count,
-							      &overlay->damaged_room, sizeof(*overlay->damaged));
-				if (error)
-					return error;
-				overlay->damaged[overlay->damaged_count++] = image->block;
-			}
-			/* a block with a header that stays suspect keeps its bad checksum */
-			if (!image->suspect || ash_replay_image_type(image->bytes) == ASH_TYPE_INODE_TABLE)
-				ash_image_stamp(overlay->seed, ash_replay_image_type(image->bytes), image->bad_records,
-						image->bytes);
-		}
-	}
+	for (size_t i = 0; !error && i < overlay->bucket_count; i++)
+		for (struct ash_replay_image *image = overlay->buckets[i]; !error && image; image = image->next)
+			error = image_finish(overlay, image);
 	return error;
 }

@@ -8,12 +8,20 @@
  *           this place was durable, or can only have been written under a control block that is not there: then
  *           the log is damaged.
  *
+ * A block that the device does not give is no block of ours: a control block does not rule, a log block ends the chain. Which
+ * ones these are is remembered, for unlike rubbish they may be there again tomorrow.
+ *
  * A record that runs over an epoch's end was never complete: a new epoch starts at a block and with a record.
  * Single-threaded, no locks.
  */
 #include "replay.h"
 
 #include <stdlib.h>
+
+static int unreadable_note(struct ash_overlay *overlay, uint64_t block)
+{
+	return ash_replay_list_add(&overlay->unreadable, &overlay->unreadable_count, &overlay->unreadable_room, block);
+}
 
 /* ---- Control blocks ---- */
 
@@ -39,11 +47,14 @@ int ash_replay_control_read(struct ash_overlay *overlay)
 {
 	struct ash_log_control *pair = bdev_buffer_alloc(2 * ASH_BLOCK_SIZE);
 	int found = -1, error;
+	bool bad[2];
 
 	if (!pair)
 		return -ENOMEM;
-	error = bdev_read(overlay->dev, pair, 2 * ASH_BLOCK_SIZE, overlay->log_start * ASH_BLOCK_SIZE);
+	error = ash_replay_blocks_read(overlay, overlay->log_start, 2, (uint8_t *)pair, bad);
 	for (int i = 0; !error && i < 2; i++) {
+		if (bad[i])
+			error = unreadable_note(overlay, overlay->log_start + (uint64_t)i);
 		if (!control_good(overlay, &pair[i], overlay->log_start + (uint64_t)i)) {
 			overlay->control_lost = true;
 			continue;
@@ -51,6 +62,7 @@ int ash_replay_control_read(struct ash_overlay *overlay)
 		if (found < 0 || ash_get64(pair[i].sequence) > ash_get64(pair[found].sequence))
 			found = i;
 	}
+	overlay->unreadable_controls = overlay->unreadable_count;
 	if (!error && found < 0)
 		error = ash_replay_damage(overlay, "both control blocks are bad");
 	if (!error)
@@ -61,6 +73,11 @@ int ash_replay_control_read(struct ash_overlay *overlay)
 
 /* ---- Chain ---- */
 
+static uint64_t ring_block(const struct ash_overlay *overlay, uint64_t position)
+{
+	return overlay->log_start + 2 + position % overlay->ring_blocks;
+}
+
 static bool block_follows(const struct ash_overlay *overlay, const struct ash_log_block *block, uint64_t position,
 			  uint32_t previous_crc, uint64_t previous_epoch)
 {
@@ -68,7 +85,7 @@ static bool block_follows(const struct ash_overlay *overlay, const struct ash_lo
 	uint64_t epoch = ash_get64(block->epoch), newest = ash_get64(control->epoch);
 
 	if (ash_get32(block->header.magic) != ASH_MAGIC_LOG_BLOCK || ash_get64(block->header.owner) != position ||
-	    ash_get64(block->header.address) != overlay->log_start + 2 + position % overlay->ring_blocks ||
+	    ash_get64(block->header.address) != ring_block(overlay, position) ||
 	    memcmp(block->header.metadata_uuid, overlay->uuid, 16))
 		return false;
 	if (ash_get32(block->previous_crc) != previous_crc || ash_get16(block->used) > ASH_LOG_PAYLOAD ||
@@ -110,14 +127,24 @@ static int chain_add(struct ash_overlay *overlay, const struct ash_log_block *bl
 
 enum { READ_BLOCKS = 256 };
 
-/* Log blocks [position, +count) into `memory`; count is what fits before the ring wraps. */
-static int ring_read(struct ash_overlay *overlay, uint64_t position, uint64_t *count, uint8_t *memory)
-{
-	uint64_t slot = position % overlay->ring_blocks;
+struct ring_piece {
+	uint8_t *memory;
+	uint64_t count;
+	bool bad[READ_BLOCKS]; /* cannot be read */
+};
 
-	*count = overlay->ring_blocks - slot < READ_BLOCKS ? overlay->ring_blocks - slot : READ_BLOCKS;
-	return bdev_read(overlay->dev, memory, *count * ASH_BLOCK_SIZE,
-			 (overlay->log_start + 2 + slot) * ASH_BLOCK_SIZE);
+/* Log blocks from `position` on, as many as fit before the ring wraps. */
+static int ring_read(struct ash_overlay *overlay, uint64_t position, struct ring_piece *piece)
+{
+	uint64_t left = overlay->ring_blocks - position % overlay->ring_blocks;
+
+	piece->count = left < READ_BLOCKS ? left : READ_BLOCKS;
+	return ash_replay_blocks_read(overlay, ring_block(overlay, position), piece->count, piece->memory, piece->bad);
+}
+
+static const struct ash_log_block *piece_block(const struct ring_piece *piece, uint64_t i)
+{
+	return (const void *)(piece->memory + i * ASH_BLOCK_SIZE);
 }
 
 /* A block that is good in itself and does not fit a log that ends at `position`. */
@@ -145,11 +172,10 @@ static bool block_disproves_end(const struct ash_overlay *overlay, const struct 
  * written when `position` was already durable, or under a newer control block, proves damage: acknowledged records are
  * lost. When one control block is bad (torn, or lost later) the whole ring is looked at, else the next few blocks.
  */
-static int chain_end_check(struct ash_overlay *overlay, uint64_t position, uint8_t *memory)
+static int chain_end_check(struct ash_overlay *overlay, uint64_t position, struct ring_piece *piece)
 {
-	uint64_t limit = ash_get64(overlay->info.control.tail_position) + overlay->ring_blocks, at = position + 1,
-		 count;
-	int error;
+	uint64_t limit = ash_get64(overlay->info.control.tail_position) + overlay->ring_blocks, at = position + 1;
+	int error = 0;
 
 	if (overlay->control_lost) {
 		at = position;
@@ -157,34 +183,36 @@ static int chain_end_check(struct ash_overlay *overlay, uint64_t position, uint8
 	} else if (limit > position + 2 * READ_BLOCKS) {
 		limit = position + 2 * READ_BLOCKS;
 	}
-	for (; at < limit; at += count) {
-		error = ring_read(overlay, at, &count, memory);
-		if (error)
-			return error;
-		for (uint64_t i = 0; i < count && at + i < limit; i++)
-			if (block_disproves_end(overlay, (const void *)(memory + i * ASH_BLOCK_SIZE), at + i, position))
-				return ash_replay_damage(overlay, "durable blocks of it are lost");
+	for (; !error && at < limit; at += piece->count) {
+		error = ring_read(overlay, at, piece);
+		for (uint64_t i = 0; !error && i < piece->count && at + i < limit; i++) {
+			if (piece->bad[i] && at + i != position)
+				error = unreadable_note(overlay, ring_block(overlay, at + i));
+			else if (block_disproves_end(overlay, piece_block(piece, i), at + i, position))
+				error = ash_replay_damage(overlay, "durable blocks of it are lost");
+		}
 	}
-	return 0;
+	return error;
 }
 
 int ash_replay_chain_read(struct ash_overlay *overlay)
 {
 	const struct ash_log_control *control = &overlay->info.control;
 	uint64_t position = ash_get64(control->tail_position), limit = position + overlay->ring_blocks;
-	uint8_t *memory = bdev_buffer_alloc((size_t)READ_BLOCKS * ASH_BLOCK_SIZE);
+	struct ring_piece piece = { .memory = bdev_buffer_alloc((size_t)READ_BLOCKS * ASH_BLOCK_SIZE) };
 	uint32_t crc = ash_get32(control->tail_previous_crc);
-	uint64_t epoch = 0, count;
+	uint64_t epoch = 0;
 	size_t info_room = 0;
 	bool good = true;
-	int error = memory ? 0 : -ENOMEM;
+	int error = piece.memory ? 0 : -ENOMEM;
 
 	while (!error && good && position < limit) {
-		error = ring_read(overlay, position, &count, memory);
-		for (uint64_t i = 0; !error && i < count && position < limit; i++) {
-			const struct ash_log_block *block = (const void *)(memory + i * ASH_BLOCK_SIZE);
+		error = ring_read(overlay, position, &piece);
+		for (uint64_t i = 0; !error && i < piece.count && position < limit; i++) {
+			const struct ash_log_block *block = piece_block(&piece, i);
 
 			good = block_follows(overlay, block, position, crc, epoch);
+			overlay->end_lost = piece.bad[i];
 			if (!good)
 				break;
 			error = chain_add(overlay, block, &info_room);
@@ -195,9 +223,11 @@ int ash_replay_chain_read(struct ash_overlay *overlay)
 	}
 	overlay->info.end_position = position;
 	overlay->info.end_crc = crc;
+	if (!error && overlay->end_lost)
+		error = unreadable_note(overlay, ring_block(overlay, position));
 	if (!error && !good)
-		error = chain_end_check(overlay, position, memory);
-	bdev_buffer_free(memory, (size_t)READ_BLOCKS * ASH_BLOCK_SIZE);
+		error = chain_end_check(overlay, position, &piece);
+	bdev_buffer_free(piece.memory, (size_t)READ_BLOCKS * ASH_BLOCK_SIZE);
 	return error;
 }
 

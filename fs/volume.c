@@ -125,6 +125,7 @@ static int super_try(struct bdev *dev, uint64_t block, struct ash_super *super, 
 	if ((block + 1) * ASH_BLOCK_SIZE > bdev_geometry(dev)->size)
 		return -EUCLEAN;
 	error = bdev_read(dev, super, ASH_BLOCK_SIZE, block * ASH_BLOCK_SIZE);
+	*wrong = "cannot be read";
 	if (error)
 		return error;
 	*wrong = super_check(super, block);
@@ -160,13 +161,13 @@ static int super_read(struct ash_volume *volume, struct ash_super *super, char *
 	error = super_try(volume->dev, 0, super, &wrong);
 	if (!error)
 		return 0;
-	if (error != -EUCLEAN)
-		return fail_with(text, error, "%s: reading the superblock: %s", name, strerror(-error));
-	ours = !memcmp(super->volume_magic, ASH_VOLUME_MAGIC, 8);
-	if (!super_find_backup(volume->dev, super)) {
+	ours = error == -EUCLEAN && !memcmp(super->volume_magic, ASH_VOLUME_MAGIC, 8);
+	if (ash_unreadable(error) && !super_find_backup(volume->dev, super)) {
 		ash_say(volume, ASH_LOG_WARNING, "the superblock is damaged (%s); using a backup", wrong);
 		return 0;
 	}
+	if (error != -EUCLEAN)
+		return fail_with(text, error, "%s: reading the superblock: %s", name, strerror(-error));
 	if (!ours)
 		return fail_with(text, -EINVAL, "%s: not an Ashlar volume; make one with mkfs.ashlar", name);
 	return fail_with(text, -EUCLEAN, "%s: superblock: %s and no backup is good; run fsck.ashlar", name, wrong);
@@ -391,6 +392,43 @@ static int device_lock(struct ash_volume *volume, char *text)
 	return 0;
 }
 
+/* What of the log could not be read. True: it must stay as it is, for a home block or its own end depends on that. */
+static bool overlay_unsure(struct ash_volume *volume, const struct ash_overlay *overlay)
+{
+	const uint64_t *ring, *lost;
+	size_t count, controls, lost_count;
+
+	ash_overlay_unreadable(overlay, &ring, &count, &controls);
+	ash_overlay_lost(overlay, &lost, &lost_count);
+	if (controls)
+		ash_say(volume, ASH_LOG_WARNING, "one of the two log control blocks cannot be read");
+	if (ash_overlay_info(overlay)->end_unknown)
+		ash_damaged(volume, *ring, "this part of the log cannot be read, and may hold what was synced last");
+	else if (count)
+		ash_say(volume, ASH_LOG_WARNING, "%zu unused blocks of the log cannot be read, the first is block %llu",
+			count, (unsigned long long)*ring);
+	return lost_count || ash_overlay_info(overlay)->end_unknown;
+}
+
+/*
+ * Unreadable blocks may be there again tomorrow, and be given up only by somebody who decides so: fsck. Until then the
+ * tail may not pass the records of a lost block (I4), nor anything be written where acknowledged ones may lie (I7).
+ */
+static void overlay_keep(struct ash_volume *volume, const struct ash_overlay *overlay)
+{
+	bool written = !volume->no_write, was_read_only = atomic_exchange(&volume->read_only, true);
+
+	if (!overlay_unsure(volume, overlay)) {
+		atomic_store(&volume->read_only, was_read_only);
+		return;
+	}
+	volume->no_write = true;
+	if (written)
+		ash_say(volume, ASH_LOG_ERROR,
+			"opened read-only, and without writing the log home: blocks that it needs cannot be read; run "
+			"fsck.ashlar");
+}
+
 /* A read-only open of a volume that needs no replay writes nothing at all. */
 static int overlay_decide(struct ash_volume *volume, const struct ash_overlay *overlay, char *text)
 {
@@ -410,6 +448,7 @@ static int overlay_decide(struct ash_volume *volume, const struct ash_overlay *o
 	}
 	if (atomic_load(&volume->read_only) && !info->records && !orphan_count)
 		volume->no_write = true;
+	overlay_keep(volume, overlay);
 	return 0;
 }
 
@@ -441,7 +480,11 @@ static int super_take_replayed(struct ash_volume *volume, const struct ash_overl
 		memcpy(super, replayed, ASH_BLOCK_SIZE);
 	else
 		error = bdev_read(volume->dev, super, ASH_BLOCK_SIZE, 0);
-	if (!error)
+	if (ash_unreadable(error) || ash_overlay_is_lost(overlay, 0)) {
+		error = 0;
+		wrong = "cannot be read";
+	}
+	if (!error && !wrong)
 		wrong = super_check(super, 0);
 	if (!error && !wrong &&
 	    (ash_get64(super->log_start) != ash_get64(first->log_start) ||
@@ -603,9 +646,11 @@ static int backup_refresh(struct ash_volume *volume, struct ash_super *now, stru
 	const uint32_t from = offsetof(struct ash_super, volume_magic);
 	int error = bdev_read(volume->dev, old, ASH_BLOCK_SIZE, block * ASH_BLOCK_SIZE);
 
-	if (error)
+	/* one that cannot be read is written anew: that may be all that the place needs */
+	if (error && !ash_unreadable(error))
 		return error;
-	if (!super_check(old, block) && !memcmp((uint8_t *)old + from, (uint8_t *)now + from, ASH_BLOCK_SIZE - from))
+	if (!error && !super_check(old, block) &&
+	    !memcmp((uint8_t *)old + from, (uint8_t *)now + from, ASH_BLOCK_SIZE - from))
 		return 0;
 	error = backup_write(volume, now, block);
 	return error || !flush ? error : bdev_flush(volume->dev);
@@ -764,6 +809,7 @@ int ash_volume_info(struct ash_volume *volume, struct ash_volume_info *out)
 	out->log_durable_lsn = log->durable_lsn;
 	pthread_mutex_unlock(&log->lock);
 	out->read_only = atomic_load(&volume->read_only);
+	out->no_write = volume->no_write;
 	out->failed = atomic_load(&volume->failed) != 0;
 	return 0;
 }

@@ -32,6 +32,8 @@ int block_read(struct checker *checker, uint64_t block, void *data)
 		memcpy(data, image, ASH_BLOCK_SIZE);
 		return 0;
 	}
+	if (checker->overlay && ash_overlay_is_lost(checker->overlay, block))
+		return -EIO;
 	return bdev_read(checker->dev, data, ASH_BLOCK_SIZE, block << ASH_BLOCK_SHIFT);
 }
 
@@ -41,10 +43,12 @@ int blocks_read(struct checker *checker, uint64_t first, uint64_t count, void *d
 	uint8_t *bytes = data;
 	int result = bdev_read(checker->dev, data, count << ASH_BLOCK_SHIFT, first << ASH_BLOCK_SHIFT);
 
-	for (uint64_t i = 0; result && i < count; i++) {
+	for (uint64_t i = 0; i < count; i++) {
 		uint8_t *block = bytes + (i << ASH_BLOCK_SHIFT);
+		bool lost = checker->overlay && ash_overlay_is_lost(checker->overlay, first + i);
 
-		if (!bdev_read(checker->dev, block, ASH_BLOCK_SIZE, (first + i) << ASH_BLOCK_SHIFT))
+		if (!lost &&
+		    (!result || !bdev_read(checker->dev, block, ASH_BLOCK_SIZE, (first + i) << ASH_BLOCK_SHIFT)))
 			continue;
 		memset(block, 0, ASH_BLOCK_SIZE);
 		if (bad)

@@ -6,6 +6,10 @@
  * may be interrupted anywhere: first the images that replay did give are written home, then, after a flush,
  * the control blocks say that the log is empty.
  *
+ * What the log needs and the device does not give (recover.h) keeps the engine from writing. Here it is given up, when that
+ * is wanted, by writing the block anew with what is no block of ours. That heals most sectors, and it makes sure that
+ * nothing old comes back under a log that went on; what follows is the ordinary way with a damaged block.
+ *
  * No locks: one thread.
  */
 #include "internal.h"
@@ -75,6 +79,78 @@ int journal_totals(struct checker *checker, uint64_t free_blocks, uint64_t used_
 	return control_write(checker, &control, block == ash_get64(checker->super->log_start) ? block + 1 : block - 1);
 }
 
+/* ---- Unreadable blocks ---- */
+
+/* Neither a header nor, in any of eight places, an inode record, in use or free. */
+static int block_give_up(struct checker *checker, uint64_t block)
+{
+	memset(checker->scratch, 0xff, ASH_BLOCK_SIZE);
+	return block_write_raw(checker, block, checker->scratch, 1);
+}
+
+/* Block 0 has copies, and is restored from them: see super.c. */
+static int lost_give_up(struct checker *checker, const struct ash_overlay *overlay)
+{
+	const uint64_t *blocks;
+	size_t count;
+	int result = 0;
+
+	ash_overlay_lost(overlay, &blocks, &count);
+	for (size_t i = 0; i < count && !result; i++)
+		if (blocks[i] && extent_inside(checker, blocks[i], 1))
+			result = block_give_up(checker, blocks[i]);
+	return result;
+}
+
+/* A block of which nothing is needed and that cannot even be written is no reason to end the check. */
+static void dead_block_renew(struct checker *checker, uint64_t block)
+{
+	if (!block_give_up(checker, block))
+		return;
+	say(checker, "%s: log block %llu cannot be written either", bdev_name(checker->dev), (unsigned long long)block);
+	checker->result->fixed--;
+	checker->result->left++;
+}
+
+static int kept_back(struct checker *checker)
+{
+	snprintf(checker->result->error, sizeof(checker->result->error),
+		 "%s: the log cannot be replayed without giving up what cannot be read", bdev_name(checker->dev));
+	return -EUCLEAN;
+}
+
+/* Ask about all that the overlay could not read and, when repairing, give it up. -EUCLEAN: that is not wanted. */
+static int unreadable_resolve(struct checker *checker, const struct ash_overlay *overlay)
+{
+	bool end = ash_overlay_info(overlay)->end_unknown, wanted = true;
+	const uint64_t *ring, *lost;
+	size_t count, controls, lost_count;
+	int result = 0;
+
+	ash_overlay_unreadable(overlay, &ring, &count, &controls);
+	ash_overlay_lost(overlay, &lost, &lost_count);
+	for (size_t i = 0; i < lost_count; i++)
+		wanted &= problem(checker, PROBLEM_LOG_HOME_UNREADABLE, &(struct problem_context){ .block = lost[i] });
+	for (size_t i = 0; i < count; i++) {
+		bool fix = problem(checker, end ? PROBLEM_LOG_END_UNREADABLE : PROBLEM_LOG_UNREADABLE,
+				   &(struct problem_context){ .block = ring[i] });
+
+		if (end)
+			wanted &= fix;
+		else if (fix)
+			dead_block_renew(checker, ring[i]);
+	}
+	if (!checker->repair)
+		return 0;
+	if (!wanted)
+		return kept_back(checker);
+	for (size_t i = 0; end && i < count && !result; i++)
+		result = block_give_up(checker, ring[i]);
+	if (!result)
+		result = lost_give_up(checker, overlay);
+	return result || !checker->result->changed ? result : check_flush(checker);
+}
+
 /* ---- An empty log ---- */
 
 /* The newest position and epoch that any block of the log carries: a new log begins behind both. */
@@ -86,8 +162,11 @@ static int log_horizon(struct checker *checker, uint64_t *position, uint64_t *ep
 		const struct ash_log_block *block = (const void *)checker->scratch;
 		uint64_t own;
 
-		if (bdev_read(checker->dev, checker->scratch, ASH_BLOCK_SIZE, (start + i) << ASH_BLOCK_SHIFT))
+		if (bdev_read(checker->dev, checker->scratch, ASH_BLOCK_SIZE, (start + i) << ASH_BLOCK_SHIFT)) {
+			/* should it be there again, it must not contradict the new log */
+			block_give_up(checker, start + i);
 			continue;
+		}
 		own = ash_get64(block->header.owner);
 		if (block_wrong(checker, block, start + i, ASH_MAGIC_LOG_BLOCK, own))
 			continue;
@@ -134,11 +213,18 @@ static int log_give_up(struct checker *checker)
 {
 	struct ash_overlay *overlay = NULL;
 	char error[BDEV_ERROR_TEXT];
-	int result = 0;
+	int result = ash_overlay_open(checker->dev, checker->super, &overlay, error);
 
-	if (!ash_overlay_open(checker->dev, checker->super, &overlay, error)) {
+	/* damaged, it is given up; with want of memory it is not known to be */
+	if (result == -ENOMEM)
+		return result;
+	if (!result) {
 		result = ash_overlay_each(overlay, write_image, checker);
+		if (!result)
+			result = lost_give_up(checker, overlay);
 		ash_overlay_close(overlay);
+	} else {
+		result = 0;
 	}
 	if (!result)
 		result = check_flush(checker);
@@ -153,6 +239,25 @@ static void engine_says(void *context, enum ash_log_level level, const char *tex
 	say(context, "%s", text);
 }
 
+/* A volume that the engine opened without writing was not replayed: something has become unreadable just now. */
+static int engine_close(struct checker *checker, struct ash_volume *volume)
+{
+	struct ash_volume_info info;
+	int result = ash_volume_info(volume, &info);
+
+	if (!result && info.no_write) {
+		ash_abandon(volume);
+		snprintf(checker->result->error, sizeof(checker->result->error), "blocks that it needs cannot be read");
+		return -EUCLEAN;
+	}
+	checker->result->changed = true;
+	result = ash_close(volume);
+	if (result)
+		snprintf(checker->result->error, sizeof(checker->result->error), "writing what the log holds: %s",
+			 strerror(-result));
+	return result;
+}
+
 static int replay(struct checker *checker)
 {
 	struct ash_open_options options = { .no_threads = true,
@@ -162,6 +267,7 @@ static int replay(struct checker *checker)
 					    .context = checker };
 	struct problem_context context = { .why = checker->result->error };
 	struct ash_volume *volume;
+	bool opened = false;
 	int result = -EUCLEAN;
 
 	/* The engine would believe block 0. */
@@ -169,18 +275,15 @@ static int replay(struct checker *checker)
 		snprintf(checker->result->error, sizeof(checker->result->error), "the superblock is not to be trusted");
 	else
 		result = ash_open(checker->dev, &options, &volume, checker->result->error);
-	if (!result) {
-		checker->result->changed = true;
-		result = ash_close(volume);
-		if (result)
-			snprintf(checker->result->error, sizeof(checker->result->error),
-				 "writing what the log holds: %s", strerror(-result));
-	}
+	opened = !result;
+	if (opened)
+		result = engine_close(checker, volume);
 	if (!result) {
 		say(checker, "%s: log replayed", bdev_name(checker->dev));
 		return 0;
 	}
-	if (result == -EIO || result == -ENOMEM || result == -EBUSY)
+	/* what the engine could not read before it wrote anything is repaired by the passes, as what is damaged is */
+	if ((result == -EIO && opened) || result == -ENOMEM || result == -EBUSY)
 		return result;
 	if (!problem(checker, PROBLEM_LOG_REPLAY, &context))
 		return result;
@@ -233,6 +336,7 @@ static int overlay_open(struct checker *checker)
 	ash_overlay_orphans(checker->overlay, &checker->orphans, &checker->orphan_count);
 	checker->log_clean = ash_overlay_info(checker->overlay)->clean;
 	report_damaged(checker);
+	unreadable_resolve(checker, checker->overlay);
 	return super_again(checker);
 }
 
@@ -262,13 +366,30 @@ static int controls_check(struct checker *checker)
 	return 0;
 }
 
-int journal_open(struct checker *checker)
+/* The overlay knows whether records follow the control block's tail. */
+static int journal_apply(struct checker *checker)
 {
 	struct ash_overlay *overlay = NULL;
-	struct ash_log_control control;
-	uint64_t block;
 	char error[BDEV_ERROR_TEXT];
 	bool clean = false;
+	int result = ash_overlay_open(checker->dev, checker->super, &overlay, error);
+
+	if (result == -EIO || result == -ENOMEM)
+		return result;
+	if (!result) {
+		clean = ash_overlay_info(overlay)->clean;
+		result = unreadable_resolve(checker, overlay);
+		ash_overlay_close(overlay);
+		if (result)
+			return result;
+	}
+	return clean ? 0 : replay(checker);
+}
+
+int journal_open(struct checker *checker)
+{
+	struct ash_log_control control;
+	uint64_t block;
 	int result;
 
 	if (!checker->repair) {
@@ -277,17 +398,10 @@ int journal_open(struct checker *checker)
 			result = overlay_open(checker);
 		return result;
 	}
-	/* The overlay knows whether records follow the control block's tail. */
-	if (!journal_control(checker, &control, &block)) {
-		result = ash_overlay_open(checker->dev, checker->super, &overlay, error);
-		if (result == -EIO || result == -ENOMEM)
-			return result;
-		clean = !result && ash_overlay_info(overlay)->clean;
-		ash_overlay_close(overlay);
-		result = clean ? 0 : replay(checker);
-	} else {
+	if (!journal_control(checker, &control, &block))
+		result = journal_apply(checker);
+	else
 		result = controls_check(checker);
-	}
 	if (!result)
 		result = super_again(checker);
 	if (!result)

@@ -67,7 +67,8 @@ struct ash_open_options {
 /*
  * Open the volume on `dev` (not owned). Takes bdev_lock() unless skip_lock (exclusive, shared when
  * no_write), checks the superblock (a backup serves if it is damaged), replays the log, starts a new
- * epoch. On failure a one-line text for people in `error` (BDEV_ERROR_TEXT bytes, may be NULL):
+ * epoch. When blocks that the log needs cannot be read the volume opens as with no_write, and says so: a later open, or
+ * fsck.ashlar, finds the log as it is. On failure a one-line text for people in `error` (BDEV_ERROR_TEXT bytes, may be NULL):
  * -EBUSY in use, -EINVAL not an Ashlar volume, -ENOTSUP unknown incompat bits, -EUCLEAN needs fsck,
  * -EROFS (device read-only and log not empty: use no_write), -ENODATA device shorter than the volume.
  */
@@ -97,7 +98,7 @@ struct ash_volume_info {
 	uint64_t created, error_count, error_time, epoch, inode_runs, used_inodes, free_blocks;
 	uint32_t version, inodes_per_run, state;
 	uint64_t log_tail_lsn, log_end_lsn, log_durable_lsn;
-	bool read_only, failed;
+	bool read_only, no_write, failed;
 };
 int ash_volume_info(struct ash_volume *volume, struct ash_volume_info *out);
 int ash_set_label(struct ash_volume *volume, const char *label); /* at most 64 bytes, -E2BIG */

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Replay: torn home writes are mended and damage is not (I8), dead timelines stay dead, control blocks, the end of the
- * chain, and logs that somebody forged with right checksums.
+ * chain, blocks that the device does not give, and logs that somebody forged with right checksums.
  */
 #include "engine_fixture.h"
+#include "fs/names.h"
 
 #define CONTENT (ASH_BLOCK_SIZE - BODY)
 
@@ -473,6 +474,239 @@ Test(recover, lost_durable_block_is_damage)
 	}
 	ash_abandon(crash.engine.volume);
 	cr_expect_eq(crash_reopen(&crash, place_block(&crash.place, crash.place.position)), -EUCLEAN);
+	engine_close(&crash.engine);
+}
+
+/* ---- Blocks that the device does not give (I8) ---- */
+
+/* As crash_open(), and over the fault layer. */
+static void sick_open(struct crash *crash, uint8_t value)
+{
+	struct engine *engine = &crash->engine;
+
+	memset(engine, 0, sizeof(*engine));
+	cr_assert_eq(fault_open(engine_device("mem:16M"), &engine->dev), 0);
+	engine_format(engine->dev, 1024);
+	engine->options.no_threads = true;
+	engine->options.cache_bytes = 1u << 20;
+	engine_mount(engine);
+	crash->node = node_new(engine, 5, value);
+	cr_assert_eq(ash_checkpoint(engine->volume), 0);
+}
+
+/* -ENODATA is what Linux makes of a medium error. */
+static void make_unreadable(struct engine *engine, uint64_t block)
+{
+	struct fault_rule rule = { .ops = FAULT_OP(BDEV_READ),
+				   .offset = block * ASH_BLOCK_SIZE,
+				   .length = ASH_BLOCK_SIZE,
+				   .error = block % 2 ? -EIO : -ENODATA };
+
+	cr_assert_eq(fault_add(engine->dev, &rule), 0);
+}
+
+static void close_clean(struct engine *engine)
+{
+	cr_assert_eq(ash_close(engine->volume), 0);
+	engine->volume = NULL;
+}
+
+static bool writes(const struct engine *engine)
+{
+	return !engine->volume->no_write && !atomic_load(&engine->volume->read_only);
+}
+
+/* What made the volume open without writing is there again: all is as it was, and nothing was lost meanwhile. */
+static void expect_all_back(struct crash *crash, uint8_t value)
+{
+	close_clean(&crash->engine);
+	fault_clear(crash->engine.dev);
+	crash->engine.errors = 0;
+	engine_mount(&crash->engine);
+	cr_expect(writes(&crash->engine));
+	cr_expect(crash_is(crash, 0, 10, value));
+	cr_expect_eq(crash->engine.errors, 0, "%s", crash->engine.last_error);
+}
+
+Test(recover, unreadable_control_block_leaves_the_other_one)
+{
+	for (uint64_t newest = 0; newest < 2; newest++) {
+		struct crash crash;
+		uint64_t block;
+
+		sick_open(&crash, 1);
+		crash_fill(&crash, 0, 10, 2);
+		cr_assert_eq(ash_log_checkpoint(crash.engine.volume, true), 0);
+		crash.place = place_of(&crash.engine);
+		engine_cut(&crash.engine);
+		block = newest_control(&crash.engine, &crash.place);
+		make_unreadable(&crash.engine, newest ? block : 2 * crash.place.log_start + 1 - block);
+		engine_mount(&crash.engine);
+		cr_expect(writes(&crash.engine));
+		cr_expect(crash_is(&crash, 0, 10, 2));
+		cr_expect_eq(crash.engine.errors, 0, "%s", crash.engine.last_error);
+		crash_fill(&crash, 0, 10, 3);
+		expect_all_back(&crash, 3);
+		engine_close(&crash.engine);
+	}
+}
+
+Test(recover, both_control_blocks_unreadable_is_an_error)
+{
+	struct crash crash;
+
+	sick_open(&crash, 1);
+	crash_mark(&crash);
+	engine_cut(&crash.engine);
+	make_unreadable(&crash.engine, crash.place.log_start);
+	make_unreadable(&crash.engine, crash.place.log_start + 1);
+	cr_expect_eq(engine_try_mount(&crash.engine), -EUCLEAN);
+	engine_close(&crash.engine);
+}
+
+/* The end of a log that was closed, and blocks behind it, that nobody needs. */
+Test(recover, unreadable_unused_log_block_does_not_matter)
+{
+	for (uint64_t behind = 0; behind < 200; behind += 100) {
+		struct crash crash;
+
+		sick_open(&crash, 1);
+		crash_fill(&crash, 0, 10, 2);
+		close_clean(&crash.engine);
+		engine_mount(&crash.engine);
+		crash.place = place_of(&crash.engine);
+		close_clean(&crash.engine);
+		make_unreadable(&crash.engine, place_block(&crash.place, crash.place.position + behind));
+		engine_mount(&crash.engine);
+		cr_expect(writes(&crash.engine));
+		cr_expect_eq(crash.engine.errors, 0, "%s", crash.engine.last_error);
+		crash_fill(&crash, 0, 10, 3);
+		expect_all_back(&crash, 3);
+		engine_close(&crash.engine);
+	}
+}
+
+Test(recover, unreadable_durable_block_is_damage)
+{
+	struct crash crash;
+
+	sick_open(&crash, 1);
+	crash_mark(&crash);
+	for (int i = 0; i < 3; i++) {
+		crash_fill(&crash, 0, 10, (uint8_t)(2 + i));
+		force(&crash.engine);
+	}
+	ash_abandon(crash.engine.volume);
+	make_unreadable(&crash.engine, place_block(&crash.place, crash.place.position));
+	cr_expect_eq(engine_try_mount(&crash.engine), -EUCLEAN);
+	engine_close(&crash.engine);
+}
+
+/* Nothing proves that the last block was acknowledged, and nothing that it was not: it was. */
+Test(recover, unreadable_last_block_is_not_given_up_by_a_mount)
+{
+	struct crash crash;
+
+	sick_open(&crash, 1);
+	crash_mark(&crash);
+	crash_fill(&crash, 0, 10, 2);
+	engine_cut(&crash.engine);
+	make_unreadable(&crash.engine, place_block(&crash.place, crash.place.position));
+	engine_mount(&crash.engine);
+	cr_expect(!writes(&crash.engine));
+	cr_expect(crash_is(&crash, 0, 10, 1), "what was read can be seen");
+	cr_expect_geq(crash.engine.errors, 1);
+	cr_expect_eq(counters(&crash.engine).damaged_blocks, 1);
+	expect_all_back(&crash, 2);
+	engine_close(&crash.engine);
+}
+
+/* Nor is the log's end certain when the control block that may say more cannot be read either. */
+Test(recover, unreadable_control_and_log_block_are_not_given_up)
+{
+	struct crash crash;
+
+	sick_open(&crash, 1);
+	close_clean(&crash.engine);
+	engine_mount(&crash.engine);
+	crash_mark(&crash);
+	crash_fill(&crash, 0, 10, 2);
+	engine_cut(&crash.engine);
+	make_unreadable(&crash.engine, newest_control(&crash.engine, &crash.place));
+	make_unreadable(&crash.engine, place_block(&crash.place, crash.place.position));
+	engine_mount(&crash.engine);
+	cr_expect(!writes(&crash.engine), "the older control block says clean");
+	expect_all_back(&crash, 2);
+	engine_close(&crash.engine);
+}
+
+Test(recover, unreadable_home_block_spoils_itself_only)
+{
+	struct crash crash;
+	struct engine *engine = &crash.engine;
+	struct ash_buffer *buffer;
+	uint64_t other;
+
+	sick_open(&crash, 1);
+	other = node_new(engine, 6, 1);
+	cr_assert_eq(ash_checkpoint(engine->volume), 0);
+	crash_fill(&crash, 0, 10, 2);
+	node_fill(engine, other, 6, 0, 10, 2);
+	engine_cut(engine);
+	make_unreadable(engine, crash.node);
+	engine->options.continue_on_damage = true; /* even so: the log is all that there is of the change */
+	engine_mount(engine);
+	cr_expect(!writes(engine));
+	cr_expect(node_is(engine, other, 6, 0, 10, 2));
+	cr_expect_eq(counters(engine).damaged_blocks, 1);
+	cr_expect_eq(ash_buffer_get(engine->volume, node_id(crash.node, 5), &buffer), -EUCLEAN);
+	fault_clear(engine->dev);
+	cr_expect_eq(ash_buffer_get(engine->volume, node_id(crash.node, 5), &buffer), -EUCLEAN, "an old state");
+	expect_all_back(&crash, 2);
+	cr_expect(node_is(engine, other, 6, 0, 10, 2));
+	engine_close(engine);
+}
+
+/* As with a bad checksum: a backup tells where the log is, and fsck is asked for. */
+Test(recover, unreadable_superblock_wants_fsck)
+{
+	struct crash crash;
+
+	sick_open(&crash, 1);
+	close_clean(&crash.engine);
+	make_unreadable(&crash.engine, 0);
+	cr_expect_eq(engine_try_mount(&crash.engine), -EUCLEAN);
+	engine_close(&crash.engine);
+}
+
+Test(recover, unreadable_backup_superblock_is_written_anew)
+{
+	struct crash crash;
+
+	sick_open(&crash, 1);
+	make_unreadable(&crash.engine, crash.engine.volume->block_count - 1);
+	close_clean(&crash.engine);
+	engine_mount(&crash.engine);
+	cr_expect(crash.engine.volume->was_clean);
+	engine_close(&crash.engine);
+}
+
+Test(recover, unreadable_inode_bitmap_leaves_the_records)
+{
+	struct ash_create create = { .mode = S_IFREG | 0644 };
+	struct ash_attr attr;
+	struct ash_block_id id;
+	struct crash crash;
+
+	sick_open(&crash, 1);
+	cr_assert_eq(ash_create(crash.engine.volume, ASH_INO_ROOT, "file", &create, &attr), 0);
+	cr_assert_eq(ash_checkpoint(crash.engine.volume), 0);
+	cr_assert(ash_itable_bitmap(crash.engine.volume, 0, &id));
+	engine_cut(&crash.engine);
+	make_unreadable(&crash.engine, id.block);
+	engine_mount(&crash.engine);
+	cr_expect(writes(&crash.engine));
+	cr_expect_eq(ash_lookup(crash.engine.volume, ASH_INO_ROOT, "file", &attr), 0);
 	engine_close(&crash.engine);
 }
 
