@@ -14,4 +14,7 @@ uint32_t ash_block_crc(uint32_t seed, const void *block);
 uint32_t ash_inode_crc(uint32_t seed, const void *record);
 uint64_t ash_siphash(const uint8_t key[16], const void *data, size_t length);
 
+/* NULL, or what cannot be in the geometry that a superblock tells of. The engine and fsck judge by this one rule. */
+const char *ash_geometry_wrong(const struct ash_super *super);
+
 #endif

@@ -81,12 +81,39 @@ static __attribute__((format(printf, 3, 4))) int fail_with(char *text, int error
 
 /* ---- Superblock ---- */
 
+/* Behind superblock and first bitmap, inside the volume. */
+static bool region_good(uint64_t start, uint64_t count, uint64_t blocks)
+{
+	return start >= 2 && count && start < blocks && count <= blocks - start;
+}
+
+const char *ash_geometry_wrong(const struct ash_super *super)
+{
+	uint64_t blocks = ash_get64(super->block_count), groups = ash_get32(super->group_count);
+	uint64_t table = ash_get64(super->group_table_start), table_blocks = ash_get64(super->group_table_blocks);
+	uint64_t log = ash_get64(super->log_start), log_blocks = ash_get64(super->log_blocks);
+	uint32_t per_run = ash_get32(super->inodes_per_run);
+
+	if (blocks < ASH_VOLUME_MIN_BLOCKS || blocks > 1ull << 50 ||
+	    ash_get32(super->blocks_per_group) != ASH_BLOCKS_PER_GROUP || groups == 0 ||
+	    ash_group_start(groups - 1) >= blocks || blocks > ash_group_start(groups))
+		return "impossible geometry";
+	if (!region_good(log, log_blocks, blocks) || log_blocks < ASH_LOG_MIN_BLOCKS || log_blocks > ASH_LOG_MAX_BLOCKS)
+		return "impossible log";
+	if (!region_good(table, table_blocks, blocks) || table_blocks > ASH_BLOCKS_PER_GROUP ||
+	    table_blocks * ASH_GROUPS_PER_TABLE_BLOCK < groups)
+		return "impossible group table";
+	if (log < table + table_blocks && table < log + log_blocks)
+		return "log and group table overlap";
+	if (per_run < 2 * ASH_INO_FIRST_FREE || per_run % ASH_INODES_PER_BLOCK || per_run > ASH_BITS_PER_BITMAP)
+		return "impossible inode runs";
+	return NULL;
+}
+
 /* NULL, or why this is not a usable superblock at `block`. */
 static const char *super_check(const struct ash_super *super, uint64_t block)
 {
-	uint64_t blocks = ash_get64(super->block_count), log = ash_get64(super->log_start);
-	uint64_t log_blocks = ash_get64(super->log_blocks), table = ash_get64(super->group_table_start);
-	uint64_t table_blocks = ash_get64(super->group_table_blocks), groups = ash_get32(super->group_count);
+	const char *wrong;
 
 	if (memcmp(super->volume_magic, ASH_VOLUME_MAGIC, 8) || ash_get32(super->header.magic) != ASH_MAGIC_SUPER)
 		return "no Ashlar volume";
@@ -98,19 +125,9 @@ static const char *super_check(const struct ash_super *super, uint64_t block)
 		return "belongs to an inode";
 	if (ash_get32(super->version) != ASH_FORMAT_VERSION || ash_get32(super->block_shift) != ASH_BLOCK_SHIFT)
 		return NULL; /* judged by its own message */
-	if (blocks < ASH_VOLUME_MIN_BLOCKS || blocks > 1ull << 50 ||
-	    ash_get32(super->blocks_per_group) != ASH_BLOCKS_PER_GROUP || groups == 0 ||
-	    ash_group_start(groups - 1) >= blocks || blocks > ash_group_start(groups))
-		return "impossible geometry";
-	if (log_blocks < ASH_LOG_MIN_BLOCKS || log_blocks > ASH_LOG_MAX_BLOCKS || log == 0 || log >= blocks ||
-	    log_blocks > blocks - log)
-		return "impossible log";
-	if (table == 0 || table >= blocks || table_blocks > blocks - table || table_blocks > ASH_BLOCKS_PER_GROUP ||
-	    table_blocks < (groups + ASH_GROUPS_PER_TABLE_BLOCK - 1) / ASH_GROUPS_PER_TABLE_BLOCK)
-		return "impossible group table";
-	if (ash_get32(super->inodes_per_run) == 0 || ash_get32(super->inodes_per_run) % ASH_INODES_PER_BLOCK ||
-	    ash_get32(super->inodes_per_run) > ASH_BITS_PER_BITMAP)
-		return "impossible inode runs";
+	wrong = ash_geometry_wrong(super);
+	if (wrong)
+		return wrong;
 	/* a close would copy it to the backups: the only good copies then (its own checksum is covered by the block's) */
 	if (super->table_inode.attr_kind != ASH_FORK_EMPTY)
 		return "an inode table with attributes";

@@ -18,42 +18,10 @@
 #define BACKUP_MAX 64u
 #define SEARCH_BLOCKS 256u /* read at a time */
 
-static uint64_t round_up_div(uint64_t value, uint64_t unit)
-{
-	return value / unit + (value % unit != 0);
-}
-
 static const char *refuse(int *error, int code, const char *why)
 {
 	*error = code;
 	return why;
-}
-
-static bool region_good(uint64_t start, uint64_t count, uint64_t block_count)
-{
-	return start >= 2 && count && start < block_count && count <= block_count - start;
-}
-
-static const char *geometry_wrong(const struct ash_super *super, int *error)
-{
-	uint64_t blocks = ash_get64(super->block_count), groups = ash_get32(super->group_count);
-	uint64_t table = ash_get64(super->group_table_start), table_blocks = ash_get64(super->group_table_blocks);
-	uint64_t log = ash_get64(super->log_start), log_blocks = ash_get64(super->log_blocks);
-	uint32_t per_run = ash_get32(super->inodes_per_run);
-
-	if (blocks < ASH_VOLUME_MIN_BLOCKS || groups != round_up_div(blocks, ASH_BLOCKS_PER_GROUP) ||
-	    ash_get32(super->blocks_per_group) != ASH_BLOCKS_PER_GROUP)
-		return refuse(error, -EINVAL, "impossible size");
-	if (!region_good(table, table_blocks, blocks) || table_blocks > UINT32_MAX ||
-	    table_blocks * ASH_GROUPS_PER_TABLE_BLOCK < groups)
-		return refuse(error, -EINVAL, "impossible place of the group table");
-	if (!region_good(log, log_blocks, blocks) || log_blocks < ASH_LOG_MIN_BLOCKS || log_blocks > ASH_LOG_MAX_BLOCKS)
-		return refuse(error, -EINVAL, "impossible place of the log");
-	if (log < table + table_blocks && table < log + log_blocks)
-		return refuse(error, -EINVAL, "log and group table overlap");
-	if (per_run % ASH_INODES_PER_BLOCK || per_run < 2 * ASH_INO_FIRST_FREE || per_run > ASH_BITS_PER_BITMAP)
-		return refuse(error, -EINVAL, "impossible number of inodes per run");
-	return NULL;
 }
 
 const char *super_wrong(const struct ash_super *super, uint64_t address, uint64_t device_blocks, int *error)
@@ -72,10 +40,12 @@ const char *super_wrong(const struct ash_super *super, uint64_t address, uint64_
 		return refuse(error, -ENOTSUP, "unknown format version");
 	if ((ash_get64(super->incompat) & ~ASH_INCOMPAT_KNOWN) || (ash_get64(super->ro_compat) & ~ASH_RO_COMPAT_KNOWN))
 		return refuse(error, -ENOTSUP, "unknown feature bits");
-	why = geometry_wrong(super, error);
-	if (!why && ash_get64(super->block_count) > device_blocks)
+	why = ash_geometry_wrong(super);
+	if (why)
+		return refuse(error, -EINVAL, why);
+	if (ash_get64(super->block_count) > device_blocks)
 		return refuse(error, -ENODATA, "the device is shorter than the volume");
-	return why;
+	return NULL;
 }
 
 /* ---- Backups ---- */
