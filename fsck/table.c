@@ -277,6 +277,25 @@ static bool bits_beyond(const struct checker *checker, const struct ash_bitmap_b
 	return false;
 }
 
+/*
+ * Do inodes live behind the initialized blocks? Then the bitmap is another run's, or an old one, whatever its checksum says.
+ * Records are sealed with the volume's secret: no file's data looks like one.
+ */
+static bool records_beyond(struct checker *checker, uint64_t run, const struct ash_bitmap_block *bitmap)
+{
+	uint32_t blocks = checker->inodes_per_run / ASH_INODES_PER_BLOCK;
+	uint8_t *data = checker->node_buffers, bits[ASH_INODES_PER_BLOCK / 8] = { 0 };
+
+	for (uint32_t i = ash_get32(bitmap->initialized); i < blocks; i++) {
+		uint64_t block = table_block(checker, run * run_blocks(checker) + 1 + i);
+		uint64_t ino = run * checker->inodes_per_run + (uint64_t)i * ASH_INODES_PER_BLOCK;
+
+		if (block && !block_read(checker, block, data) && run_block_bits(checker, data, ino, bits, 0))
+			return true;
+	}
+	return false;
+}
+
 static const char *run_bitmap_wrong(struct checker *checker, uint64_t run, uint64_t block,
 				    struct ash_bitmap_block *bitmap)
 {
@@ -287,7 +306,7 @@ static const char *run_bitmap_wrong(struct checker *checker, uint64_t run, uint6
 	if (!why && (ash_get32(bitmap->initialized) > checker->inodes_per_run / ASH_INODES_PER_BLOCK ||
 		     (!run && !ash_get32(bitmap->initialized))))
 		why = "impossible count of initialized blocks";
-	if (!why && bits_beyond(checker, bitmap))
+	if (!why && (bits_beyond(checker, bitmap) || records_beyond(checker, run, bitmap)))
 		why = "inodes in use behind the initialized blocks";
 	return why;
 }
