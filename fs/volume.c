@@ -497,7 +497,10 @@ static int super_take_replayed(struct ash_volume *volume, const struct ash_overl
 		memcpy(super, replayed, ASH_BLOCK_SIZE);
 	else
 		error = bdev_read(volume->dev, super, ASH_BLOCK_SIZE, 0);
-	if (ash_unreadable(error) || ash_overlay_is_lost(overlay, 0)) {
+	if (!error && ash_overlay_is_lost(overlay, 0))
+		error = -EIO;
+	/* unless it could be read a moment ago: that is the device, then, and not the place */
+	if (ash_unreadable(error) && ash_get64(first->header.address)) {
 		error = 0;
 		wrong = "cannot be read";
 	}
