@@ -423,6 +423,17 @@ static void group_block_take(struct checker *checker, const struct ash_group_tab
 	}
 }
 
+/* Slots that have no group yet are zero; growing the volume fills them. */
+static bool slots_beyond_used(const struct checker *checker, const struct ash_group_table_block *table, uint64_t index)
+{
+	uint64_t first = index * ASH_GROUPS_PER_TABLE_BLOCK;
+
+	for (uint64_t i = 0; i < ASH_GROUPS_PER_TABLE_BLOCK; i++)
+		if (first + i >= checker->group_count && (table->flags[i].raw || table->free_blocks[i].raw))
+			return true;
+	return false;
+}
+
 static int group_block_check(struct checker *checker, uint64_t index)
 {
 	struct problem_context context = { .block = ash_get64(checker->super->group_table_start) + index };
@@ -434,6 +445,8 @@ static int group_block_check(struct checker *checker, uint64_t index)
 		context.why = block_wrong(checker, checker->scratch, context.block, ASH_MAGIC_GROUP_TABLE, 0);
 	if (!context.why && ash_get64(table->first_group) != index * ASH_GROUPS_PER_TABLE_BLOCK)
 		context.why = "names another group";
+	if (!context.why && slots_beyond_used(checker, table, index))
+		context.why = "tells of groups behind the last one";
 	checker->table_block_good[index] = !context.why;
 	group_block_take(checker, table, index, !context.why);
 	if (context.why && problem(checker, PROBLEM_GROUP_TABLE_BAD, &context))
