@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct ash_super;
+
 /* CRC32C of `length` bytes, continuing from `seed` (the result of an earlier call, or a start value). */
 uint32_t ash_crc32c(uint32_t seed, const void *data, size_t length);
 /* Of a metadata block with a struct ash_block_header: crc field taken as zero, group table rule included. */
