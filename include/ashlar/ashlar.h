@@ -103,7 +103,10 @@ struct ash_volume_info {
 int ash_volume_info(struct ash_volume *volume, struct ash_volume_info *out);
 int ash_set_label(struct ash_volume *volume, const char *label); /* at most 64 bytes, -E2BIG */
 int ash_set_uuid(struct ash_volume *volume, const uint8_t uuid[16]);
-/* Grow to `blocks` (at most what the device holds; 0: all of it). -EINVAL when smaller than now. */
+/*
+ * Grow to `blocks` (at most what the device holds; 0: all of it). -EINVAL when smaller than now. Not thread-safe: no other
+ * call on the volume may be under way.
+ */
 int ash_grow(struct ash_volume *volume, uint64_t blocks);
 
 /* Everything completed so far is durable when it returns 0 (I5). Reclaims pending frees. */
