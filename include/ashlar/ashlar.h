@@ -15,7 +15,7 @@
  * - Nothing here checks permissions (the kernel does with default_permissions; a library user is
  *   the owner of the volume), but all consequences of ownership are here: sgid inheritance, default
  *   ACLs, clearing of suid/sgid/capabilities as asked for.
- * - All calls are thread-safe. Every call may block on the device. No call may be made from a
+ * - All calls but ash_grow() are thread-safe. Every call may block on the device. No call may be made from a
  *   callback unless said otherwise.
  */
 #ifndef ASHLAR_ASHLAR_H
