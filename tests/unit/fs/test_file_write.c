@@ -2,6 +2,7 @@
 /* Writes into space that was allocated ahead, on a volume without any other: none may fail, through or buffered. */
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <stdio.h>
 #include "file_fixture.h"
 #include "fsck/check.h"
 
@@ -107,7 +108,7 @@ static void say_problem(void *context, const struct ash_check_problem *problem)
 {
 	(void)context;
 	if (problem->severity != ASH_CHECK_NOTE)
-		cr_log_error("%s", problem->message);
+		fprintf(stderr, "%s\n", problem->message);
 }
 
 static void check_volume(struct full *full)
