@@ -78,10 +78,12 @@ int ash_data_write(struct ash_volume *volume, const void *source, uint64_t lengt
 
 int ash_data_zero(struct ash_volume *volume, uint64_t count, uint64_t block)
 {
-	if (!count)
-		return 0;
+	int rc = count ? not_ours(volume, block, count << ASH_BLOCK_SHIFT) : 0;
+
+	if (rc || !count)
+		return rc;
 	ash_wait_begin(volume);
-	int rc = bdev_write_zeroes(volume->dev, block << ASH_BLOCK_SHIFT, count << ASH_BLOCK_SHIFT);
+	rc = bdev_write_zeroes(volume->dev, block << ASH_BLOCK_SHIFT, count << ASH_BLOCK_SHIFT);
 	ash_wait_end(volume);
 	if (!rc)
 		ash_log_note_data(volume);

@@ -118,13 +118,12 @@ static int parse_option(struct arguments *arguments, int option, char **argv)
 	return usage_error(text);
 }
 
-/* What ashlarfs is going to be told, judged by its own parser. */
-static int check_options(struct arguments *arguments)
+/* What ashlarfs is going to be told. How many. */
+static int server_arguments(const struct arguments *arguments, char *argv[8])
 {
-	char *argv[8] = { "ashlarfs" };
-	char error[OPTION_ERROR_TEXT];
-	int count = 1;
+	int count = 0;
 
+	argv[count++] = "ashlarfs";
 	if (arguments->sloppy)
 		argv[count++] = "-s";
 	if (arguments->options) {
@@ -134,6 +133,17 @@ static int check_options(struct arguments *arguments)
 	argv[count++] = "--";
 	argv[count++] = (char *)arguments->device;
 	argv[count++] = (char *)arguments->folder;
+	argv[count] = NULL;
+	return count;
+}
+
+/* Judged by its own parser. */
+static int check_options(struct arguments *arguments)
+{
+	char *argv[8];
+	char error[OPTION_ERROR_TEXT];
+	int count = server_arguments(arguments, argv);
+
 	return options_parse(&arguments->parsed, count, argv, error) ? tool_error(EXIT_USAGE, "%s", error) : 0;
 }
 
@@ -208,23 +218,12 @@ static int remount(const struct arguments *arguments)
 
 static void become(const char *path, const struct arguments *arguments)
 {
-	const char *argv[8];
-	int count = 0;
+	char *argv[8];
 
-	argv[count++] = "ashlarfs";
-	if (arguments->sloppy)
-		argv[count++] = "-s";
-	if (arguments->options) {
-		argv[count++] = "-o";
-		argv[count++] = arguments->options;
-	}
-	argv[count++] = "--";
-	argv[count++] = arguments->device;
-	argv[count++] = arguments->folder;
-	argv[count] = NULL;
+	server_arguments(arguments, argv);
 	if (arguments->verbose && access(path, X_OK) == 0)
 		fprintf(stderr, "mount.ashlar: running %s\n", path);
-	execv(path, (char **)argv);
+	execv(path, argv);
 }
 
 /* Never returns. */

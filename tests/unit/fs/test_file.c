@@ -341,6 +341,7 @@ Test(file, data_is_not_written_over_the_log)
 	fill(bytes, 4096, 1);
 	cr_assert_eq(bdev_read(f.dev, before, 4096, f.volume->log_start << 12), 0);
 	cr_expect_eq(ash_write(f.volume, ino, bytes, 4096, 0, ASH_WRITE_THROUGH), -EUCLEAN);
+	cr_expect_eq(ash_data_zero(f.volume, 1, f.volume->log_start), -EUCLEAN);
 	cr_assert_eq(bdev_read(f.dev, bytes, 4096, f.volume->log_start << 12), 0);
 	cr_expect_eq(memcmp(before, bytes, 4096), 0);
 	ash_abandon(f.volume);
