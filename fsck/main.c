@@ -11,8 +11,10 @@
 
 #include <ashlar/ashlar.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -44,12 +46,17 @@ struct front {
 	char error[BDEV_ERROR_TEXT]; /* why it could not begin */
 };
 
-/* The one piece of state that a signal handler can reach. */
+/* The state that a signal handler can reach. */
 static volatile sig_atomic_t interrupted;
+static int interrupt_pipe[2] = { -1, -1 }; /* it has a byte once there was a signal: a question waits for it, too */
 
 static void on_interrupt(int signal_number)
 {
+	int error = errno;
+
 	interrupted = signal_number;
+	if (write(interrupt_pipe[1], "", 1) < 0)
+		errno = error; /* full of earlier signals, which will do */
 }
 
 static bool on_cancelled(void *context)
@@ -65,15 +72,17 @@ static void end_of_answers(void)
 		interrupted = SIGHUP;
 }
 
-/* Interrupted, a question must end at once, but what is written to a slow terminal must not be lost. */
-static void catch_signals(const struct front *front)
+/* What is written to a slow terminal must not be lost: hence SA_RESTART. */
+static int catch_signals(void)
 {
-	struct sigaction action = { .sa_handler = on_interrupt,
-				    .sa_flags = front->options.mode == ASH_CHECK_ASK ? 0 : SA_RESTART };
+	struct sigaction action = { .sa_handler = on_interrupt, .sa_flags = SA_RESTART };
 
+	if (pipe2(interrupt_pipe, O_CLOEXEC | O_NONBLOCK))
+		return tool_error(EXIT_OPERATION, "cannot make a pipe: %s", strerror(errno));
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);
 	sigaction(SIGHUP, &action, NULL);
+	return 0;
 }
 
 /* ---- What the check tells ---- */
@@ -146,21 +155,47 @@ static void on_report(void *context, const struct ash_check_problem *problem)
 	printf("%s. %s? %s.\n", problem->message, problem->question, problem->fixed ? "yes" : "no");
 }
 
+/*
+ * The first character of a line of the standard input; EOF at its end, and after a signal. A signal may come before
+ * anything waits here, and in any thread: a read that counts on being interrupted would miss it.
+ */
+static int read_answer(void)
+{
+	struct pollfd wanted[] = { { .fd = STDIN_FILENO, .events = POLLIN },
+				   { .fd = interrupt_pipe[0], .events = POLLIN } };
+	unsigned char next = 0;
+	int first = EOF, ready;
+
+	while (next != '\n') {
+		ready = poll(wanted, 2, -1);
+		if (interrupted || (ready < 0 && errno != EINTR))
+			return EOF;
+		if (ready < 0)
+			continue;
+		if (read(STDIN_FILENO, &next, 1) != 1)
+			break;
+		if (first == EOF)
+			first = next;
+	}
+	return first;
+}
+
 static bool on_ask(void *context, const struct ash_check_problem *problem)
 {
-	char answer[64];
+	int answer;
 
 	bar_clear(context);
 	while (!interrupted) {
 		printf("%s. %s [y/n]? ", problem->message, problem->question);
 		fflush(stdout);
-		if (!fgets(answer, sizeof(answer), stdin)) {
+		answer = read_answer();
+		if (answer == EOF) {
 			end_of_answers();
 			break;
 		}
-		if (answer[0] == 'y' || answer[0] == 'Y')
+		if (answer == 'y' || answer == 'Y')
 			return true;
-		if (answer[0] == 'n' || answer[0] == 'N')
+		if (answer == 'n' || answer == 'N')
 			return false;
 	}
 	putchar('\n');
@@ -486,7 +521,9 @@ int main(int argc, char **argv)
 		code = need_terminal(&front);
 	if (code)
 		return code;
-	catch_signals(&front);
+	code = catch_signals();
+	if (code)
+		return code;
 	/* A bar in a file or pipe is of no use to anybody. */
 	front.bar = front.bar && !front.json_wanted && isatty(STDOUT_FILENO);
 	return output_written(check(&front));

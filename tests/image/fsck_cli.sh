@@ -307,6 +307,13 @@ if command -v python3 >/dev/null && python3 -c 'import sys; sys.exit(sys.version
 	exits "Ctrl-C at a question: 32 and 4" 36 on_terminal $'\003' fsck.ashlar -f many
 	[ "$(wc -l <out)" -lt 8 ] && ! grep -q "^no" out
 	ok "no more questions" $?
+	if strace -o /dev/null true 2>/dev/null; then
+		# The signal comes after the question and before anything waits for the answer. (LeakSanitizer cannot be traced.)
+		ASAN_OPTIONS=detect_leaks=0 exits "Ctrl-C as a question is asked: 32 and 4" 36 on_terminal $'\003' \
+			strace -f -o /dev/null -e trace=write -e inject=write:delay_exit=500000 fsck.ashlar -f many
+	else
+		skip "Ctrl-C as a question is asked" "no strace"
+	fi
 	cmp -s many many_untouched
 	ok "nothing is written" $?
 else
