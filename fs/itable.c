@@ -31,6 +31,8 @@
 #define SEGMENTS_MAX 16u       /* extents that a new run may consist of */
 #define GROW_BYTES (64u << 10) /* log bytes after which a growth in pieces gives up */
 
+#define RESERVED_BITS ((1ull << ASH_INO_FIRST_FREE) - 1)
+
 enum run_state { RUN_UNLOADED, RUN_LOADED, RUN_DAMAGED };
 
 struct run {
@@ -235,6 +237,7 @@ static int run_load_from(struct ash_volume *volume, struct run *run, struct ash_
 	const struct ash_bitmap_block *block = (const void *)buffer->data;
 	uint64_t *bitmaps = bitmaps_allocate(volume);
 	uint32_t initialized = 0, used = 0;
+	bool plausible;
 
 	if (!bitmaps)
 		return -ENOMEM;
@@ -245,7 +248,10 @@ static int run_load_from(struct ash_volume *volume, struct run *run, struct ash_
 		initialized = ash_get32(block->initialized);
 		used = bits_copy(volume, block, bitmaps);
 		ash_unlock(&buffer->lock);
-		if (initialized <= volume->inodes_per_run / ASH_INODES_PER_BLOCK) {
+		plausible = initialized <= volume->inodes_per_run / ASH_INODES_PER_BLOCK;
+		if (!run->number) /* reserved numbers are never handed out */
+			plausible &= (bitmaps[0] & RESERVED_BITS) == RESERVED_BITS;
+		if (plausible) {
 			run_set_bitmaps(volume, run, bitmaps, initialized, used);
 			bitmaps = NULL;
 		}
@@ -257,7 +263,7 @@ static int run_load_from(struct ash_volume *volume, struct run *run, struct ash_
 	if (!bitmaps)
 		return 0;
 	free(bitmaps);
-	return ash_damaged(volume, buffer->id.block, "inode bitmap: count of initialized blocks");
+	return ash_damaged(volume, buffer->id.block, "inode bitmap: count of initialized blocks, or reserved inodes");
 }
 
 /* Afterwards the run is LOADED or DAMAGED. -EIO, -ENOMEM. May block on the device; no run lock held. */

@@ -179,7 +179,7 @@ int ash_orphan_finish(struct ash_volume *volume, uint64_t ino)
 
 /* ---- Recovery ---- */
 
-/* A number in the set whose record is free: a leftover. */
+/* A number in the set whose record is free, or is nothing that can be truncated: a leftover. */
 static int forget_orphan(struct ash_volume *volume, uint64_t ino)
 {
 	struct ash_txn *txn;
@@ -195,7 +195,7 @@ static int forget_orphan(struct ash_volume *volume, uint64_t ino)
 static int recover_one(struct ash_volume *volume, uint64_t ino)
 {
 	struct ash_record record;
-	uint32_t nlink;
+	uint32_t nlink, mode;
 	int result = -ESTALE; /* reserved numbers are no orphans, whatever the log says (I8) */
 
 	if (ino >= ASH_INO_FIRST_FREE)
@@ -205,7 +205,10 @@ static int recover_one(struct ash_volume *volume, uint64_t ino)
 	if (result)
 		return result;
 	nlink = ash_record_nlink(&record);
+	mode = ash_record_mode(&record);
 	ash_record_put(volume, &record);
+	if (nlink && !S_ISREG(mode))
+		return forget_orphan(volume, ino);
 	return nlink ? ash_file_finish_truncate(volume, ino) : ash_orphan_finish(volume, ino);
 }
 

@@ -209,6 +209,33 @@ static int write_image(void *context, uint64_t block, const uint8_t *image)
 	return block_write_raw(checker, block, checker->scratch, 1);
 }
 
+/* After the log has been applied, block 0 may be better than what was found at first. */
+static int super_again(struct checker *checker)
+{
+	struct ash_super *fresh = (void *)checker->scratch;
+	int error = block_read(checker, 0, fresh);
+
+	if (!error && !checker->outvoted &&
+	    !super_wrong(fresh, 0, bdev_geometry(checker->dev)->size >> ASH_BLOCK_SHIFT, &error)) {
+		*checker->super = *fresh;
+		checker->super_from = 0;
+		checker->stale_super = false;
+		super_geometry(checker);
+	}
+	return 0;
+}
+
+/* The image of block 0 has gone home over the mark: it is set again before the log ends. */
+static int mark_again(struct checker *checker)
+{
+	int result = check_flush(checker);
+
+	if (!result)
+		result = super_again(checker);
+	checker->marked = false;
+	return result;
+}
+
 static int log_give_up(struct checker *checker)
 {
 	struct ash_overlay *overlay = NULL;
@@ -222,6 +249,8 @@ static int log_give_up(struct checker *checker)
 		result = ash_overlay_each(overlay, write_image, checker);
 		if (!result)
 			result = lost_give_up(checker, overlay);
+		if (!result && ash_overlay_block(overlay, 0))
+			result = mark_again(checker);
 		ash_overlay_close(overlay);
 	} else {
 		result = 0;
@@ -293,22 +322,6 @@ static int replay(struct checker *checker)
 
 /* ---- Opening ---- */
 
-/* After the log has been applied, block 0 may be better than what was found at first. */
-static int super_again(struct checker *checker)
-{
-	struct ash_super *fresh = (void *)checker->scratch;
-	int error = block_read(checker, 0, fresh);
-
-	if (!error && !checker->outvoted &&
-	    !super_wrong(fresh, 0, bdev_geometry(checker->dev)->size >> ASH_BLOCK_SHIFT, &error)) {
-		*checker->super = *fresh;
-		checker->super_from = 0;
-		checker->stale_super = false;
-		super_geometry(checker);
-	}
-	return 0;
-}
-
 static int report_damaged(struct checker *checker)
 {
 	const uint64_t *blocks;
@@ -366,24 +379,36 @@ static int controls_check(struct checker *checker)
 	return 0;
 }
 
-/* The overlay knows whether records follow the control block's tail. */
-static int journal_apply(struct checker *checker)
+/* The overlay knows whether records follow the control block's tail. A log that it cannot follow is not clean. */
+static int journal_look(struct checker *checker, bool *clean)
 {
 	struct ash_overlay *overlay = NULL;
 	char error[BDEV_ERROR_TEXT];
-	bool clean = false;
 	int result = ash_overlay_open(checker->dev, checker->super, &overlay, error);
 
-	if (result == -EIO || result == -ENOMEM)
+	*clean = false;
+	if (result)
+		return result == -EIO || result == -ENOMEM ? result : 0;
+	*clean = ash_overlay_info(overlay)->clean;
+	result = unreadable_resolve(checker, overlay);
+	ash_overlay_close(overlay);
+	return result;
+}
+
+/* The engine leaves orphans that it cannot release in its log. From now on they are judged by their records alone. */
+static int journal_apply(struct checker *checker)
+{
+	bool clean;
+	int result = journal_look(checker, &clean);
+
+	if (result || clean)
 		return result;
-	if (!result) {
-		clean = ash_overlay_info(overlay)->clean;
-		result = unreadable_resolve(checker, overlay);
-		ash_overlay_close(overlay);
-		if (result)
-			return result;
-	}
-	return clean ? 0 : replay(checker);
+	result = replay(checker);
+	if (!result)
+		result = super_again(checker);
+	if (!result)
+		result = journal_look(checker, &clean);
+	return result || clean ? result : log_give_up(checker);
 }
 
 int journal_open(struct checker *checker)

@@ -246,3 +246,46 @@ Test(journal, unreadable_superblock_under_a_log)
 	expect_files(&sick, true);
 	engine_close(&sick.engine);
 }
+
+static size_t orphans_in_log(struct sick *sick)
+{
+	char error[BDEV_ERROR_TEXT];
+	struct ash_overlay *overlay;
+	const uint64_t *orphans;
+	struct ash_super super;
+	size_t count;
+
+	image_read(&sick->engine, 0, &super);
+	cr_assert_eq(ash_overlay_open(sick->engine.dev, &super, &overlay, error), 0, "%s", error);
+	ash_overlay_orphans(overlay, &orphans, &count);
+	ash_overlay_close(overlay);
+	return count;
+}
+
+/* Its record is damaged: the engine leaves it in the log, and the check must not, for its number gets a new owner. */
+Test(journal, orphan_that_cannot_be_released)
+{
+	uint8_t block[ASH_BLOCK_SIZE];
+	struct ash_block_id id;
+	struct ash_attr attr;
+	struct sick sick;
+	uint32_t offset;
+
+	sick_open(&sick, true);
+	engine_mount(&sick.engine);
+	cr_assert_eq(ash_lookup(sick.engine.volume, ASH_INO_ROOT, "file0", &attr), 0);
+	cr_assert_eq(ash_itable_locate(sick.engine.volume, attr.ino, &id, &offset), 0);
+	cr_assert_eq(ash_unlink(sick.engine.volume, ASH_INO_ROOT, "file0", NULL), 0);
+	cr_assert_eq(ash_checkpoint(sick.engine.volume), 0);
+	ash_abandon(sick.engine.volume);
+	sick.engine.volume = NULL;
+	image_read(&sick.engine, id.block, block);
+	block[offset + offsetof(struct ash_inode, uid)] ^= 1;
+	image_write(&sick.engine, id.block, block);
+	cr_expect_eq(orphans_in_log(&sick), 1);
+	cr_expect_eq(check(&sick, ASH_CHECK_YES).left, 0, "%s", sick.codes);
+	cr_expect_eq(orphans_in_log(&sick), 0);
+	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
+	engine_mount(&sick.engine);
+	engine_close(&sick.engine);
+}
