@@ -831,6 +831,7 @@ int ash_volume_info(struct ash_volume *volume, struct ash_volume_info *out)
 	out->read_only = atomic_load(&volume->read_only);
 	out->no_write = volume->no_write;
 	out->failed = atomic_load(&volume->failed) != 0;
+	out->was_clean = volume->was_clean;
 	return 0;
 }
 

@@ -87,7 +87,9 @@ static int info_read(struct info *info)
 
 static const char *state_text(const struct info *info)
 {
-	return info->volume.state & ASH_STATE_ERRORS ? "damage was met: run fsck.ashlar" : "good";
+	if (info->volume.state & ASH_STATE_ERRORS)
+		return "damage was met: run fsck.ashlar";
+	return info->in_use || info->volume.was_clean ? "good" : "not closed in order: the next mount replays the log";
 }
 
 static void info_dates(const struct ash_volume_info *volume)
@@ -148,6 +150,7 @@ static void info_text(const struct info *info)
 
 static void info_json_changing(struct json *json, const struct ash_volume_info *volume)
 {
+	json_bool(json, "clean", volume->was_clean);
 	json_number(json, "free_blocks", volume->free_blocks);
 	json_number(json, "used_inodes", volume->used_inodes);
 	json_number(json, "epoch", volume->epoch);

@@ -99,6 +99,7 @@ struct ash_volume_info {
 	uint32_t version, inodes_per_run, state;
 	uint64_t log_tail_lsn, log_end_lsn, log_durable_lsn;
 	bool read_only, no_write, failed;
+	bool was_clean; /* closed in order before this open: there was nothing to replay and no orphan */
 };
 int ash_volume_info(struct ash_volume *volume, struct ash_volume_info *out);
 int ash_set_label(struct ash_volume *volume, const char *label); /* at most 64 bytes, -E2BIG */

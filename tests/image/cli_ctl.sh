@@ -16,8 +16,9 @@ cp volume pristine
 touch -d '2020-01-01' volume
 works "info" ashlarctl info volume
 has "shows the label" "label          label"
+has "and that it was closed in order" "state          good"
 works "info --json" ashlarctl info --json volume
-json "has label, blocks and use" "v['label'] == 'label' and v['blocks'] == 16384 and 0 < v['free_blocks'] < 16384 and not v['in_use']"
+json "has label, blocks and use" "v['label'] == 'label' and v['blocks'] == 16384 and 0 < v['free_blocks'] < 16384 and not v['in_use'] and v['clean']"
 works "ls" ashlarctl ls volume
 [ "$(sort out | tr '\n' ' ')" = "folder greeting link " ]
 ok "lists names" $?

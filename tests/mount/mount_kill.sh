@@ -63,6 +63,7 @@ for cycle in $(seq "$CYCLES"); do
 		python3 -c "import os; os.close(os.open('$LOOP', os.O_RDWR | os.O_EXCL))" 2>/dev/null && break
 		sleep 0.05
 	done
+	check "cycle $cycle: ashlarctl says that it was not closed" grep -q "not closed in order" <("$ASHLARCTL" info "$LOOP")
 	fsck_clean "cycle $cycle: fsck -n before the log is replayed"
 	started=$(date +%s%N)
 	attach
