@@ -5,12 +5,14 @@
  * A guest's idle core halts, and waking it costs an exit to the hypervisor each way: 30 to 75 us measured for a wake-up
  * that takes 3 us on one core. The scheduler makes it the rule: when the daemon replies, it wakes the caller on the
  * core that looks idle, away from the daemon, and the next request has to cross again. With no idle core in sight it
- * leaves both where they are. Linux has a cure of its own, the haltpoll governor, but guest_halt_poll_ns is 0 on many
- * hosts. Measured here on two cores: create, write and close of a small file 410 us without, 45 us with this.
+ * leaves both where they are. Linux has a cure of its own, the haltpoll governor, but it is seldom at work. Measured
+ * on two cores: create, write and close of a small file 410 us without, 45 us with this.
  *
  * So, while requests follow each other within SPAN_NS, one thread a core spins at the lowest priority (nice 19: anybody
  * else who wants the core has it at once); HOT_NS after the last request they sleep, and an idle mount costs nothing.
- * The leader's own core needs no spinner.
+ * The leader's own core needs no spinner. Requests that are in flight together, and large ones, have work for more than
+ * one core, which the scheduler must be free to give out: for them nothing spins. (Reads of 4 KiB at depth 16: 65 000 a
+ * second with spinners, 105 000 without.)
  *
  * Only in virtual machines, only with 2 to MAX_CORES cores: on more, or on metal, the cure would cost more than the ill.
  *
@@ -22,6 +24,7 @@
 #include <limits.h>
 #include <linux/futex.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -35,20 +38,38 @@
 #define OWN_CORE_NS 200000l      /* first nap on the leader's own core; the next ones are longer, */
 #define OWN_CORE_NS_MAX 3200000l /* since each costs the leader two switches */
 
+/* One line of a file of sysfs, empty when there is none. */
+static void read_line(const char *path, char line[64])
+{
+	FILE *file = fopen(path, "re");
+
+	line[0] = '\0';
+	if (!file)
+		return;
+	if (fgets(line, 64, file))
+		line[strcspn(line, "\n")] = '\0';
+	fclose(file);
+}
+
+/* Its parameter has a value also where the governor has no driver to work with, as is usual: then it does nothing. */
+static bool haltpoll_works(void)
+{
+	char governor[64], driver[64], poll_ns[64];
+
+	read_line("/sys/devices/system/cpu/cpuidle/current_governor_ro", governor);
+	read_line("/sys/devices/system/cpu/cpuidle/current_driver", driver);
+	read_line("/sys/module/haltpoll/parameters/guest_halt_poll_ns", poll_ns);
+	return !strcmp(governor, "haltpoll") && driver[0] && strcmp(driver, "none") != 0 &&
+	       strtoul(poll_ns, NULL, 10) > 0;
+}
+
 /* Does this machine halt its cores under a hypervisor, without polling first? */
 static bool waking_is_expensive(void)
 {
-	unsigned long poll_ns = 0;
 	char line[4096];
 	bool guest = false;
-	FILE *file = fopen("/sys/module/haltpoll/parameters/guest_halt_poll_ns", "re");
+	FILE *file = haltpoll_works() ? NULL : fopen("/proc/cpuinfo", "re");
 
-	if (file) {
-		if (fscanf(file, "%lu", &poll_ns) != 1)
-			poll_ns = 0;
-		fclose(file);
-	}
-	file = poll_ns ? NULL : fopen("/proc/cpuinfo", "re");
 	if (!file)
 		return false;
 	while (!guest && fgets(line, sizeof(line), file))
@@ -117,12 +138,16 @@ void awake_start(struct front *front)
 	}
 }
 
-void awake_request(struct awake *awake)
+void awake_request(struct awake *awake, bool crowd)
 {
 	uint64_t now;
 
 	if (!awake->count)
 		return;
+	if (crowd) { /* a core that looks idle is wanted now */
+		awake->streak = 0;
+		return;
+	}
 	now = front_now_ns();
 	awake->streak = now - atomic_load_explicit(&awake->last, memory_order_relaxed) < SPAN_NS ? awake->streak + 1 :
 												   0;

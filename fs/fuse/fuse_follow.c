@@ -43,6 +43,7 @@
 #define MOVE_NS_MAX 20000000u
 #define WARM_NS_MAX 1000000u
 #define BULK_RUN 4u
+#define CALM_RUN 32u
 #define BULK_SIZE (64u * 1024u)
 #define PROCESSOR_FIELD 39 /* of /proc/PID/stat, proc(5) */
 
@@ -166,9 +167,10 @@ struct follow_hint follow_look(const struct request *request, bool busy)
 	const struct fuse_read_in *read = (const void *)(request->in + 1);
 	struct follow_hint hint = { .caller = request->in->pid };
 
-	hint.bulk = busy || hint.caller == 0 || request->length > BULK_SIZE ||
-		    (request->in->opcode == FUSE_READ && request->length >= sizeof(*request->in) + sizeof(*read) &&
-		     read->size >= BULK_SIZE);
+	hint.crowd = busy || request->length > BULK_SIZE ||
+		     (request->in->opcode == FUSE_READ && request->length >= sizeof(*request->in) + sizeof(*read) &&
+		      read->size >= BULK_SIZE);
+	hint.bulk = hint.crowd || hint.caller == 0;
 	return hint;
 }
 
@@ -185,11 +187,18 @@ void follow_caller(struct follow *follow, struct follow_hint hint)
 	if (!follow->enabled || follow->warm_until)
 		return;
 	if (hint.bulk) {
-		if (++follow->bulk_run == BULK_RUN && follow->bound >= 0)
+		if (++follow->bulk_run < BULK_RUN)
+			return;
+		follow->calm = CALM_RUN;
+		if (follow->bound >= 0)
 			follow_release(follow);
 		return;
 	}
 	follow->bulk_run = 0;
+	if (follow->calm) {
+		follow->calm--;
+		return;
+	}
 	if (atomic_load_explicit(&follow->seen, memory_order_relaxed)) {
 		int processor = lookout_saw(follow, hint.caller);
 

@@ -106,6 +106,7 @@ struct follow {
 	int bound;       /* core that the leader is bound to; -1: none */
 	uint32_t caller; /* thread that was looked at last */
 	unsigned skipped, bulk_run;
+	unsigned calm; /* requests to come before it is bound again */
 	uint64_t sampled, moved, move_ns;
 	uint64_t warm_until; /* polling before a move; 0: not */
 	int target;          /* of that move */
@@ -209,7 +210,7 @@ uint64_t front_now_ns(void);
 /* Start the threads where they help; nothing is lost where they cannot be had. */
 void awake_start(struct front *front);
 /* The leader has a request. */
-void awake_request(struct awake *awake);
+void awake_request(struct awake *awake, bool crowd);
 void awake_stop(struct front *front);
 
 /* ---- fuse_device.c ---- */
@@ -268,7 +269,8 @@ void follow_start(struct follow *follow);
 void follow_stop(struct follow *follow);
 struct follow_hint {
 	uint32_t caller; /* thread that made the request; 0: the kernel itself */
-	bool bulk;
+	bool crowd;      /* requests in flight, or much data: several cores have work */
+	bool bulk;       /* such a one, or nobody to follow */
 };
 /* What a request says, before it is handled; `busy`: others are in flight. */
 struct follow_hint follow_look(const struct request *request, bool busy);

@@ -172,9 +172,9 @@ static void lead(struct worker *worker)
 		int rc = next_request(worker);
 		if (rc > 0) {
 			struct request *request = worker->request;
-			awake_request(&front->awake);
 			struct follow_hint hint =
 				follow_look(request, front->queue && ash_queue_in_flight(front->queue) > 0);
+			awake_request(&front->awake, hint.crowd);
 			session_dispatch(worker);
 			if (worker->leading)
 				follow_caller(&front->follow, hint);
