@@ -34,6 +34,8 @@
 
 #define SPAN_NS 300000u
 #define HOT_NS 500000u
+#define TELL_NS 50000u /* between two stores that take the cache line away from the spinners */
+#define PAUSES 64
 #define STREAK 16u
 #define OWN_CORE_NS 200000l      /* first nap on the leader's own core; the next ones are longer, */
 #define OWN_CORE_NS_MAX 3200000l /* since each costs the leader two switches */
@@ -78,6 +80,16 @@ static bool waking_is_expensive(void)
 	return guest;
 }
 
+/* The sibling of a core that shares its units has them for itself. */
+static void pause_core(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+	__builtin_ia32_pause();
+#else
+	__asm__ volatile("" ::: "memory");
+#endif
+}
+
 static void spin(struct awake *awake, int core)
 {
 	struct timespec nap = { .tv_nsec = OWN_CORE_NS };
@@ -93,8 +105,8 @@ static void spin(struct awake *awake, int core)
 			continue;
 		}
 		nap.tv_nsec = OWN_CORE_NS;
-		for (int i = 0; i < 64; i++)
-			__asm__ volatile("" ::: "memory");
+		for (int i = 0; i < PAUSES; i++)
+			pause_core();
 	}
 }
 
@@ -149,10 +161,12 @@ void awake_request(struct awake *awake, bool crowd)
 		return;
 	}
 	now = front_now_ns();
-	awake->streak = now - atomic_load_explicit(&awake->last, memory_order_relaxed) < SPAN_NS ? awake->streak + 1 :
-												   0;
-	atomic_store_explicit(&awake->last, now, memory_order_relaxed);
-	atomic_store_explicit(&awake->core, sched_getcpu(), memory_order_relaxed);
+	awake->streak = now - awake->recent < SPAN_NS ? awake->streak + 1 : 0;
+	awake->recent = now;
+	if (now - atomic_load_explicit(&awake->last, memory_order_relaxed) > TELL_NS) {
+		atomic_store_explicit(&awake->last, now, memory_order_relaxed);
+		atomic_store_explicit(&awake->core, sched_getcpu(), memory_order_relaxed);
+	}
 	if (awake->streak < STREAK || atomic_load_explicit(&awake->hot, memory_order_relaxed))
 		return;
 	atomic_store(&awake->hot, 1);

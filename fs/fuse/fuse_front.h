@@ -161,11 +161,13 @@ struct awake_thread {
 
 /* Cores kept from halting while requests follow each other: fuse_awake.c. */
 struct awake {
-	_Atomic uint64_t last; /* ns, of the last request */
-	_Atomic uint32_t hot;  /* futex: 1 while the threads are to spin */
-	_Atomic int core;      /* the leader's */
+	_Alignas(64) _Atomic uint64_t
+		last;         /* ns, of the last request; written seldom, for the spinners look at it always */
+	_Atomic uint32_t hot; /* futex: 1 while the threads are to spin */
+	_Atomic int core;     /* the leader's */
 	_Atomic bool stopping;
-	unsigned streak; /* requests that came close together; the leader's */
+	_Alignas(64) uint64_t recent; /* ns, of the last request; the leader's, as is the streak */
+	unsigned streak;              /* requests that came close together */
 	unsigned count;
 	struct awake_thread threads[AWAKE_MAX_CORES];
 };

@@ -20,6 +20,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define JOIN_MAX 256u /* bytes; ENTRY and ATTR replies fit */
@@ -52,7 +53,7 @@ void transport_close(struct transport *transport)
 ssize_t transport_receive(struct transport *transport, void *memory, size_t size, bool wait, int *channel)
 {
 	*channel = wait || transport->prompt < 0 ? transport->descriptor : transport->prompt;
-	ssize_t length = read(*channel, memory, size);
+	ssize_t length = syscall(SYS_read, *channel, memory, size);
 
 	if (length >= (ssize_t)sizeof(struct fuse_in_header))
 		return length;
@@ -102,6 +103,6 @@ int transport_send(int channel, const struct iovec *iov, int count)
 		memcpy(joined + length, iov[i].iov_base, iov[i].iov_len);
 		length += iov[i].iov_len;
 	}
-	sent = write(channel, joined, length);
+	sent = syscall(SYS_write, channel, joined, length);
 	return sent < 0 ? -errno : 0;
 }
