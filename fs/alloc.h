@@ -53,8 +53,15 @@ void ash_io_leave(struct ash_volume *volume, unsigned ticket);
 
 /* Make freed blocks available whose record is durable. Called after each force; also by ENOSPC paths. */
 void ash_alloc_reap(struct ash_volume *volume);
-/* Are there freed blocks that are not yet available? (ENOSPC: force, reap and try again.) */
-bool ash_alloc_pending(struct ash_volume *volume);
+/* All blocks that were freed until now, by their count since the volume was opened; 0 when none of them is pending. */
+uint64_t ash_alloc_freed(struct ash_volume *volume);
+/* Reap and discard. Is nothing pending any more of what ash_alloc_freed() has counted? */
+bool ash_alloc_available(struct ash_volume *volume, uint64_t freed);
+/* Are there freed blocks that are not yet available? */
+static inline bool ash_alloc_pending(struct ash_volume *volume)
+{
+	return ash_alloc_freed(volume) != 0;
+}
 /* Free blocks as statfs shows them: free or on their way there; available: less what is set aside. */
 void ash_alloc_counts(struct ash_volume *volume, uint64_t *free_blocks, uint64_t *available);
 /* Discard what waits for it (option `discard`), and wait for whoever is at it: the worker, and who lacks space. */

@@ -108,6 +108,7 @@ static void pending_add(struct ash_volume *volume, struct ash_alloc_freed *pendi
 	*alloc->pending_end = pending;
 	alloc->pending_end = &pending->next;
 	alloc->pending_blocks += pending->extent.count;
+	alloc->pending_added += pending->extent.count;
 	pthread_mutex_unlock(&alloc->pending_lock);
 }
 
@@ -271,14 +272,28 @@ void ash_alloc_discard(struct ash_volume *volume)
 	pthread_mutex_unlock(&alloc->discard_lock);
 }
 
-bool ash_alloc_pending(struct ash_volume *volume)
+uint64_t ash_alloc_freed(struct ash_volume *volume)
 {
-	bool pending;
+	struct ash_allocator *alloc = volume->alloc;
+	uint64_t freed;
 
-	pthread_mutex_lock(&volume->alloc->pending_lock);
-	pending = volume->alloc->pending_blocks != 0;
-	pthread_mutex_unlock(&volume->alloc->pending_lock);
-	return pending;
+	pthread_mutex_lock(&alloc->pending_lock);
+	freed = alloc->pending_blocks ? alloc->pending_added : 0;
+	pthread_mutex_unlock(&alloc->pending_lock);
+	return freed;
+}
+
+bool ash_alloc_available(struct ash_volume *volume, uint64_t freed)
+{
+	struct ash_allocator *alloc = volume->alloc;
+	bool available;
+
+	ash_alloc_reap(volume);
+	ash_alloc_discard(volume);
+	pthread_mutex_lock(&alloc->pending_lock);
+	available = alloc->pending_added - alloc->pending_blocks >= freed;
+	pthread_mutex_unlock(&alloc->pending_lock);
+	return available;
 }
 
 void ash_alloc_freed_drop(struct ash_allocator *alloc)

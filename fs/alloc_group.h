@@ -46,6 +46,7 @@ struct ash_allocator {
 	pthread_mutex_t pending_lock;
 	struct ash_alloc_freed *pending, **pending_end;
 	uint64_t pending_blocks;
+	uint64_t pending_added; /* all that were ever added to them */
 	struct ash_alloc_discard *discards;
 	pthread_mutex_t discard_lock; /* whoever empties that list; who lacks space waits here until it is done */
 

@@ -171,6 +171,13 @@ static struct ash_queue *own_busy_queue(struct ash_volume *volume)
 	return queue;
 }
 
+bool ash_async_reap_own(struct ash_volume *volume)
+{
+	struct ash_queue *queue = own_busy_queue(volume);
+
+	return queue && ash_queue_reap(queue, true) > 0;
+}
+
 int ash_async_bar(struct ash_volume *volume, struct ash_icore *icore)
 {
 	uint32_t count;

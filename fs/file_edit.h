@@ -146,6 +146,8 @@ static inline bool ash_memory_aligned(const struct ash_volume *volume, const voi
  */
 int ash_async_bar(struct ash_volume *volume, struct ash_icore *icore);
 void ash_async_admit(struct ash_icore *icore);
+/* Wait for one of the requests that the calling thread has in flight itself. False: there is none that it may wait for. */
+bool ash_async_reap_own(struct ash_volume *volume);
 
 /* What is about to be done to the content of a file. */
 struct ash_file_intent {

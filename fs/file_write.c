@@ -19,6 +19,7 @@
 #include "file_edit.h"
 
 #define BLOCK_MASK (ASH_BLOCK_SIZE - 1)
+#define RECLAIMS_MAX 4u
 #define PIECE_BYTES (4u << 20)
 #define SMALL_PIECE_BYTES (64u << 10)
 
@@ -244,18 +245,16 @@ static int64_t overwrite(struct ash_volume *volume, struct ash_icore *icore, con
 }
 
 /*
- * After ENOSPC: is there another way? First what others set aside; then without the nodes that a split of unwritten
+ * After ENOSPC: is there another way? First what others set aside or have just freed, more than once, since others want
+ * that, too, and a page of the kernel that cannot be written is lost; then without the nodes that a split of unwritten
  * extents may need, for a write into space that was allocated ahead must not fail.
  */
-static bool try_harder(struct ash_volume *volume, struct source *source, bool *reclaimed)
+static bool try_harder(struct ash_volume *volume, struct source *source, unsigned *reclaims)
 {
 	bool whole = source->whole;
 
-	if (!*reclaimed) {
-		*reclaimed = true;
-		if (ash_reclaim_space(volume))
-			return true;
-	}
+	if (++*reclaims <= RECLAIMS_MAX && ash_reclaim_space(volume))
+		return true;
 	source->whole = true;
 	return !whole;
 }
@@ -263,7 +262,7 @@ static bool try_harder(struct ash_volume *volume, struct source *source, bool *r
 static int64_t write_through(struct ash_volume *volume, struct ash_icore *icore, struct source source, unsigned flags)
 {
 	uint64_t done = 0;
-	bool reclaimed = false;
+	unsigned reclaims = 0;
 	int64_t piece;
 
 	if ((flags & ASH_WRITE_NO_TIMES) && !(flags & ASH_WRITE_APPEND)) {
@@ -273,11 +272,12 @@ static int64_t write_through(struct ash_volume *volume, struct ash_icore *icore,
 	}
 	while (source.length) {
 		piece = write_piece(volume, icore, &source, flags);
-		if (piece == -ENOSPC && try_harder(volume, &source, &reclaimed))
+		if (piece == -ENOSPC && try_harder(volume, &source, &reclaims))
 			continue;
 		if (piece < 0)
 			return done ? (int64_t)done : piece;
 		done += (uint64_t)piece;
+		reclaims = 0;
 	}
 	return (int64_t)done;
 }

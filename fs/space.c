@@ -12,6 +12,10 @@
  */
 #include "file_edit.h"
 
+#include <time.h>
+
+#define SETTLE_NS (10ull * 1000 * 1000 * 1000)
+
 void ash_drop_preallocation(struct ash_volume *volume, struct ash_icore *icore)
 {
 	if (!icore->preallocated.count)
@@ -125,22 +129,52 @@ void ash_wb_drop_preallocations(struct ash_volume *volume)
 	ash_wb_drop_kept(volume, UINT64_MAX);
 }
 
+/*
+ * Wait until what was freed until now is available. The log is forced at once, but a checkpoint that runs, I/O in flight and
+ * whoever else is just making it available take their time, and there is space: data that was acknowledged must not
+ * be lost to their being slow. What this thread has in flight itself it must reap itself. Bounded, for a device may hang.
+ */
+static void settle_freed(struct ash_volume *volume, uint64_t freed)
+{
+	uint64_t end = ash_monotonic_ns() + SETTLE_NS;
+	struct timespec pause = { .tv_nsec = 500000 };
+
+	while (!ash_alloc_available(volume, freed) && !atomic_load(&volume->failed) && ash_monotonic_ns() < end) {
+		if (ash_async_reap_own(volume))
+			continue;
+		ash_wait_begin(volume);
+		nanosleep(&pause, NULL);
+		ash_wait_end(volume);
+	}
+}
+
 /* True: something may have been freed. */
 static bool reclaim(struct ash_volume *volume)
 {
 	bool freed = ash_wb_drop_kept(volume, UINT64_MAX);
-	uint64_t buffered = ash_wb_reserved_blocks(volume);
+	uint64_t buffered = ash_wb_reserved_blocks(volume), pending;
 
 	/* The reserve is the worst case; written out, data takes what it takes. */
 	if (buffered && !ash_wb_flush_all(volume))
 		freed = true;
-	if (!ash_alloc_pending(volume))
+	pending = ash_alloc_freed(volume);
+	if (!pending || ash_log_force(volume, ash_log_end(volume)))
 		return freed;
-	if (ash_log_force(volume, ash_log_end(volume)))
-		return freed;
-	ash_alloc_reap(volume);
-	ash_alloc_discard(volume);
+	settle_freed(volume, pending);
 	return true;
+}
+
+/* Who holds it may wait for what this thread has in flight, which nobody else reaps. */
+static void reclaim_lock(struct ash_volume *volume)
+{
+	while (pthread_mutex_trylock(&volume->wb->reclaim_lock)) {
+		if (ash_async_reap_own(volume))
+			continue;
+		ash_wait_begin(volume);
+		pthread_mutex_lock(&volume->wb->reclaim_lock);
+		ash_wait_end(volume);
+		return;
+	}
 }
 
 bool ash_reclaim_space(struct ash_volume *volume)
@@ -150,7 +184,7 @@ bool ash_reclaim_space(struct ash_volume *volume)
 
 	if (atomic_load(&volume->read_only))
 		return false;
-	pthread_mutex_lock(&wb->reclaim_lock);
+	reclaim_lock(volume);
 	/* Somebody else's finished while this thread waited for it: what it freed may do. */
 	bool freed = atomic_load(&wb->reclaims) != before;
 	if (!freed) {

@@ -427,20 +427,57 @@ static bool undo_covers(const struct ash_txn *txn, const struct ash_buffer *buff
 	return false;
 }
 
+/* How the words at two places differ; the lowest byte is the first. */
+static uint64_t words_differ(const uint8_t *a, const uint8_t *b)
+{
+	ash_le64 x, y;
+
+	memcpy(&x, a, sizeof(x));
+	memcpy(&y, b, sizeof(y));
+	return ash_get64(x) ^ ash_get64(y);
+}
+
+/* How many bytes are the same at the beginning. Records differ in little, and are compared at every change: by words. */
+static uint32_t same_first(const uint8_t *a, const uint8_t *b, uint32_t length)
+{
+	uint32_t at = 0;
+
+	for (uint64_t differ; length - at >= sizeof(differ); at += sizeof(differ)) {
+		differ = words_differ(a + at, b + at);
+		if (differ)
+			return at + (uint32_t)__builtin_ctzll(differ) / 8;
+	}
+	while (at < length && a[at] == b[at])
+		at++;
+	return at;
+}
+
+/* ... and at the end. */
+static uint32_t same_last(const uint8_t *a, const uint8_t *b, uint32_t length)
+{
+	uint32_t left = length;
+
+	for (uint64_t differ; left >= sizeof(differ); left -= sizeof(differ)) {
+		differ = words_differ(a + left - sizeof(differ), b + left - sizeof(differ));
+		if (differ)
+			return length - left + (uint32_t)__builtin_clzll(differ) / 8;
+	}
+	while (left && a[left - 1] == b[left - 1])
+		left--;
+	return length - left;
+}
+
 void ash_txn_set(struct ash_txn *txn, struct ash_buffer *buffer, uint32_t offset, const void *source, uint32_t length)
 {
 	const uint8_t *bytes = source;
-	const uint8_t *now = buffer->data + offset;
+	uint32_t same;
 
 	assert(offset + length <= ASH_BLOCK_SIZE);
-	while (length && *bytes == *now) {
-		bytes++;
-		now++;
-		offset++;
-		length--;
-	}
-	while (length && bytes[length - 1] == now[length - 1])
-		length--;
+	same = same_first(bytes, buffer->data + offset, length);
+	bytes += same;
+	offset += same;
+	length -= same;
+	length -= same_last(bytes, buffer->data + offset, length);
 	if (!length)
 		return;
 	ash_lock(&buffer->lock);

@@ -50,6 +50,7 @@ void transport_close(struct transport *transport)
 	transport->descriptor = -1;
 }
 
+/* No thread here is cancelled: the wrappers of libc, which allow for it, cost two locked operations a call. */
 ssize_t transport_receive(struct transport *transport, void *memory, size_t size, bool wait, int *channel)
 {
 	*channel = wait || transport->prompt < 0 ? transport->descriptor : transport->prompt;

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Space that was freed but is not available yet. */
+#include <pthread.h>
+#include <unistd.h>
+#include "file_fixture.h"
+#include "tests/support/delay.h"
+
+#define PIECE (1u << 20)
+
+static void *run_checkpoint(void *context)
+{
+	struct fixture *f = context;
+
+	cr_expect_eq(ash_checkpoint(f->volume), 0);
+	return NULL;
+}
+
+static void *release_later(void *context)
+{
+	struct fixture *f = context;
+
+	usleep(300000);
+	delay_release(f->dev);
+	return NULL;
+}
+
+/* A volume on a device that delays, with one file that takes all its space. */
+static uint64_t open_full(struct fixture *f, uint8_t *bytes)
+{
+	char error[BDEV_ERROR_TEXT] = "";
+	struct bdev *memory;
+	uint64_t big, at = 0;
+	int64_t written;
+
+	*f = (struct fixture){ .options = { .no_threads = true, .log = quiet_log } };
+	cr_assert_eq(bdev_open("mem:24M", &(struct bdev_open_options){ 0 }, &memory, error), 0, "%s", error);
+	cr_assert_eq(delay_open(memory, &f->dev), 0);
+	cr_assert_eq(ash_mkfs(f->dev, &(struct ash_mkfs_options){ 0 }, error), 0, "mkfs: %s", error);
+	fixture_mount(f);
+	big = make_file(f, "big");
+	while ((written = ash_write(f->volume, big, bytes, PIECE, at, ASH_WRITE_THROUGH)) > 0)
+		at += (uint64_t)written;
+	cr_assert_eq(written, -ENOSPC);
+	cr_assert_eq(ash_checkpoint(f->volume), 0);
+	return big;
+}
+
+/*
+ * What a checkpoint may still be writing is not given out before it ends. Who lacks space waits for that: the blocks count as
+ * free, and the data may be the kernel's, acknowledged long ago.
+ */
+Test(space, freed_during_a_checkpoint)
+{
+	uint8_t *bytes = aligned(PIECE);
+	struct fixture f;
+	struct ash_volume_info info;
+	struct delay_rule hold = { .ops = DELAY_OP(BDEV_WRITE), .count = 1, .nanoseconds = DELAY_HELD };
+	pthread_t checkpoint, releaser;
+	uint64_t big, other;
+
+	memset(bytes, 7, PIECE);
+	big = open_full(&f, bytes);
+	other = make_file(&f, "other");
+	cr_assert_eq(ash_sync(f.volume), 0);
+	cr_assert_eq(ash_volume_info(f.volume, &info), 0);
+	hold.offset = (info.log_start + info.log_blocks) * 4096; /* a block's home, not the log */
+	hold.length = info.block_count * 4096 - hold.offset;
+	delay_set(f.dev, &hold);
+	cr_assert_eq(pthread_create(&checkpoint, NULL, run_checkpoint, &f), 0);
+	for (int i = 0; i < 1000 && !delay_caught(f.dev); i++)
+		usleep(1000);
+	cr_assert_eq(delay_caught(f.dev), 1);
+	cr_assert_eq(set_size(&f, big, 0), 0);
+	cr_assert_eq(pthread_create(&releaser, NULL, release_later, &f), 0);
+	cr_expect_eq(ash_write(f.volume, other, bytes, PIECE, 0, ASH_WRITE_THROUGH), PIECE);
+	pthread_join(releaser, NULL);
+	pthread_join(checkpoint, NULL);
+	bdev_buffer_free(bytes, PIECE);
+	fixture_close(&f);
+}
