@@ -139,18 +139,49 @@ static int empty_piece(struct ash_volume *volume, struct ash_icore *icore, uint6
 
 	if (rc)
 		return rc;
-	/* A split extent may need a node. Other blocks are zeroed already: that must not fail for want of space. */
-	struct ash_tree tree = edit.tree;
-	tree.claim_flags |= ASH_CLAIM_EMERGENCY;
 	while (at < end && !rc && ash_edit_room(&edit)) {
 		struct ash_mapping mapping;
 
 		rc = ash_edit_map(&edit, at, end - at, &mapping);
 		if (!rc && mapping.start && !mapping.unwritten)
-			rc = ash_map_set_unwritten(edit.txn, &tree, mapping.file_block, mapping.count);
+			rc = ash_map_set_unwritten(edit.txn, &edit.tree, mapping.file_block, mapping.count);
 		at = mapping.file_block + mapping.count;
 	}
 	return end_piece(&edit, rc, at, block);
+}
+
+/* Zeroes are written over the blocks of one extent from *block on. */
+static int zero_piece(struct ash_volume *volume, struct ash_icore *icore, uint64_t *block, uint64_t end)
+{
+	struct ash_mapping mapping;
+	struct ash_edit edit;
+	int rc = ash_edit_begin_settled(&edit, volume, icore, ASH_EDIT_LOG_BYTES);
+
+	if (rc)
+		return rc;
+	rc = ash_edit_map(&edit, *block, end - *block, &mapping);
+	if (!rc && mapping.start && !mapping.unwritten) {
+		rc = ash_edit_settle_end(&edit, mapping.file_block, mapping.count);
+		if (!rc)
+			rc = ash_data_zero(volume, mapping.count, mapping.start);
+	}
+	return end_piece(&edit, rc, rc ? *block : mapping.file_block + mapping.count, block);
+}
+
+/*
+ * A split extent may need a node. Other blocks are zeroed already, so this must not fail for want of space; nor may
+ * the emergency reserve, which unlink and truncate live on, be spent on it split by split.
+ */
+static int empty_blocks(struct ash_volume *volume, struct ash_icore *icore, uint64_t block, uint64_t end)
+{
+	int rc = 0;
+
+	while (block < end && !rc) {
+		rc = empty_piece(volume, icore, &block, end);
+		if (rc == -ENOSPC)
+			rc = zero_piece(volume, icore, &block, end);
+	}
+	return rc;
 }
 
 /*
@@ -256,14 +287,13 @@ static int punch(struct ash_volume *volume, struct ash_icore *icore, struct rang
 
 static int zero_range(struct ash_volume *volume, struct ash_icore *icore, struct range range, bool keep_size)
 {
-	uint64_t block = ash_blocks_of(range.offset), whole = 0, end;
+	uint64_t first = ash_blocks_of(range.offset), whole = 0;
 	int rc = allocate_blocks(volume, icore, range.offset >> ASH_BLOCK_SHIFT, ash_blocks_of(range.end));
 
 	if (!rc)
 		rc = begin_zero(volume, icore, range, false, &whole);
-	end = block + whole;
-	while (block < end && !rc)
-		rc = empty_piece(volume, icore, &block, end);
+	if (!rc)
+		rc = empty_blocks(volume, icore, first, first + whole);
 	return rc ? rc : finish(volume, icore, keep_size ? 0 : range.end, true);
 }
 

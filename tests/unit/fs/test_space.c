@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Space that was freed but is not available yet. */
+#include <linux/falloc.h>
 #include <pthread.h>
 #include <unistd.h>
 #include "file_fixture.h"
@@ -75,6 +76,33 @@ Test(space, freed_during_a_checkpoint)
 	cr_expect_eq(ash_write(f.volume, other, bytes, PIECE, 0, ASH_WRITE_THROUGH), PIECE);
 	pthread_join(releaser, NULL);
 	pthread_join(checkpoint, NULL);
+	bdev_buffer_free(bytes, PIECE);
+	fixture_close(&f);
+}
+
+/* Each zeroed block in the middle of an extent would split it, and splits need nodes. */
+Test(space, zeroing_does_not_spend_the_reserve)
+{
+	uint8_t *bytes = aligned(PIECE);
+	uint64_t big, before, blocks;
+	struct fixture f;
+
+	memset(bytes, 7, PIECE);
+	big = open_full(&f, bytes);
+	blocks = attr_of(&f, big).size / 4096;
+	before = free_blocks(&f);
+	for (uint64_t i = 1; i < blocks; i += 2)
+		cr_assert_eq(ash_fallocate(f.volume, big, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, i * 4096, 4096),
+			     0, "block %llu", (unsigned long long)i);
+	cr_assert_eq(ash_sync(f.volume), 0);
+	cr_expect_geq(free_blocks(&f) + 1, before, "%llu blocks were free, %llu are", (unsigned long long)before,
+		      (unsigned long long)free_blocks(&f));
+	for (uint64_t i = 0; i < blocks; i++) {
+		cr_assert_eq(ash_read(f.volume, big, bytes, 4096, i * 4096), 4096);
+		cr_expect_eq(bytes[0], i % 2 ? 0 : 7);
+		cr_expect(!memcmp(bytes, bytes + 1, 4095), "block %llu", (unsigned long long)i);
+	}
+	cr_expect_eq(ash_unlink(f.volume, 1, "big", NULL), 0);
 	bdev_buffer_free(bytes, PIECE);
 	fixture_close(&f);
 }
