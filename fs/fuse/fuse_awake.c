@@ -37,6 +37,10 @@
 #define TELL_NS 50000u /* between two stores that take the cache line away from the spinners */
 #define PAUSES 64
 #define STREAK 16u
+#define GAP_NS 500000u    /* away from the core for so long: somebody has work for it */
+#define RIVAL_NS 2000000l /* for whom the core is left alone, at first; each time twice as long */
+#define RIVAL_NS_MAX 64000000l
+#define CALM_NS 100000000u       /* without such a one: as at first */
 #define OWN_CORE_NS 200000l      /* first nap on the leader's own core; the next ones are longer, */
 #define OWN_CORE_NS_MAX 3200000l /* since each costs the leader two switches */
 
@@ -90,21 +94,59 @@ static void pause_core(void)
 #endif
 }
 
+/* Who else wants this core? */
+struct rival {
+	uint64_t seen;  /* ns, of the last look at the clock */
+	uint64_t since; /* ns, when the last nap for somebody's sake ended */
+	long switches;  /* how often the kernel had taken the core away then */
+	long nap_ns;
+};
+
+static long switches_forced(void)
+{
+	struct rusage usage;
+
+	return getrusage(RUSAGE_THREAD, &usage) ? 0 : usage.ru_nivcsw;
+}
+
+static void nap(long ns)
+{
+	nanosleep(&(struct timespec){ .tv_nsec = ns }, NULL);
+}
+
+/*
+ * Nice 19 counts within a session only where the kernel groups processes by session (autogroup): against a busy process of
+ * another one the spinner would get half of the core. Somebody who had the core for long keeps it awake himself.
+ */
+static void give_way(struct rival *rival, uint64_t now)
+{
+	if (now - rival->seen > GAP_NS && switches_forced() != rival->switches) {
+		rival->nap_ns = now - rival->since > CALM_NS ? RIVAL_NS : rival->nap_ns * 2;
+		nap(rival->nap_ns < RIVAL_NS_MAX ? rival->nap_ns : RIVAL_NS_MAX);
+		now = front_now_ns();
+		rival->since = now;
+		rival->switches = switches_forced();
+	}
+	rival->seen = now;
+}
+
 static void spin(struct awake *awake, int core)
 {
-	struct timespec nap = { .tv_nsec = OWN_CORE_NS };
+	uint64_t now = front_now_ns();
+	struct rival rival = { .seen = now, .since = now, .switches = switches_forced(), .nap_ns = RIVAL_NS };
+	long own_core_ns = OWN_CORE_NS;
 
-	while (!atomic_load(&awake->stopping)) {
-		uint64_t last = atomic_load_explicit(&awake->last, memory_order_relaxed);
-
-		if (front_now_ns() > last + HOT_NS)
+	for (; !atomic_load(&awake->stopping); now = front_now_ns()) {
+		if (now > atomic_load_explicit(&awake->last, memory_order_relaxed) + HOT_NS)
 			return;
 		if (atomic_load_explicit(&awake->core, memory_order_relaxed) == core) {
-			nanosleep(&nap, NULL);
-			nap.tv_nsec = nap.tv_nsec < OWN_CORE_NS_MAX ? nap.tv_nsec * 2 : OWN_CORE_NS_MAX;
+			nap(own_core_ns);
+			own_core_ns = own_core_ns < OWN_CORE_NS_MAX ? own_core_ns * 2 : OWN_CORE_NS_MAX;
+			rival.seen = front_now_ns();
 			continue;
 		}
-		nap.tv_nsec = OWN_CORE_NS;
+		own_core_ns = OWN_CORE_NS;
+		give_way(&rival, now);
 		for (int i = 0; i < PAUSES; i++)
 			pause_core();
 	}
