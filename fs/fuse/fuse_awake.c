@@ -37,8 +37,11 @@
 #define TELL_NS 50000u /* between two stores that take the cache line away from the spinners */
 #define PAUSES 64
 #define STREAK 16u
-#define GAP_NS 500000u    /* away from the core for so long: somebody has work for it */
-#define RIVAL_NS 2000000l /* for whom the core is left alone, at first; each time twice as long */
+#define STREAK_BUSY \
+	2u /* enough of them when there was a streak a moment ago: a caller that waited for a disk goes on */
+#define BUSY_NS 100000000u /* for so long */
+#define GAP_NS 500000u     /* away from the core for so long: somebody has work for it */
+#define RIVAL_NS 2000000l  /* for whom the core is left alone, at first; each time twice as long */
 #define RIVAL_NS_MAX 64000000l
 #define CALM_NS 100000000u       /* without such a one: as at first */
 #define OWN_CORE_NS 200000l      /* first nap on the leader's own core; the next ones are longer, */
@@ -209,7 +212,10 @@ void awake_request(struct awake *awake, bool crowd)
 		atomic_store_explicit(&awake->last, now, memory_order_relaxed);
 		atomic_store_explicit(&awake->core, sched_getcpu(), memory_order_relaxed);
 	}
-	if (awake->streak < STREAK || atomic_load_explicit(&awake->hot, memory_order_relaxed))
+	if (awake->streak >= STREAK)
+		awake->busy_until = now + BUSY_NS;
+	if (awake->streak < (now < awake->busy_until ? STREAK_BUSY : STREAK) ||
+	    atomic_load_explicit(&awake->hot, memory_order_relaxed))
 		return;
 	atomic_store(&awake->hot, 1);
 	syscall(SYS_futex, &awake->hot, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);

@@ -168,6 +168,7 @@ struct awake {
 	_Atomic bool stopping;
 	_Alignas(64) uint64_t recent; /* ns, of the last request; the leader's, as is the streak */
 	unsigned streak;              /* requests that came close together */
+	uint64_t busy_until;          /* ns; a streak is expected to go on until then */
 	unsigned count;
 	struct awake_thread threads[AWAKE_MAX_CORES];
 };
