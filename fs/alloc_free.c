@@ -146,7 +146,10 @@ int ash_free(struct ash_txn *txn, struct ash_extent extent, bool metadata)
 
 /* ---- Data I/O in flight ---- */
 
-/* Is all data I/O older than `generation` + 1 done? */
+/*
+ * Is all data I/O older than `generation` + 1 done? If not, and I/O that begins now would still carry it, the next begins a
+ * new generation: else what follows could hold it for ever.
+ */
 static bool io_passed(struct ash_allocator *alloc, uint64_t generation)
 {
 	bool passed;
@@ -155,6 +158,8 @@ static bool io_passed(struct ash_allocator *alloc, uint64_t generation)
 	while (alloc->oldest < alloc->generation && alloc->in_flight[alloc->oldest % ASH_ALLOC_GENERATIONS] == 0)
 		alloc->oldest++;
 	passed = alloc->oldest > generation || alloc->in_flight[alloc->oldest % ASH_ALLOC_GENERATIONS] == 0;
+	if (!passed && generation == alloc->generation && alloc->generation - alloc->oldest < ASH_ALLOC_GENERATIONS - 1)
+		alloc->generation++;
 	pthread_mutex_unlock(&alloc->io_lock);
 	return passed;
 }

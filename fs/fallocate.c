@@ -15,6 +15,7 @@
 #include "file_edit.h"
 
 #define BLOCK_MASK (ASH_BLOCK_SIZE - 1)
+#define ZERO_BLOCKS 1024u
 
 struct range {
 	uint64_t offset, end; /* bytes */
@@ -159,7 +160,8 @@ static int zero_piece(struct ash_volume *volume, struct ash_icore *icore, uint64
 
 	if (rc)
 		return rc;
-	rc = ash_edit_map(&edit, *block, end - *block, &mapping);
+	/* not too many: the log waits for the transaction, and others for the inode */
+	rc = ash_edit_map(&edit, *block, end - *block < ZERO_BLOCKS ? end - *block : ZERO_BLOCKS, &mapping);
 	if (!rc && mapping.start && !mapping.unwritten) {
 		rc = ash_edit_settle_end(&edit, mapping.file_block, mapping.count);
 		if (!rc)

@@ -133,13 +133,20 @@ void ash_wb_drop_preallocations(struct ash_volume *volume)
  * Wait until what was freed until now is available. The log is forced at once, but a checkpoint that runs, I/O in flight and
  * whoever else is just making it available take their time, and there is space: data that was acknowledged must not
  * be lost to their being slow. What this thread has in flight itself it must reap itself. Bounded, for a device may hang.
+ * False: it was not to be had in time.
  */
-static void settle_freed(struct ash_volume *volume, uint64_t freed)
+static bool settle_freed(struct ash_volume *volume, uint64_t freed)
 {
 	uint64_t end = ash_monotonic_ns() + SETTLE_NS;
 	struct timespec pause = { .tv_nsec = 500000 };
+	bool available;
 
-	while (!ash_alloc_available(volume, freed) && !atomic_load(&volume->failed) && ash_monotonic_ns() < end) {
+	for (;;) {
+		ash_wait_begin(volume); /* for who discards just now */
+		available = ash_alloc_available(volume, freed);
+		ash_wait_end(volume);
+		if (available || atomic_load(&volume->failed) || ash_monotonic_ns() > end)
+			return available;
 		if (ash_async_reap_own(volume))
 			continue;
 		ash_wait_begin(volume);
@@ -160,8 +167,7 @@ static bool reclaim(struct ash_volume *volume)
 	pending = ash_alloc_freed(volume);
 	if (!pending || ash_log_force(volume, ash_log_end(volume)))
 		return freed;
-	settle_freed(volume, pending);
-	return true;
+	return settle_freed(volume, pending) || freed;
 }
 
 /* Who holds it may wait for what this thread has in flight, which nobody else reaps. */
@@ -180,17 +186,18 @@ static void reclaim_lock(struct ash_volume *volume)
 bool ash_reclaim_space(struct ash_volume *volume)
 {
 	struct ash_write_behind *wb = volume->wb;
-	uint64_t before = atomic_load(&wb->reclaims);
+	uint64_t before = atomic_load(&wb->reclaims_begun), number;
 
 	if (atomic_load(&volume->read_only))
 		return false;
 	reclaim_lock(volume);
-	/* Somebody else's finished while this thread waited for it: what it freed may do. */
-	bool freed = atomic_load(&wb->reclaims) != before;
+	/* Somebody else's began, and ended, while this thread waited for it: what it freed may do. */
+	bool freed = wb->reclaim_succeeded > before;
 	if (!freed) {
+		number = atomic_fetch_add(&wb->reclaims_begun, 1) + 1;
 		freed = reclaim(volume);
 		if (freed)
-			atomic_fetch_add(&wb->reclaims, 1);
+			wb->reclaim_succeeded = number;
 	}
 	pthread_mutex_unlock(&wb->reclaim_lock);
 	return freed;

@@ -96,7 +96,8 @@ struct ash_write_behind {
 	_Atomic uint64_t reserved; /* sum over the inodes */
 	_Atomic uint64_t rotor;    /* where the data of the last new file ended */
 	pthread_mutex_t reclaim_lock;
-	_Atomic uint64_t reclaims; /* successful ones so far */
+	_Atomic uint64_t reclaims_begun;
+	uint64_t reclaim_succeeded; /* number of the last one that freed something */
 };
 
 static inline uint8_t *ash_wb_page_bytes(const struct ash_volume *volume, uint32_t page)

@@ -240,8 +240,11 @@ static int log_give_up(struct checker *checker)
 {
 	struct ash_overlay *overlay = NULL;
 	char error[BDEV_ERROR_TEXT];
-	int result = ash_overlay_open(checker->dev, checker->super, &overlay, error);
+	int result = super_again(checker); /* the engine may have got as far as writing block 0 */
 
+	if (result)
+		return result;
+	result = ash_overlay_open(checker->dev, checker->super, &overlay, error);
 	/* damaged, it is given up; with want of memory it is not known to be */
 	if (result == -ENOMEM)
 		return result;

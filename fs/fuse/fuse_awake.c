@@ -125,7 +125,9 @@ static void give_way(struct rival *rival, uint64_t now)
 {
 	if (now - rival->seen > GAP_NS && switches_forced() != rival->switches) {
 		rival->nap_ns = now - rival->since > CALM_NS ? RIVAL_NS : rival->nap_ns * 2;
-		nap(rival->nap_ns < RIVAL_NS_MAX ? rival->nap_ns : RIVAL_NS_MAX);
+		if (rival->nap_ns > RIVAL_NS_MAX)
+			rival->nap_ns = RIVAL_NS_MAX;
+		nap(rival->nap_ns);
 		now = front_now_ns();
 		rival->since = now;
 		rival->switches = switches_forced();
@@ -167,10 +169,12 @@ static void *awake_main(void *argument)
 	if (sched_setaffinity(0, sizeof(set), &set) || setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), 19))
 		return NULL; /* never spin where, or as, it was not meant to */
 	while (!atomic_load(&awake->stopping)) {
-		if (!atomic_load(&awake->hot))
-			syscall(SYS_futex, &awake->hot, FUTEX_WAIT_PRIVATE, 0, NULL, NULL, 0);
+		uint32_t hot = AWAKE_HOT;
+
+		if (atomic_load(&awake->hot) == AWAKE_COLD)
+			syscall(SYS_futex, &awake->hot, FUTEX_WAIT_PRIVATE, AWAKE_COLD, NULL, NULL, 0);
 		spin(awake, thread->core);
-		atomic_store(&awake->hot, 0);
+		atomic_compare_exchange_strong(&awake->hot, &hot, AWAKE_COLD);
 	}
 	return NULL;
 }
@@ -197,6 +201,7 @@ void awake_start(struct front *front)
 
 void awake_request(struct awake *awake, bool crowd)
 {
+	uint32_t cold = AWAKE_COLD;
 	uint64_t now;
 
 	if (!awake->count)
@@ -215,9 +220,9 @@ void awake_request(struct awake *awake, bool crowd)
 	if (awake->streak >= STREAK)
 		awake->busy_until = now + BUSY_NS;
 	if (awake->streak < (now < awake->busy_until ? STREAK_BUSY : STREAK) ||
-	    atomic_load_explicit(&awake->hot, memory_order_relaxed))
+	    atomic_load_explicit(&awake->hot, memory_order_relaxed) != AWAKE_COLD)
 		return;
-	atomic_store(&awake->hot, 1);
+	atomic_compare_exchange_strong(&awake->hot, &cold, AWAKE_HOT);
 	syscall(SYS_futex, &awake->hot, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
@@ -226,7 +231,7 @@ void awake_stop(struct front *front)
 	struct awake *awake = &front->awake;
 
 	atomic_store(&awake->stopping, true);
-	atomic_store(&awake->hot, 1);
+	atomic_store(&awake->hot, AWAKE_END);
 	syscall(SYS_futex, &awake->hot, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 	for (unsigned i = 0; i < awake->count; i++)
 		pthread_join(awake->threads[i].thread, NULL);

@@ -159,11 +159,17 @@ struct awake_thread {
 	int core;
 };
 
+enum awake_heat {
+	AWAKE_COLD, /* sleep */
+	AWAKE_HOT,  /* spin */
+	AWAKE_END,  /* for good */
+};
+
 /* Cores kept from halting while requests follow each other: fuse_awake.c. */
 struct awake {
 	_Alignas(64) _Atomic uint64_t
 		last;         /* ns, of the last request; written seldom, for the spinners look at it always */
-	_Atomic uint32_t hot; /* futex: 1 while the threads are to spin */
+	_Atomic uint32_t hot; /* futex: enum awake_heat */
 	_Atomic int core;     /* the leader's */
 	_Atomic bool stopping;
 	_Alignas(64) uint64_t recent; /* ns, of the last request; the leader's, as is the streak */

@@ -295,12 +295,13 @@ static void front_free(struct front *front)
 int main(int argc, char **argv)
 {
 	char error[OPTION_ERROR_TEXT];
-	struct front *front = calloc(1, sizeof(*front));
+	struct front *front = aligned_alloc(_Alignof(struct front), sizeof(*front));
 	int status = 0;
 
 	standard_guard();
 	if (!front)
 		return 1;
+	memset(front, 0, sizeof(*front));
 	front_init(front);
 	if (options_parse(&front->options, argc, argv, error)) {
 		front_log(front, ASH_LOG_ERROR, "%s", error);

@@ -351,7 +351,6 @@ void crew_join(struct front *front)
 {
 	struct crew *crew = &front->crew;
 
-	awake_stop(front);
 	for (;;) {
 		pthread_mutex_lock(&crew->lock);
 		struct worker *worker = crew->all;
@@ -367,6 +366,7 @@ void crew_join(struct front *front)
 		}
 		free(worker);
 	}
+	awake_stop(front); /* the leader, which tells them of requests, is gone */
 	follow_stop(&front->follow);
 	queue_drain(front); /* the replies go nowhere */
 }
