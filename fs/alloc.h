@@ -57,11 +57,6 @@ void ash_alloc_reap(struct ash_volume *volume);
 uint64_t ash_alloc_freed(struct ash_volume *volume);
 /* Reap and discard. Is nothing pending any more of what ash_alloc_freed() has counted? */
 bool ash_alloc_available(struct ash_volume *volume, uint64_t freed);
-/* Are there freed blocks that are not yet available? */
-static inline bool ash_alloc_pending(struct ash_volume *volume)
-{
-	return ash_alloc_freed(volume) != 0;
-}
 /* Free blocks as statfs shows them: free or on their way there; available: less what is set aside. */
 void ash_alloc_counts(struct ash_volume *volume, uint64_t *free_blocks, uint64_t *available);
 /* Discard what waits for it (option `discard`), and wait for whoever is at it: the worker, and who lacks space. */

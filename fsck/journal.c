@@ -210,7 +210,7 @@ static int write_image(void *context, uint64_t block, const uint8_t *image)
 }
 
 /* After the log has been applied, block 0 may be better than what was found at first. */
-static int super_again(struct checker *checker)
+static void super_again(struct checker *checker)
 {
 	struct ash_super *fresh = (void *)checker->scratch;
 	int error = block_read(checker, 0, fresh);
@@ -222,7 +222,6 @@ static int super_again(struct checker *checker)
 		checker->stale_super = false;
 		super_geometry(checker);
 	}
-	return 0;
 }
 
 /* The image of block 0 has gone home over the mark: it is set again before the log ends. */
@@ -230,8 +229,7 @@ static int mark_again(struct checker *checker)
 {
 	int result = check_flush(checker);
 
-	if (!result)
-		result = super_again(checker);
+	super_again(checker);
 	checker->marked = false;
 	return result;
 }
@@ -240,11 +238,8 @@ static int log_give_up(struct checker *checker)
 {
 	struct ash_overlay *overlay = NULL;
 	char error[BDEV_ERROR_TEXT];
-	int result = super_again(checker); /* the engine may have got as far as writing block 0 */
+	int result = ash_overlay_open(checker->dev, checker->super, &overlay, error);
 
-	if (result)
-		return result;
-	result = ash_overlay_open(checker->dev, checker->super, &overlay, error);
 	/* damaged, it is given up; with want of memory it is not known to be */
 	if (result == -ENOMEM)
 		return result;
@@ -310,6 +305,7 @@ static int replay(struct checker *checker)
 	opened = !result;
 	if (opened)
 		result = engine_close(checker, volume);
+	super_again(checker); /* however it ended, it may have got as far as writing block 0 */
 	if (!result) {
 		say(checker, "%s: log replayed", bdev_name(checker->dev));
 		return 0;
@@ -353,7 +349,8 @@ static int overlay_open(struct checker *checker)
 	checker->log_clean = ash_overlay_info(checker->overlay)->clean;
 	report_damaged(checker);
 	unreadable_resolve(checker, checker->overlay);
-	return super_again(checker);
+	super_again(checker);
+	return 0;
 }
 
 static int controls_check(struct checker *checker)
@@ -408,8 +405,6 @@ static int journal_apply(struct checker *checker)
 		return result;
 	result = replay(checker);
 	if (!result)
-		result = super_again(checker);
-	if (!result)
 		result = journal_look(checker, &clean);
 	return result || clean ? result : log_give_up(checker);
 }
@@ -430,8 +425,6 @@ int journal_open(struct checker *checker)
 		result = journal_apply(checker);
 	else
 		result = controls_check(checker);
-	if (!result)
-		result = super_again(checker);
 	if (!result)
 		result = controls_check(checker);
 	checker->log_clean = true;

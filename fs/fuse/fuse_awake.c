@@ -37,11 +37,11 @@
 #define TELL_NS 50000u /* between two stores that take the cache line away from the spinners */
 #define PAUSES 64
 #define STREAK 16u
-#define STREAK_BUSY \
-	2u /* enough of them when there was a streak a moment ago: a caller that waited for a disk goes on */
-#define BUSY_NS 100000000u /* for so long */
-#define GAP_NS 500000u     /* away from the core for so long: somebody has work for it */
-#define RIVAL_NS 2000000l  /* for whom the core is left alone, at first; each time twice as long */
+/* A streak a moment ago: fewer requests are enough, for a caller that waited for a disk goes on. */
+#define STREAK_BUSY 2u
+#define BUSY_NS 100000000u
+#define GAP_NS 500000u    /* away from the core for so long: somebody has work for it */
+#define RIVAL_NS 2000000l /* for whom the core is left alone, at first; each time twice as long */
 #define RIVAL_NS_MAX 64000000l
 #define CALM_NS 100000000u       /* without such a one: as at first */
 #define OWN_CORE_NS 200000l      /* first nap on the leader's own core; the next ones are longer, */

@@ -167,10 +167,10 @@ enum awake_heat {
 
 /* Cores kept from halting while requests follow each other: fuse_awake.c. */
 struct awake {
-	_Alignas(64) _Atomic uint64_t
-		last;         /* ns, of the last request; written seldom, for the spinners look at it always */
-	_Atomic uint32_t hot; /* futex: enum awake_heat */
-	_Atomic int core;     /* the leader's */
+	/* what the spinners look at all the time, so it is written seldom */
+	_Alignas(64) _Atomic uint64_t last; /* ns, of the last request */
+	_Atomic uint32_t hot;               /* futex: enum awake_heat */
+	_Atomic int core;                   /* the leader's */
 	_Atomic bool stopping;
 	_Alignas(64) uint64_t recent; /* ns, of the last request; the leader's, as is the streak */
 	unsigned streak;              /* requests that came close together */

@@ -146,12 +146,12 @@ Test(alloc, freed_blocks_wait_until_the_record_is_durable)
 	before = free_blocks(&engine);
 	free_extent(&engine, extent);
 	cr_expect_eq(free_blocks(&engine), before + 50, "statfs shows them at once");
-	cr_expect(ash_alloc_pending(engine.volume));
+	cr_expect(ash_alloc_freed(engine.volume));
 	ash_alloc_reap(engine.volume);
 	again = claim(&engine, 2000, 50, 0);
 	cr_expect(!overlap(extent, again));
 	cr_assert_eq(ash_log_force(engine.volume, ash_log_end(engine.volume)), 0);
-	cr_expect(!ash_alloc_pending(engine.volume));
+	cr_expect(!ash_alloc_freed(engine.volume));
 	again = claim(&engine, 2000, 50, 0);
 	cr_expect_eq(again.start, extent.start);
 	engine_close(&engine);
@@ -170,11 +170,11 @@ Test(alloc, freed_blocks_wait_for_data_io_that_began_before)
 	free_extent(&engine, extent);
 	after = ash_io_enter(engine.volume);
 	cr_assert_eq(ash_log_force(engine.volume, ash_log_end(engine.volume)), 0);
-	cr_expect(ash_alloc_pending(engine.volume));
+	cr_expect(ash_alloc_freed(engine.volume));
 	cr_expect(!overlap(extent, claim(&engine, 2000, 50, 0)));
 	ash_io_leave(engine.volume, before);
 	ash_alloc_reap(engine.volume);
-	cr_expect(!ash_alloc_pending(engine.volume), "later I/O does not matter");
+	cr_expect(!ash_alloc_freed(engine.volume), "later I/O does not matter");
 	cr_expect_eq(claim(&engine, 2000, 50, 0).start, extent.start);
 	ash_io_leave(engine.volume, after);
 	engine_close(&engine);
@@ -198,7 +198,7 @@ Test(alloc, io_generations_do_not_wrap_over_a_ticket)
 	cr_expect(!overlap(extent, claim(&engine, extent.start, 1, 0)));
 	ash_io_leave(engine.volume, ticket);
 	ash_alloc_reap(engine.volume);
-	cr_expect(!ash_alloc_pending(engine.volume));
+	cr_expect(!ash_alloc_freed(engine.volume));
 	engine_close(&engine);
 }
 
@@ -216,7 +216,7 @@ Test(alloc, abort_gives_a_freed_extent_back_to_its_owner)
 	txn = engine_begin(&engine, ASH_TXN_SMALL);
 	cr_assert_eq(ash_free(txn, extent, false), 0);
 	ash_txn_abort(txn);
-	cr_expect(!ash_alloc_pending(engine.volume));
+	cr_expect(!ash_alloc_freed(engine.volume));
 	cr_expect_eq(free_blocks(&engine), before);
 	free_extent(&engine, extent);
 	cr_expect_eq(free_blocks(&engine), before + 50);
@@ -359,9 +359,9 @@ Test(alloc, freed_blocks_are_discarded_before_they_are_free)
 	free_extent(&engine, extent);
 	cr_assert_eq(ash_log_force(engine.volume, ash_log_end(engine.volume)), 0);
 	cr_expect_eq(free_blocks(&engine), before + 64);
-	for (int i = 0; i < 500 && ash_alloc_pending(engine.volume); i++)
+	for (int i = 0; i < 500 && ash_alloc_freed(engine.volume); i++)
 		usleep(10000);
-	cr_expect(!ash_alloc_pending(engine.volume));
+	cr_expect(!ash_alloc_freed(engine.volume));
 	cr_expect_eq(discarded(engine.dev, extent), 64);
 	cr_expect_eq(free_blocks(&engine), before + 64);
 	cr_assert_eq(ash_close(engine.volume), 0);
