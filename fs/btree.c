@@ -16,8 +16,8 @@
  * against its parent's bounds. Each further step compares its level and the child's address: levels fall by
  * one, so no damage can make a loop. Who changes a tree compares first and last key with the bounds at
  * each step. Who reads compares the keys that it shows, and the leaf's bounds when it finds nothing there: two
- * cache misses a level less, and a walk only goes forward even when two parents share a child. A root is small
- * and is checked whenever it is used.
+ * cache misses a level less, and a walk only goes forward even when two parents share a child. A root has its bit in
+ * its block's `checked`; the superblock's, which is asked for rarely, is checked whenever it is used.
  *
  * Undo (I9): a call that fails leaves its changes to the abort of the transaction.
  *
@@ -57,9 +57,20 @@ static uint8_t kind_of(const struct ash_tree *tree)
 	return tree->buffer->data[tree->kind_offset];
 }
 
+/* The root's bit in its buffer's `checked`; 0 in the superblock. */
+static uint16_t root_bit(const struct ash_tree *tree)
+{
+	bool attribute = tree->offset % ASH_INODE_SIZE >= offsetof(struct ash_inode, attr);
+
+	if (tree->buffer->id.type != ASH_TYPE_INODE_TABLE)
+		return 0;
+	return (uint16_t)(1u << (2 * (tree->offset / ASH_INODE_SIZE) + attribute));
+}
+
 /* 1: there is a root, 0: the tree is empty, -EUCLEAN. */
 static int root_load(const struct ash_tree *tree, struct step *root)
 {
+	uint16_t bit = root_bit(tree);
 	const char *wrong;
 
 	*root = (struct step){ .node = { tree->buffer, tree->offset, tree->size } };
@@ -67,8 +78,13 @@ static int root_load(const struct ash_tree *tree, struct step *root)
 		return 0;
 	if (kind_of(tree) != ASH_FORK_TREE)
 		return damaged(tree, tree->buffer, "unknown fork kind");
+	if (atomic_load_explicit(&tree->buffer->checked, memory_order_relaxed) & bit)
+		return 1;
 	wrong = ash_node_check(ash_node_bytes(&root->node), tree->size, UINT32_MAX);
-	return wrong ? damaged(tree, tree->buffer, wrong) : 1;
+	if (wrong)
+		return damaged(tree, tree->buffer, wrong);
+	atomic_fetch_or_explicit(&tree->buffer->checked, bit, memory_order_relaxed);
+	return 1;
 }
 
 static const char *check_bounds(const struct step *step, uint32_t level)
@@ -103,7 +119,7 @@ static const char *check_node(const struct step *step, uint32_t level, bool chan
 	if (!wrong)
 		wrong = check_bounds(step, level);
 	if (!wrong)
-		atomic_store_explicit(&buffer->checked, true, memory_order_relaxed);
+		atomic_store_explicit(&buffer->checked, 1, memory_order_relaxed);
 	return wrong;
 }
 
@@ -128,7 +144,7 @@ static int child_load(const struct ash_tree *tree, const struct step *parent, ui
 	child->high = index + 1 < ash_node_count(bytes) ? ash_node_key(bytes, index + 1) : parent->high;
 	child->node.offset = offsetof(struct ash_tree_block, node);
 	child->node.size = ASH_TREE_NODE_SIZE;
-	result = ash_buffer_get(tree->volume, id, &child->node.buffer);
+	result = ash_buffer_get_at(tree->volume, id, child->node.offset, &child->node.buffer);
 	if (result)
 		return result;
 	wrong = check_node(child, ash_node_level(bytes) - 1, change);
@@ -155,7 +171,7 @@ static int leaf_find(const struct ash_tree *tree, uint64_t key, struct step *lea
 		if (result)
 			return result;
 	}
-	leaf->index = ash_node_search(ash_node_bytes(&leaf->node), key);
+	leaf->index = ash_node_search_near(ash_node_bytes(&leaf->node), key, leaf->low, leaf->high);
 	return 1;
 }
 
@@ -184,7 +200,7 @@ static int path_find(const struct ash_tree *tree, uint64_t key, struct path *pat
 		step++;
 		path->depth++;
 	}
-	step->index = ash_node_search(ash_node_bytes(&step->node), key);
+	step->index = ash_node_search_near(ash_node_bytes(&step->node), key, step->low, step->high);
 	return 1;
 }
 
@@ -373,7 +389,7 @@ static int node_new(struct ash_txn *txn, const struct ash_tree *tree, uint64_t n
 		return result;
 	out->offset = offsetof(struct ash_tree_block, node);
 	out->size = ASH_TREE_NODE_SIZE;
-	atomic_store_explicit(&out->buffer->checked, true, memory_order_relaxed);
+	atomic_store_explicit(&out->buffer->checked, 1, memory_order_relaxed);
 	ash_tree_count_blocks(txn, tree, 1);
 	return 0;
 }

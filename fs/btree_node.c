@@ -23,6 +23,8 @@
 #define SLOT_SIZE ((uint32_t)sizeof(ash_le16))
 #define RECORD_HEADER ((uint32_t)sizeof(struct ash_tree_record))
 #define MAX_SLOTS ((ASH_TREE_NODE_SIZE - HEADER_SIZE) / (SLOT_SIZE + RECORD_HEADER))
+/* Records to each side of where the key should be: a spread of hashed keys over a leaf of 70 is 4 records (sigma). */
+#define SEARCH_WINDOW 6u
 /* One bit for each two bytes of a node. */
 #define MAP_WORDS ((ASH_TREE_NODE_SIZE / 2 + 63) / 64)
 
@@ -46,10 +48,9 @@ static uint32_t heap_free_of(const void *node)
 	return ash_get16(((const struct ash_node_header *)node)->heap_free);
 }
 
-static uint32_t lower_bound(const void *node, uint32_t first, uint64_t key)
+/* In [low, high), index of the first record with a key of at least `key`. */
+static uint32_t bisect(const void *node, uint64_t key, uint32_t low, uint32_t high)
 {
-	uint32_t low = first, high = ash_node_count(node);
-
 	while (low < high) {
 		uint32_t middle = (low + high) / 2;
 
@@ -61,14 +62,41 @@ static uint32_t lower_bound(const void *node, uint32_t first, uint64_t key)
 	return low;
 }
 
-uint32_t ash_node_search(const void *node, uint64_t key)
+/* Where in a node of `count` records with keys in [low, high) `key` lies if these are spread evenly. */
+static uint32_t interpolate(uint64_t key, uint64_t low, uint64_t high, uint32_t count)
 {
-	return lower_bound(node, 0, key);
+	uint64_t range = (high ? high : UINT64_MAX) - low, place = key - low;
+	unsigned shift = range >> 48 ? 16 : 0; /* place * count stays below 2^64 */
+
+	if (key < low || place > range)
+		return 0;
+	return (uint32_t)((place >> shift) * count / ((range >> shift) + 1));
+}
+
+uint32_t ash_node_search_near(const void *node, uint64_t key, uint64_t low_key, uint64_t high_key)
+{
+	uint32_t low = 0, high = ash_node_count(node);
+	uint32_t guess, from, to;
+
+	if (high <= 2 * SEARCH_WINDOW)
+		return bisect(node, key, low, high);
+	guess = interpolate(key, low_key, high_key, high);
+	from = guess > SEARCH_WINDOW ? guess - SEARCH_WINDOW : 0;
+	to = guess + SEARCH_WINDOW < high ? guess + SEARCH_WINDOW : high - 1;
+	for (uint32_t i = from; i <= to; i++)
+		__builtin_prefetch(ash_node_record_at(node, i));
+	if (ash_node_key(node, to) < key)
+		low = to + 1;
+	else if (ash_node_key(node, from) >= key)
+		high = from;
+	else
+		low = from + 1, high = to;
+	return bisect(node, key, low, high);
 }
 
 uint32_t ash_node_search_child(const void *node, uint64_t key)
 {
-	uint32_t index = lower_bound(node, 1, key);
+	uint32_t index = bisect(node, key, 1, ash_node_count(node));
 
 	if (index < ash_node_count(node) && ash_node_key(node, index) == key)
 		return index;

@@ -55,8 +55,13 @@ static inline uint64_t ash_node_child(const void *node, uint32_t index)
 	return ash_get64(child);
 }
 
-/* Index of the first record with a key of at least `key`; the count when there is none. */
-uint32_t ash_node_search(const void *node, uint64_t key);
+/*
+ * Index of the first record with a key of at least `key`; the count when there is none. The node's keys should lie in
+ * [low_key, high_key) (high_key 0: no limit); they need not. Keys lie all over the heap, so that each step of a plain
+ * bisection is a cache miss that waits for the one before. Hashes, and mostly file offsets too, are spread evenly: the
+ * records around the place where the key should be are fetched together.
+ */
+uint32_t ash_node_search_near(const void *node, uint64_t key, uint64_t low_key, uint64_t high_key);
 /* Inner node: index of the child that holds `key`. */
 uint32_t ash_node_search_child(const void *node, uint64_t key);
 /* Bytes in use: header, slots and live records. */

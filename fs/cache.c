@@ -20,8 +20,9 @@
 #define HUGE_PAGE (2u << 20)
 #define CHUNKS_IN_HUGE_PAGE 8u
 #define CHUNK_BLOCKS_MAX 61u
-static_assert(CHUNKS_IN_HUGE_PAGE * CHUNK_BLOCKS_MAX * (ASH_BLOCK_SIZE + sizeof(struct ash_buffer)) <= HUGE_PAGE,
-	      "slab");
+#define SLAB_BLOCKS (CHUNKS_IN_HUGE_PAGE * CHUNK_BLOCKS_MAX)
+static_assert(SLAB_BLOCKS * (ASH_BLOCK_SIZE + sizeof(struct ash_buffer)) <= HUGE_PAGE, "slab");
+static_assert(offsetof(struct ash_buffer, clock_next) <= 64, "what every look-up looks at is in one cache line");
 
 struct shard {
 	struct ash_lock lock;
@@ -46,6 +47,7 @@ struct ash_cache {
 	struct shard shards[SHARDS];
 	uint32_t limit; /* buffers a shard */
 	uint32_t chunk_blocks;
+	bool huge; /* slabs are huge pages, in this layout: data of SLAB_BLOCKS blocks, then their buffers */
 	pthread_mutex_t slab_lock;
 	struct slab *slabs;
 	_Atomic uint64_t blocks;
@@ -118,13 +120,13 @@ static void spare_put(struct shard *shard, struct ash_buffer *buffer)
  */
 static struct slab *slab_create(struct ash_cache *cache)
 {
-	bool huge = cache->chunk_blocks == CHUNK_BLOCKS_MAX;
+	bool huge = cache->huge;
 	size_t size = huge ? HUGE_PAGE : cache->chunk_blocks * (ASH_BLOCK_SIZE + sizeof(struct ash_buffer));
 	struct slab *slab = malloc(sizeof(*slab));
 
 	if (!slab)
 		return NULL;
-	slab->blocks = huge ? CHUNKS_IN_HUGE_PAGE * CHUNK_BLOCKS_MAX : cache->chunk_blocks;
+	slab->blocks = huge ? SLAB_BLOCKS : cache->chunk_blocks;
 	slab->taken = 0;
 	slab->data = aligned_alloc(huge ? HUGE_PAGE : ASH_BLOCK_SIZE,
 				   (size + ASH_BLOCK_SIZE - 1) / ASH_BLOCK_SIZE * ASH_BLOCK_SIZE);
@@ -234,7 +236,7 @@ static struct ash_buffer *buffer_create(struct ash_cache *cache, struct shard *s
 	buffer->id = id;
 	atomic_store(&buffer->references, 1);
 	atomic_store(&buffer->dirty, false);
-	atomic_store(&buffer->checked, false);
+	atomic_store(&buffer->checked, 0);
 	buffer->bad_records = 0;
 	buffer->undo = NULL;
 	buffer->first_lsn = buffer->last_lsn = buffer->next_first_lsn = 0;
@@ -374,7 +376,36 @@ static void wait_loaded(struct shard *shard, struct ash_buffer *buffer)
 	ash_lock(&shard->lock);
 }
 
+/*
+ * The bytes that the caller will look at, while the buffer itself is still on its way from memory: a look-up in a large
+ * cache is a chain of cache misses, and what can be fetched together should be.
+ */
+static void data_prefetch(const struct ash_cache *cache, const struct ash_buffer *buffer, uint32_t offset)
+{
+	const uint8_t *slab = (const uint8_t *)((uintptr_t)buffer & ~(uintptr_t)(HUGE_PAGE - 1)), *data;
+
+	if (!buffer)
+		return;
+	if (cache->huge)
+		data = slab + (size_t)(buffer - (const struct ash_buffer *)(slab + SLAB_BLOCKS * ASH_BLOCK_SIZE)) *
+				      ASH_BLOCK_SIZE;
+	else
+		data = buffer->data;
+	for (uint32_t line = 0; line < 3; line++)
+		__builtin_prefetch(data + offset + line * 64);
+}
+
+void ash_buffer_prefetch(struct ash_volume *volume, uint64_t block)
+{
+	__builtin_prefetch(bucket_of(shard_of(volume->cache, block), block));
+}
+
 int ash_buffer_get(struct ash_volume *volume, struct ash_block_id id, struct ash_buffer **out)
+{
+	return ash_buffer_get_at(volume, id, 0, out);
+}
+
+int ash_buffer_get_at(struct ash_volume *volume, struct ash_block_id id, uint32_t offset, struct ash_buffer **out)
 {
 	struct shard *shard = shard_of(volume->cache, id.block);
 	struct ash_buffer *buffer;
@@ -384,6 +415,7 @@ int ash_buffer_get(struct ash_volume *volume, struct ash_block_id id, struct ash
 	if (id.block >= volume->block_count)
 		return ash_damaged(volume, id.block, "address outside the volume");
 	ash_lock(&shard->lock);
+	data_prefetch(volume->cache, *bucket_of(shard, id.block), offset);
 	buffer = hash_find(shard, id.block);
 	if (!buffer) {
 		shard->misses++;
@@ -398,9 +430,6 @@ int ash_buffer_get(struct ash_volume *volume, struct ash_block_id id, struct ash
 			*out = buffer;
 		return error;
 	}
-	/* the caller will look at the header next, and in a tree node at its middle */
-	__builtin_prefetch(buffer->data);
-	__builtin_prefetch(buffer->data + 64);
 	shard->hits++;
 	buffer->accessed = true;
 	atomic_fetch_add(&buffer->references, 1);
@@ -555,6 +584,7 @@ int ash_cache_open(struct ash_volume *volume)
 		return -ENOMEM;
 	cache->limit = volume->options.cache_bytes / ASH_BLOCK_SIZE / SHARDS;
 	cache->chunk_blocks = cache->limit < 4 ? 4 : cache->limit > CHUNK_BLOCKS_MAX ? CHUNK_BLOCKS_MAX : cache->limit;
+	cache->huge = cache->chunk_blocks == CHUNK_BLOCKS_MAX;
 	while (buckets < cache->limit)
 		buckets *= 2;
 	pthread_mutex_init(&cache->slab_lock, NULL);

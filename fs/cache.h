@@ -44,7 +44,9 @@ struct ash_buffer {
 	uint8_t *data;               /* ASH_BLOCK_SIZE bytes, aligned */
 	_Atomic uint32_t references; /* from 0 only under the shard lock */
 	_Atomic bool dirty;          /* set by commit (a reference is held), cleared by the checkpoint */
-	_Atomic bool checked;        /* for btree.c: the node's inside was checked since it was loaded */
+	/* for btree.c: the node's inside was checked since it was loaded; inode table: bits 2 i and 2 i + 1 stand
+	 * for the data and the attribute root of record i */
+	_Atomic uint16_t checked;
 	bool accessed, loading, replayed, detached;
 	int load_error;
 	_Atomic uint32_t bad_records; /* inode table: bit i: record i failed its check when read */
@@ -66,6 +68,10 @@ struct ash_buffer {
  * (counted and logged), -EIO, -ENOMEM. May block on the device; the caller may hold owner locks.
  */
 int ash_buffer_get(struct ash_volume *volume, struct ash_block_id id, struct ash_buffer **out);
+/* The same for a caller that will look at the bytes from `offset` on first: they are fetched with the buffer. */
+int ash_buffer_get_at(struct ash_volume *volume, struct ash_block_id id, uint32_t offset, struct ash_buffer **out);
+/* The block will be asked for soon: fetch the memory that finding it looks at first. */
+void ash_buffer_prefetch(struct ash_volume *volume, uint64_t block);
 void ash_buffer_put(struct ash_volume *volume, struct ash_buffer *buffer);
 /* One more reference. */
 static inline struct ash_buffer *ash_buffer_hold(struct ash_buffer *buffer)

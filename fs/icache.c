@@ -14,7 +14,7 @@
  * ash_icore_if_idle() reads attributes that way without making an in-core inode.
  * An inode loaded again takes the log's end as its LSN (I5): later than its last change for certain.
  *
- * Locks: one mutex for each shard, not held over I/O; nothing but the lookup counts and the engine comes below it.
+ * Locks: one for each shard, not held over I/O; nothing but the lookup counts and the engine comes below it.
  * The inode locks themselves prefer writers and are not recursive.
  */
 #include "names.h"
@@ -36,8 +36,10 @@ struct entry {
 };
 
 struct shard {
-	pthread_mutex_t lock;
-	pthread_cond_t loaded;
+	struct ash_lock lock;
+	pthread_mutex_t wait_lock; /* taken under `lock`; for sleeping on `changed` */
+	pthread_cond_t changed;
+	uint64_t changes; /* wait_lock: entries loaded or gone */
 	struct ash_icore **buckets;
 	size_t bucket_mask, count;
 	struct entry *idle_first, *idle_last; /* last: used longest ago */
@@ -69,6 +71,30 @@ static struct ash_icore **bucket_of(const struct shard *shard, uint64_t ino)
 struct ash_lookups *ash_icache_lookups(struct ash_volume *volume)
 {
 	return volume->icache->lookups;
+}
+
+/* ---- Waiting for an entry; shard lock held ---- */
+
+static void tell_change(struct shard *shard)
+{
+	pthread_mutex_lock(&shard->wait_lock);
+	shard->changes++;
+	pthread_cond_broadcast(&shard->changed);
+	pthread_mutex_unlock(&shard->wait_lock);
+}
+
+/* The shard's lock is dropped meanwhile. Nobody changes an entry without it, so nothing is missed. */
+static void wait_change(struct shard *shard)
+{
+	uint64_t before;
+
+	pthread_mutex_lock(&shard->wait_lock);
+	before = shard->changes;
+	ash_unlock(&shard->lock);
+	while (shard->changes == before)
+		pthread_cond_wait(&shard->changed, &shard->wait_lock);
+	pthread_mutex_unlock(&shard->wait_lock);
+	ash_lock(&shard->lock);
 }
 
 /* ---- Entries; shard lock held ---- */
@@ -238,14 +264,14 @@ static int load_entry(struct ash_volume *volume, struct shard *shard, struct ent
 {
 	int result;
 
-	pthread_mutex_unlock(&shard->lock);
+	ash_unlock(&shard->lock);
 	result = load(volume, &entry->core, orphan);
-	pthread_mutex_lock(&shard->lock);
+	ash_lock(&shard->lock);
 	if (result)
 		take_out(shard, entry);
 	else
 		entry->state = STATE_READY;
-	pthread_cond_broadcast(&shard->loaded);
+	tell_change(shard);
 	return result;
 }
 
@@ -254,7 +280,7 @@ static struct entry *find_settled(struct shard *shard, uint64_t ino)
 	struct entry *entry;
 
 	while ((entry = find(shard, ino)) && entry->state == STATE_LOADING)
-		pthread_cond_wait(&shard->loaded, &shard->lock);
+		wait_change(shard);
 	return entry;
 }
 
@@ -264,7 +290,7 @@ static int get(struct ash_volume *volume, uint64_t ino, bool orphan, struct ash_
 	struct entry *entry;
 	int result = 0;
 
-	pthread_mutex_lock(&shard->lock);
+	ash_lock(&shard->lock);
 	entry = find_settled(shard, ino);
 	if (!entry) {
 		entry = insert(volume, shard, ino, STATE_LOADING);
@@ -276,7 +302,7 @@ static int get(struct ash_volume *volume, uint64_t ino, bool orphan, struct ash_
 			idle_remove(shard, entry);
 		entry->core.references++;
 	}
-	pthread_mutex_unlock(&shard->lock);
+	ash_unlock(&shard->lock);
 	if (!result)
 		*out = &entry->core;
 	return result;
@@ -297,18 +323,18 @@ void ash_icore_put(struct ash_volume *volume, struct ash_icore *icore)
 	struct shard *shard = shard_of(volume, icore->ino);
 	struct entry *entry = (struct entry *)icore;
 
-	pthread_mutex_lock(&shard->lock);
+	ash_lock(&shard->lock);
 	assert(icore->references > 0);
 	if (!--icore->references) {
 		if (icore->deleted) {
 			assert(!icore->buffered);
 			take_out(shard, entry);
-			pthread_cond_broadcast(&shard->loaded);
+			tell_change(shard);
 		} else if (!must_stay(icore)) {
 			idle_add(shard, entry);
 		}
 	}
-	pthread_mutex_unlock(&shard->lock);
+	ash_unlock(&shard->lock);
 }
 
 /* ---- New and gone ---- */
@@ -318,12 +344,12 @@ int ash_icore_new(struct ash_volume *volume, uint64_t ino, struct ash_icore **ou
 	struct shard *shard = shard_of(volume, ino);
 	struct entry *entry;
 
-	pthread_mutex_lock(&shard->lock);
+	ash_lock(&shard->lock);
 	/* Only somebody who asked for a number that was free can be here: it goes away by itself. */
 	while ((entry = find(shard, ino)))
-		pthread_cond_wait(&shard->loaded, &shard->lock);
+		wait_change(shard);
 	entry = insert(volume, shard, ino, STATE_FRESH);
-	pthread_mutex_unlock(&shard->lock);
+	ash_unlock(&shard->lock);
 	if (!entry)
 		return -ENOMEM;
 	*out = &entry->core;
@@ -334,20 +360,20 @@ void ash_icore_publish(struct ash_volume *volume, struct ash_icore *icore, uint6
 {
 	struct shard *shard = shard_of(volume, icore->ino);
 
-	pthread_mutex_lock(&shard->lock);
+	ash_lock(&shard->lock);
 	icore->generation = generation;
 	ash_icore_raise(icore, lsn, true);
 	((struct entry *)icore)->state = STATE_READY;
-	pthread_mutex_unlock(&shard->lock);
+	ash_unlock(&shard->lock);
 }
 
 void ash_icore_set_deleted(struct ash_volume *volume, struct ash_icore *icore)
 {
 	struct shard *shard = shard_of(volume, icore->ino);
 
-	pthread_mutex_lock(&shard->lock);
+	ash_lock(&shard->lock);
 	icore->deleted = true;
-	pthread_mutex_unlock(&shard->lock);
+	ash_unlock(&shard->lock);
 }
 
 bool ash_icore_present(struct ash_volume *volume, uint64_t ino)
@@ -355,9 +381,9 @@ bool ash_icore_present(struct ash_volume *volume, uint64_t ino)
 	struct shard *shard = shard_of(volume, ino);
 	bool present;
 
-	pthread_mutex_lock(&shard->lock);
+	ash_lock(&shard->lock);
 	present = find(shard, ino);
-	pthread_mutex_unlock(&shard->lock);
+	ash_unlock(&shard->lock);
 	return present;
 }
 
@@ -367,12 +393,12 @@ bool ash_icore_if_idle(struct ash_volume *volume, uint64_t ino, void (*look)(voi
 	const struct entry *entry;
 	bool idle;
 
-	pthread_mutex_lock(&shard->lock);
+	ash_lock(&shard->lock);
 	entry = find(shard, ino);
 	idle = !entry || entry->idle;
 	if (idle)
 		look(context);
-	pthread_mutex_unlock(&shard->lock);
+	ash_unlock(&shard->lock);
 	return idle;
 }
 
@@ -442,17 +468,17 @@ uint64_t ash_icache_count(struct ash_volume *volume)
 	for (unsigned i = 0; i < SHARDS; i++) {
 		struct shard *shard = &volume->icache->shards[i];
 
-		pthread_mutex_lock(&shard->lock);
+		ash_lock(&shard->lock);
 		count += shard->count;
-		pthread_mutex_unlock(&shard->lock);
+		ash_unlock(&shard->lock);
 	}
 	return count;
 }
 
 static int shard_open(struct shard *shard)
 {
-	pthread_mutex_init(&shard->lock, NULL);
-	pthread_cond_init(&shard->loaded, NULL);
+	pthread_mutex_init(&shard->wait_lock, NULL);
+	pthread_cond_init(&shard->changed, NULL);
 	shard->bucket_mask = BUCKETS_MIN - 1;
 	shard->buckets = calloc(BUCKETS_MIN, sizeof(*shard->buckets));
 	return shard->buckets ? 0 : -ENOMEM;
@@ -502,8 +528,8 @@ void ash_icache_close(struct ash_volume *volume)
 			chain_destroy(shard->buckets[b]);
 		chain_destroy((struct ash_icore *)shard->spare);
 		free(shard->buckets);
-		pthread_mutex_destroy(&shard->lock);
-		pthread_cond_destroy(&shard->loaded);
+		pthread_mutex_destroy(&shard->wait_lock);
+		pthread_cond_destroy(&shard->changed);
 	}
 	ash_lookups_close(icache->lookups);
 	pthread_rwlockattr_destroy(&icache->lock_kind);

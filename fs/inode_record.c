@@ -28,7 +28,7 @@ int ash_record_get(struct ash_volume *volume, uint64_t ino, struct ash_record *o
 		out->inode = (const void *)(out->buffer->data + out->offset);
 		return 0;
 	}
-	result = ash_buffer_get(volume, id, &out->buffer);
+	result = ash_buffer_get_at(volume, id, out->offset, &out->buffer);
 	if (result)
 		return result;
 	out->inode = (const void *)(out->buffer->data + out->offset);
@@ -184,7 +184,7 @@ int ash_inode_read(struct ash_volume *volume, uint64_t ino, struct ash_attr *att
 	int result = ino == ASH_INO_TABLE ? -ESTALE : ash_itable_locate(volume, ino, &id, &record.offset);
 
 	if (!result)
-		result = ash_buffer_get(volume, id, &record.buffer);
+		result = ash_buffer_get_at(volume, id, record.offset, &record.buffer);
 	if (result)
 		return result;
 	record.inode = (const void *)(record.buffer->data + record.offset);

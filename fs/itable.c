@@ -313,6 +313,15 @@ int ash_itable_locate(struct ash_volume *volume, uint64_t ino, struct ash_block_
 	return 0;
 }
 
+void ash_itable_prefetch(struct ash_volume *volume, uint64_t ino)
+{
+	uint32_t index;
+	const struct run *run = run_of(volume, ino, &index);
+
+	if (run)
+		ash_buffer_prefetch(volume, run_block(run, 1 + index / ASH_INODES_PER_BLOCK));
+}
+
 /* ---- Freed numbers; run lock held ---- */
 
 /* Make the numbers of freed[0] available that nobody remembers. */

@@ -56,6 +56,9 @@ unsigned ash_lookup_marks(struct ash_volume *volume, uint64_t ino);
 
 /* ---- itable.c ---- */
 
+/* The record will be read soon: fetch the memory that finding it looks at first (cache.h). */
+void ash_itable_prefetch(struct ash_volume *volume, uint64_t ino);
+
 /* The bitmap block of run `number`; false beyond the table. */
 bool ash_itable_bitmap(struct ash_volume *volume, uint64_t number, struct ash_block_id *id);
 /* Owns the record and the tree of inode 0, and ash_super.inode_runs. */

@@ -149,8 +149,10 @@ static int find_and_count(struct ash_volume *volume, uint64_t parent, const char
 		}
 		*ino = entry.ino;
 	}
-	if (!result)
+	if (!result) {
+		ash_itable_prefetch(volume, *ino);
 		result = ash_lookup_take(volume, *ino, 1);
+	}
 	ash_release(volume, &held);
 	return result;
 }

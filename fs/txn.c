@@ -526,7 +526,7 @@ int ash_txn_new_block(struct ash_txn *txn, struct ash_block_id id, struct ash_bu
 	if (txn->undo && txn->undo->kind == ASH_UNDO_FORMAT)
 		txn->undo->touch->formatted = true;
 	ash_unlock(&(*out)->lock);
-	atomic_store(&(*out)->checked, true);
+	atomic_store(&(*out)->checked, 1);
 	return 0;
 }
 

@@ -808,7 +808,8 @@ Test(btree_damage, random_bytes_never_crash_or_loop, .timeout = 120)
 			uint32_t where = (uint32_t)(dice >> 32) % (dice % 5 ? size : 32);
 
 			node[where] = (uint8_t)(dice >> 16);
-			atomic_store(&child->checked, false);
+			atomic_store(&child->checked, 0);
+			atomic_store(&fixture.data.buffer->checked, 0);
 			ash_buffer_put(fixture.volume, child);
 			if (node != child->data + 40)
 				break;
