@@ -18,6 +18,7 @@
 
 #define SHARDS 64u
 #define HUGE_PAGE (2u << 20)
+#define NEIGHBOURS 8u /* 64 bytes of pointers */
 #define CHUNKS_IN_HUGE_PAGE 8u
 #define CHUNK_BLOCKS_MAX 61u
 #define SLAB_BLOCKS (CHUNKS_IN_HUGE_PAGE * CHUNK_BLOCKS_MAX)
@@ -28,7 +29,7 @@ struct shard {
 	struct ash_lock lock;
 	pthread_mutex_t load_lock; /* for sleeping on `loaded`; `loading` ends under both */
 	pthread_cond_t loaded;
-	struct ash_buffer **buckets;
+	_Atomic(struct ash_buffer *) *buckets; /* changed under the lock; prefetching looks without it */
 	uint32_t bucket_count, count;
 	struct ash_buffer *hand;      /* clock ring */
 	struct ash_buffer *graveyard; /* through hash_next */
@@ -53,32 +54,56 @@ struct ash_cache {
 	_Atomic uint64_t blocks;
 };
 
-static struct shard *shard_of(struct ash_cache *cache, uint64_t block)
+/* Neighbours in one cache line of buckets: inode blocks lie side by side, a directory's leaves near each other. */
+static uint64_t hash_of(uint64_t block)
 {
-	return &cache->shards[(block * 0x9e3779b97f4a7c15ull) >> 58];
+	return block / NEIGHBOURS * 0x9e3779b97f4a7c15ull;
 }
 
-static struct ash_buffer **bucket_of(struct shard *shard, uint64_t block)
+static struct shard *shard_of(struct ash_cache *cache, uint64_t block)
 {
-	return &shard->buckets[((block * 0x9e3779b97f4a7c15ull) >> 20) & (shard->bucket_count - 1)];
+	return &cache->shards[hash_of(block) >> 58];
+}
+
+static _Atomic(struct ash_buffer *) *bucket_of(const struct shard *shard, uint64_t block)
+{
+	uint64_t place = (hash_of(block) >> 20) * NEIGHBOURS + block % NEIGHBOURS;
+
+	return &shard->buckets[place & (shard->bucket_count - 1)];
+}
+
+static struct ash_buffer *bucket_first(const struct shard *shard, uint64_t block)
+{
+	return atomic_load_explicit(bucket_of(shard, block), memory_order_relaxed);
 }
 
 static struct ash_buffer *hash_find(struct shard *shard, uint64_t block)
 {
-	struct ash_buffer *buffer = *bucket_of(shard, block);
+	struct ash_buffer *buffer = bucket_first(shard, block);
 
 	while (buffer && buffer->id.block != block)
 		buffer = buffer->hash_next;
 	return buffer;
 }
 
+static void hash_insert(struct shard *shard, struct ash_buffer *buffer)
+{
+	buffer->hash_next = bucket_first(shard, buffer->id.block);
+	atomic_store_explicit(bucket_of(shard, buffer->id.block), buffer, memory_order_relaxed);
+	shard->count++;
+}
+
 static void hash_remove(struct shard *shard, struct ash_buffer *buffer)
 {
-	struct ash_buffer **link = bucket_of(shard, buffer->id.block);
+	struct ash_buffer *before = bucket_first(shard, buffer->id.block);
 
-	while (*link != buffer)
-		link = &(*link)->hash_next;
-	*link = buffer->hash_next;
+	if (before == buffer) {
+		atomic_store_explicit(bucket_of(shard, buffer->id.block), buffer->hash_next, memory_order_relaxed);
+	} else {
+		while (before->hash_next != buffer)
+			before = before->hash_next;
+		before->hash_next = buffer->hash_next;
+	}
 	shard->count--;
 }
 
@@ -220,7 +245,7 @@ static void evict_one(struct ash_cache *cache, struct shard *shard)
 /* Shard lock held: a fresh buffer with one reference, in hash and ring. */
 static struct ash_buffer *buffer_create(struct ash_cache *cache, struct shard *shard, struct ash_block_id id)
 {
-	struct ash_buffer *buffer, **bucket;
+	struct ash_buffer *buffer;
 
 	if (shard->graveyard)
 		graveyard_sweep(cache, shard);
@@ -231,7 +256,6 @@ static struct ash_buffer *buffer_create(struct ash_cache *cache, struct shard *s
 		return NULL;
 	buffer = shard->spare;
 	shard->spare = buffer->hash_next;
-	buffer->hash_next = NULL;
 	buffer->dirty_next = buffer->dirty_previous = NULL;
 	buffer->id = id;
 	atomic_store(&buffer->references, 1);
@@ -244,10 +268,7 @@ static struct ash_buffer *buffer_create(struct ash_cache *cache, struct shard *s
 	buffer->accessed = true;
 	buffer->loading = buffer->replayed = buffer->detached = false;
 	buffer->load_error = 0;
-	bucket = bucket_of(shard, id.block);
-	buffer->hash_next = *bucket;
-	*bucket = buffer;
-	shard->count++;
+	hash_insert(shard, buffer);
 	atomic_fetch_add(&cache->blocks, 1);
 	clock_insert(shard, buffer);
 	return buffer;
@@ -377,27 +398,26 @@ static void wait_loaded(struct shard *shard, struct ash_buffer *buffer)
 }
 
 /*
- * The bytes that the caller will look at, while the buffer itself is still on its way from memory: a look-up in a large
- * cache is a chain of cache misses, and what can be fetched together should be.
+ * The buffer, and the bytes that the caller will look at, together: a look-up in a large cache is a chain of cache misses.
+ * No lock need be held. Buffers stay where they are while the cache lives, and a prefetch of anything is harmless.
  */
-static void data_prefetch(const struct ash_cache *cache, const struct ash_buffer *buffer, uint32_t offset)
+static void prefetch(const struct ash_cache *cache, const struct shard *shard, uint64_t block, uint32_t offset)
 {
+	const struct ash_buffer *buffer = bucket_first(shard, block);
 	const uint8_t *slab = (const uint8_t *)((uintptr_t)buffer & ~(uintptr_t)(HUGE_PAGE - 1)), *data;
 
-	if (!buffer)
+	if (!cache->huge || !buffer)
 		return;
-	if (cache->huge)
-		data = slab + (size_t)(buffer - (const struct ash_buffer *)(slab + SLAB_BLOCKS * ASH_BLOCK_SIZE)) *
-				      ASH_BLOCK_SIZE;
-	else
-		data = buffer->data;
+	__builtin_prefetch(buffer);
+	data = slab +
+	       (size_t)(buffer - (const struct ash_buffer *)(slab + SLAB_BLOCKS * ASH_BLOCK_SIZE)) * ASH_BLOCK_SIZE;
 	for (uint32_t line = 0; line < 3; line++)
 		__builtin_prefetch(data + offset + line * 64);
 }
 
-void ash_buffer_prefetch(struct ash_volume *volume, uint64_t block)
+void ash_buffer_prefetch(struct ash_volume *volume, uint64_t block, uint32_t offset)
 {
-	__builtin_prefetch(bucket_of(shard_of(volume->cache, block), block));
+	prefetch(volume->cache, shard_of(volume->cache, block), block, offset);
 }
 
 int ash_buffer_get(struct ash_volume *volume, struct ash_block_id id, struct ash_buffer **out)
@@ -414,8 +434,8 @@ int ash_buffer_get_at(struct ash_volume *volume, struct ash_block_id id, uint32_
 	*out = NULL;
 	if (id.block >= volume->block_count)
 		return ash_damaged(volume, id.block, "address outside the volume");
+	prefetch(volume->cache, shard, id.block, offset);
 	ash_lock(&shard->lock);
-	data_prefetch(volume->cache, *bucket_of(shard, id.block), offset);
 	buffer = hash_find(shard, id.block);
 	if (!buffer) {
 		shard->misses++;
@@ -595,9 +615,11 @@ int ash_cache_open(struct ash_volume *volume)
 		pthread_mutex_init(&shard->load_lock, NULL);
 		pthread_cond_init(&shard->loaded, NULL);
 		shard->bucket_count = buckets;
-		shard->buckets = calloc(buckets, sizeof(*shard->buckets));
+		shard->buckets = aligned_alloc(64, buckets * sizeof(*shard->buckets));
 		if (!shard->buckets)
 			return -ENOMEM; /* ash_cache_close() frees what is there */
+		for (uint32_t b = 0; b < buckets; b++)
+			atomic_init(&shard->buckets[b], NULL);
 	}
 	return 0;
 }

@@ -70,8 +70,8 @@ struct ash_buffer {
 int ash_buffer_get(struct ash_volume *volume, struct ash_block_id id, struct ash_buffer **out);
 /* The same for a caller that will look at the bytes from `offset` on first: they are fetched with the buffer. */
 int ash_buffer_get_at(struct ash_volume *volume, struct ash_block_id id, uint32_t offset, struct ash_buffer **out);
-/* The block will be asked for soon: fetch the memory that finding it looks at first. */
-void ash_buffer_prefetch(struct ash_volume *volume, uint64_t block);
+/* Bytes from `offset` of the block will be asked for soon: fetch them, if it is there. No lock needed. */
+void ash_buffer_prefetch(struct ash_volume *volume, uint64_t block, uint32_t offset);
 void ash_buffer_put(struct ash_volume *volume, struct ash_buffer *buffer);
 /* One more reference. */
 static inline struct ash_buffer *ash_buffer_hold(struct ash_buffer *buffer)

@@ -319,7 +319,8 @@ void ash_itable_prefetch(struct ash_volume *volume, uint64_t ino)
 	const struct run *run = run_of(volume, ino, &index);
 
 	if (run)
-		ash_buffer_prefetch(volume, run_block(run, 1 + index / ASH_INODES_PER_BLOCK));
+		ash_buffer_prefetch(volume, run_block(run, 1 + index / ASH_INODES_PER_BLOCK),
+				    index % ASH_INODES_PER_BLOCK * ASH_INODE_SIZE);
 }
 
 /* ---- Freed numbers; run lock held ---- */

@@ -56,7 +56,7 @@ unsigned ash_lookup_marks(struct ash_volume *volume, uint64_t ino);
 
 /* ---- itable.c ---- */
 
-/* The record will be read soon: fetch the memory that finding it looks at first (cache.h). */
+/* The record will be read soon: fetch it into the processor's cache if it is in memory (cache.h). */
 void ash_itable_prefetch(struct ash_volume *volume, uint64_t ino);
 
 /* The bitmap block of run `number`; false beyond the table. */
