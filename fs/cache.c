@@ -77,7 +77,7 @@ static struct ash_buffer *bucket_first(const struct shard *shard, uint64_t block
 	return atomic_load_explicit(bucket_of(shard, block), memory_order_relaxed);
 }
 
-static struct ash_buffer *hash_find(struct shard *shard, uint64_t block)
+static inline struct ash_buffer *hash_find(struct shard *shard, uint64_t block)
 {
 	struct ash_buffer *buffer = bucket_first(shard, block);
 
@@ -401,9 +401,9 @@ static void wait_loaded(struct shard *shard, struct ash_buffer *buffer)
  * The buffer, and the bytes that the caller will look at, together: a look-up in a large cache is a chain of cache misses.
  * No lock need be held. Buffers stay where they are while the cache lives, and a prefetch of anything is harmless.
  */
-static void prefetch(const struct ash_cache *cache, const struct shard *shard, uint64_t block, uint32_t offset)
+static inline void prefetch(struct ash_cache *cache, uint64_t block, uint32_t offset)
 {
-	const struct ash_buffer *buffer = bucket_first(shard, block);
+	const struct ash_buffer *buffer = bucket_first(shard_of(cache, block), block);
 	const uint8_t *slab = (const uint8_t *)((uintptr_t)buffer & ~(uintptr_t)(HUGE_PAGE - 1)), *data;
 
 	if (!cache->huge || !buffer)
@@ -417,15 +417,10 @@ static void prefetch(const struct ash_cache *cache, const struct shard *shard, u
 
 void ash_buffer_prefetch(struct ash_volume *volume, uint64_t block, uint32_t offset)
 {
-	prefetch(volume->cache, shard_of(volume->cache, block), block, offset);
+	prefetch(volume->cache, block, offset);
 }
 
-int ash_buffer_get(struct ash_volume *volume, struct ash_block_id id, struct ash_buffer **out)
-{
-	return ash_buffer_get_at(volume, id, 0, out);
-}
-
-int ash_buffer_get_at(struct ash_volume *volume, struct ash_block_id id, uint32_t offset, struct ash_buffer **out)
+static inline int buffer_get(struct ash_volume *volume, struct ash_block_id id, struct ash_buffer **out)
 {
 	struct shard *shard = shard_of(volume->cache, id.block);
 	struct ash_buffer *buffer;
@@ -434,7 +429,6 @@ int ash_buffer_get_at(struct ash_volume *volume, struct ash_block_id id, uint32_
 	*out = NULL;
 	if (id.block >= volume->block_count)
 		return ash_damaged(volume, id.block, "address outside the volume");
-	prefetch(volume->cache, shard, id.block, offset);
 	ash_lock(&shard->lock);
 	buffer = hash_find(shard, id.block);
 	if (!buffer) {
@@ -472,6 +466,17 @@ int ash_buffer_get_at(struct ash_volume *volume, struct ash_block_id id, uint32_
 	}
 	*out = buffer;
 	return 0;
+}
+
+int ash_buffer_get(struct ash_volume *volume, struct ash_block_id id, struct ash_buffer **out)
+{
+	return buffer_get(volume, id, out);
+}
+
+int ash_buffer_get_at(struct ash_volume *volume, struct ash_block_id id, uint32_t offset, struct ash_buffer **out)
+{
+	prefetch(volume->cache, id.block, offset);
+	return buffer_get(volume, id, out);
 }
 
 void ash_buffer_put(struct ash_volume *volume, struct ash_buffer *buffer)
