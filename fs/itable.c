@@ -44,6 +44,7 @@ struct run {
 	_Atomic uint32_t initialized; /* inode blocks that were ever formatted */
 	_Atomic uint32_t free;        /* bits of `busy` that are clear */
 	_Atomic uint32_t pending;     /* bits set in freed[] */
+	bool assumed;                 /* lock: `used` of the table has it as full, for its bitmap could not be read */
 	pthread_mutex_t lock;
 	uint32_t hint; /* no word of `busy` below it has a clear bit */
 	uint64_t *busy;
@@ -57,6 +58,7 @@ struct ash_itable {
 	_Atomic uint64_t run_count;
 	_Atomic uint64_t run_hint;
 	_Atomic uint64_t used;
+	_Atomic uint32_t assumed; /* runs that are */
 	_Atomic uint32_t generation;
 	pthread_mutex_t grow_lock, compat_lock;
 	struct run **chunks[CHUNKS];
@@ -232,6 +234,16 @@ static void run_set_damaged(const struct ash_volume *volume, struct run *run)
 	pthread_mutex_unlock(&run->lock);
 }
 
+/* What was assumed of the run is known now. Nobody took or freed a number of it meanwhile: that needs its bitmap. */
+static void assumed_end(struct ash_volume *volume, struct run *run)
+{
+	if (!run->assumed)
+		return;
+	run->assumed = false;
+	atomic_fetch_sub(&volume->itable->used, atomic_load(&run->free));
+	atomic_fetch_sub(&volume->itable->assumed, 1);
+}
+
 static int run_load_from(struct ash_volume *volume, struct run *run, struct ash_buffer *buffer)
 {
 	const struct ash_bitmap_block *block = (const void *)buffer->data;
@@ -254,6 +266,7 @@ static int run_load_from(struct ash_volume *volume, struct run *run, struct ash_
 		if (plausible) {
 			run_set_bitmaps(volume, run, bitmaps, initialized, used);
 			bitmaps = NULL;
+			assumed_end(volume, run);
 		}
 	} else {
 		free(bitmaps);
@@ -769,7 +782,8 @@ int ash_inode_log_free(struct ash_txn *txn, uint64_t ino)
 
 	if (result)
 		return result;
-	if (atomic_load(&run->state) != RUN_LOADED || !is_busy(run, index))
+	result = run_load(volume, run);
+	if (!result && (atomic_load(&run->state) != RUN_LOADED || !is_busy(run, index)))
 		result = ash_damaged(volume, bitmap_id(run).block, "inode bitmap does not fit an inode that is freed");
 	if (!result)
 		result = ash_buffer_get(volume, bitmap_id(run), &bitmap);
@@ -885,13 +899,26 @@ static int count_used(struct ash_volume *volume)
 
 		if (result && !ash_unreadable(result))
 			return result;
-		if (atomic_load(&run->state) == RUN_LOADED)
+		if (atomic_load(&run->state) == RUN_LOADED) {
 			used += volume->inodes_per_run - atomic_load(&run->free);
-		else
+		} else {
 			used += volume->inodes_per_run;
+			run->assumed = true;
+			atomic_fetch_add(&volume->itable->assumed, 1);
+		}
 	}
 	atomic_store(&volume->itable->used, used);
 	return 0;
+}
+
+bool ash_itable_settle(struct ash_volume *volume)
+{
+	uint64_t runs = atomic_load(&volume->itable->run_count);
+
+	for (uint64_t number = 0; atomic_load(&volume->itable->assumed) && number < runs; number++)
+		if (run_at(volume->itable, number)->assumed && run_load(volume, run_at(volume->itable, number)))
+			return false;
+	return !atomic_load(&volume->itable->assumed);
 }
 
 int ash_itable_open(struct ash_volume *volume)

@@ -354,6 +354,7 @@ int ash_overlay_open(struct bdev *dev, const struct ash_super *super, struct ash
 	overlay->error = error_text;
 	/* records of a volume that was grown and not checkpointed go beyond what the superblock at home says */
 	overlay->block_count = bdev_geometry(dev)->size / ASH_BLOCK_SIZE;
+	overlay->super_block = ash_get64(super->header.address);
 	overlay->log_start = ash_get64(super->log_start);
 	overlay->log_blocks = ash_get64(super->log_blocks);
 	overlay->seed = ash_get32(super->checksum_seed);

@@ -50,6 +50,7 @@ struct ash_overlay {
 	bool control_lost; /* only one control block is good */
 	bool end_lost;     /* the block at the end of the chain cannot be read */
 	uint64_t block_count, log_start, log_blocks, ring_blocks;
+	uint64_t super_block; /* where the superblock that led here was read */
 	uint32_t seed;
 	uint8_t uuid[16];
 	uint8_t *stream; /* the payload of all log blocks */

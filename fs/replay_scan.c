@@ -43,6 +43,19 @@ static bool control_good(const struct ash_overlay *overlay, const struct ash_log
 	       ash_log_control_plausible(control, overlay->ring_blocks);
 }
 
+/*
+ * Two places that cannot be read are damage. When the superblock's, which could be read a moment ago, cannot be either, the
+ * device is gone.
+ */
+static int controls_lost(struct ash_overlay *overlay, uint8_t *memory)
+{
+	int error = 0;
+
+	if (overlay->unreadable_count == 2 && overlay->super_block < overlay->block_count)
+		error = bdev_read(overlay->dev, memory, ASH_BLOCK_SIZE, overlay->super_block * ASH_BLOCK_SIZE);
+	return error ? error : ash_replay_damage(overlay, "both control blocks are bad");
+}
+
 int ash_replay_control_read(struct ash_overlay *overlay)
 {
 	struct ash_log_control *pair = bdev_buffer_alloc(2 * ASH_BLOCK_SIZE);
@@ -64,7 +77,7 @@ int ash_replay_control_read(struct ash_overlay *overlay)
 	}
 	overlay->unreadable_controls = overlay->unreadable_count;
 	if (!error && found < 0)
-		error = ash_replay_damage(overlay, "both control blocks are bad");
+		error = controls_lost(overlay, (uint8_t *)pair);
 	if (!error)
 		overlay->info.control = pair[found];
 	bdev_buffer_free(pair, 2 * ASH_BLOCK_SIZE);

@@ -701,6 +701,7 @@ static int backups_refresh(struct ash_volume *volume)
 static int volume_settle(struct ash_volume *volume)
 {
 	uint64_t free_blocks, available, total, used;
+	bool exact;
 	int error = 0;
 
 	if (!atomic_load(&volume->read_only))
@@ -710,6 +711,7 @@ static int volume_settle(struct ash_volume *volume)
 	if (!error)
 		error = ash_wb_take_loss(volume);
 	ash_wb_drop_preallocations(volume);
+	exact = ash_itable_settle(volume); /* otherwise the next open counts anew */
 	error_state_write(volume);
 	if (atomic_load(&volume->failed))
 		return -EIO;
@@ -723,7 +725,7 @@ static int volume_settle(struct ash_volume *volume)
 	ash_itable_counts(volume, &total, &used);
 	if (volume->log->orphans.count)
 		return error; /* somebody still holds them: the next open finishes them */
-	if (ash_log_write_control(volume, volume->log->tail_lsn, true, free_blocks, used))
+	if (ash_log_write_control(volume, volume->log->tail_lsn, exact, free_blocks, used))
 		error = -EIO;
 	return error;
 }

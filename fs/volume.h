@@ -90,6 +90,8 @@ void ash_worker_kick(struct ash_volume *volume);
 
 /* Inode records the table can hold without growing, and how many are in use (itable.c). */
 void ash_itable_counts(struct ash_volume *volume, uint64_t *total, uint64_t *used);
+/* Before unmounting: is the second one true? Bitmaps that could not be read so far are tried once more. */
+bool ash_itable_settle(struct ash_volume *volume);
 /* In-core inodes alive, for ash_counters() (icache.c). */
 uint64_t ash_icache_count(struct ash_volume *volume);
 /* Bytes of buffered file data (wbuf.c). */

@@ -565,6 +565,23 @@ Test(recover, both_control_blocks_unreadable_is_an_error)
 }
 
 /* The end of a log that was closed, and blocks behind it, that nobody needs. */
+Test(recover, device_that_goes_away_at_the_control_blocks_is_no_damage)
+{
+	struct fault_rule gone = { .ops = FAULT_OP(BDEV_READ), .length = ASH_BLOCK_SIZE, .sticky = true };
+	struct crash crash;
+
+	sick_open(&crash, 1);
+	crash_mark(&crash);
+	engine_cut(&crash.engine);
+	gone.offset = crash.place.log_start * ASH_BLOCK_SIZE;
+	cr_assert_eq(fault_add(crash.engine.dev, &gone), 0);
+	cr_expect_eq(engine_try_mount(&crash.engine), -EIO);
+	fault_clear(crash.engine.dev);
+	engine_mount(&crash.engine);
+	cr_expect(crash_is(&crash, 0, 10, 1));
+	engine_close(&crash.engine);
+}
+
 Test(recover, unreadable_unused_log_block_does_not_matter)
 {
 	for (uint64_t behind = 0; behind < 200; behind += 100) {
@@ -708,6 +725,42 @@ Test(recover, unreadable_inode_bitmap_leaves_the_records)
 	cr_expect(writes(&crash.engine));
 	cr_expect_eq(ash_lookup(crash.engine.volume, ASH_INO_ROOT, "file", &attr), 0);
 	engine_close(&crash.engine);
+}
+
+static uint64_t used_inodes(const struct engine *engine)
+{
+	struct ash_volume_info info;
+
+	cr_assert_eq(ash_volume_info(engine->volume, &info), 0);
+	return info.used_inodes;
+}
+
+/* What a mount could not count it assumes; an unmount must not write that down as the truth. */
+Test(recover, inodes_that_could_not_be_counted_are_counted_later)
+{
+	for (int heals = 0; heals < 2; heals++) {
+		struct ash_block_id id;
+		struct crash crash;
+		uint64_t used;
+
+		sick_open(&crash, 1);
+		crash_fill(&crash, 0, 10, 2);
+		force(&crash.engine);
+		used = used_inodes(&crash.engine);
+		cr_assert(ash_itable_bitmap(crash.engine.volume, 0, &id));
+		engine_cut(&crash.engine);
+		make_unreadable(&crash.engine, id.block);
+		engine_mount(&crash.engine);
+		cr_expect_gt(used_inodes(&crash.engine), used);
+		if (heals)
+			fault_clear(crash.engine.dev);
+		close_clean(&crash.engine);
+		fault_clear(crash.engine.dev);
+		engine_mount(&crash.engine);
+		cr_expect_eq(crash.engine.volume->was_clean, heals);
+		cr_expect_eq(used_inodes(&crash.engine), used);
+		engine_close(&crash.engine);
+	}
 }
 
 /* ---- Forged logs: every checksum is right (I8) ---- */
