@@ -65,6 +65,7 @@ static void work(struct campaign *c, size_t index)
 			       .only_point = c->point,
 			       .only_variant = c->variant,
 			       .share = c->share,
+			       .also = index,
 			       .trace = c->trace,
 			       .results = &c->results[index] };
 

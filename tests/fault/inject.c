@@ -120,7 +120,7 @@ bool inject_here(struct injector *in)
 		return false;
 	}
 	in->results->points++;
-	if (generator_below(&in->random, 100) >= in->share) {
+	if (generator_below(&in->random, 100) >= in->share && in->points != in->also) {
 		in->results->skipped += kinds[in->kind].count;
 		in->points++;
 		return false;

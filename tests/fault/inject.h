@@ -40,7 +40,8 @@ struct injector {
 	uint64_t only_point; /* UINT64_MAX: all. Else this one, without a fork */
 	unsigned only_variant;
 	bool trace;     /* print the operations */
-	unsigned share; /* percent of the points that are tried */
+	unsigned share; /* percent of the points that are tried, */
+	uint64_t also;  /* and this one: workload n has point n, so that what all begin with is tried throughout */
 	struct generator random;
 	struct inject_results *results;
 	bool armed;
