@@ -239,12 +239,14 @@ run_campaigns() {
 	local folder lane p f s pids=()
 	folder=$(mktemp -d)
 	fuzzers_start
-	run_lane "$folder/1.counts" unit model crash >"$folder/1.out" &
+	run_lane "$folder/1.counts" unit crash >"$folder/1.out" &
 	pids+=($!)
-	run_lane "$folder/2.counts" stress fault image fuzz >"$folder/2.out" &
+	run_lane "$folder/2.counts" stress model >"$folder/2.out" &
+	pids+=($!)
+	run_lane "$folder/3.counts" fault image fuzz >"$folder/3.out" &
 	pids+=($!)
 	wait "${pids[@]}"
-	for lane in 1 2; do
+	for lane in 1 2 3; do
 		cat "$folder/$lane.out"
 		read -r p f s <"$folder/$lane.counts" || { count_one "campaigns end" 1; continue; }
 		total_passed=$((total_passed + p)) total_failed=$((total_failed + f)) total_skipped=$((total_skipped + s))
