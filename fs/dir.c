@@ -32,7 +32,8 @@ static bool dots(const uint8_t *name, uint32_t length)
 	return name[0] == '.' && (length == 1 || (length == 2 && name[1] == '.'));
 }
 
-const char *ash_dirent_check(const uint8_t *value, uint32_t length)
+/* All but the bytes of the name. */
+static const char *check_header(const uint8_t *value, uint32_t length)
 {
 	const struct ash_dirent_value *entry = (const void *)value;
 
@@ -42,6 +43,11 @@ const char *ash_dirent_check(const uint8_t *value, uint32_t length)
 		return "directory entry without an inode";
 	if (!entry->type || entry->type > 15)
 		return "directory entry of unknown type";
+	return NULL;
+}
+
+static const char *check_name(const struct ash_dirent_value *entry)
+{
 	if (memchr(entry->name, 0, entry->name_length) || memchr(entry->name, '/', entry->name_length))
 		return "name with a forbidden byte";
 	if (dots(entry->name, entry->name_length))
@@ -49,23 +55,35 @@ const char *ash_dirent_check(const uint8_t *value, uint32_t length)
 	return NULL;
 }
 
+const char *ash_dirent_check(const uint8_t *value, uint32_t length)
+{
+	const char *wrong = check_header(value, length);
+
+	return wrong ? wrong : check_name((const void *)value);
+}
+
 static int damaged(const struct ash_tree *tree, const struct ash_buffer *leaf, const char *what)
 {
 	return ash_damaged(tree->volume, (leaf ? leaf : tree->buffer)->id.block, what);
 }
 
-/* What the cursor stands on; -EUCLEAN. */
-static int entry_at(const struct ash_cursor *cursor, const struct ash_dirent_value **value, struct ash_entry *out)
+/* What the cursor stands on: 1 when it has this good name, else 0; -EUCLEAN. */
+static int entry_match(const struct ash_cursor *cursor, const char *name, size_t length, struct ash_entry *out)
 {
-	const char *wrong = ash_dirent_check(cursor->value, cursor->length);
+	const struct ash_dirent_value *value = (const void *)cursor->value;
+	const char *wrong = check_header(cursor->value, cursor->length);
+	bool same = false;
 
 	if (!wrong && cursor->key < FIRST_KEY)
 		wrong = "directory entry with a reserved key";
+	if (!wrong) {
+		same = value->name_length == length && !memcmp(value->name, name, length);
+		wrong = same ? NULL : check_name(value);
+	}
 	if (wrong)
 		return damaged(&cursor->tree, cursor->leaf, wrong);
-	*value = (const void *)cursor->value;
-	*out = (struct ash_entry){ cursor->key, ash_get64((*value)->ino), (*value)->type };
-	return 0;
+	*out = (struct ash_entry){ cursor->key, ash_get64(value->ino), value->type };
+	return same;
 }
 
 /*
@@ -80,15 +98,11 @@ static int search(const struct ash_tree *tree, uint64_t base, const char *name, 
 
 	*unused = base;
 	while (result > 0 && cursor.key - base < COLLISIONS) {
-		const struct ash_dirent_value *value;
-
-		result = entry_at(&cursor, &value, out);
-		if (result)
+		result = entry_match(&cursor, name, length, out);
+		if (result < 0)
 			break;
-		if (value->name_length == length && !memcmp(value->name, name, length)) {
-			result = 1;
+		if (result)
 			goto out;
-		}
 		if (cursor.key == *unused)
 			++*unused;
 		result = ash_tree_next(&cursor);
@@ -177,10 +191,10 @@ int ash_dir_walk(const struct ash_tree *tree, uint64_t position, ash_dir_each ea
 		return 0;
 	result = ash_tree_seek(tree, position + 1 < FIRST_KEY ? FIRST_KEY : position + 1, &cursor);
 	while (result > 0) {
-		const struct ash_dirent_value *value;
+		const struct ash_dirent_value *value = (const void *)cursor.value;
 		struct ash_entry entry;
 
-		result = entry_at(&cursor, &value, &entry);
+		result = entry_match(&cursor, "", 0, &entry);
 		if (result)
 			break;
 		if (each(context, &entry, (const char *)value->name, value->name_length)) {
