@@ -61,7 +61,7 @@ static bool damage_one(struct image *image, const struct sites *sites, size_t in
 
 void damage_pairs(struct image *image)
 {
-	static const unsigned counts[] = { 80, 2500, 25000 };
+	static const unsigned counts[] = { 80, 2500, 10000 };
 	struct sites sites;
 
 	sites_find(image, &sites);
