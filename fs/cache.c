@@ -48,11 +48,16 @@ struct ash_cache {
 	struct shard shards[SHARDS];
 	uint32_t limit; /* buffers a shard */
 	uint32_t chunk_blocks;
-	bool huge; /* slabs are huge pages, in this layout: data of SLAB_BLOCKS blocks, then their buffers */
 	pthread_mutex_t slab_lock;
 	struct slab *slabs;
 	_Atomic uint64_t blocks;
 };
+
+/* In this layout then: data of SLAB_BLOCKS blocks, their buffers behind it. */
+static bool slabs_are_huge(const struct ash_cache *cache)
+{
+	return cache->chunk_blocks == CHUNK_BLOCKS_MAX;
+}
 
 /* Neighbours in one cache line of buckets: inode blocks lie side by side, a directory's leaves near each other. */
 static uint64_t hash_of(uint64_t block)
@@ -145,7 +150,7 @@ static void spare_put(struct shard *shard, struct ash_buffer *buffer)
  */
 static struct slab *slab_create(struct ash_cache *cache)
 {
-	bool huge = cache->huge;
+	bool huge = slabs_are_huge(cache);
 	size_t size = huge ? HUGE_PAGE : cache->chunk_blocks * (ASH_BLOCK_SIZE + sizeof(struct ash_buffer));
 	struct slab *slab = malloc(sizeof(*slab));
 
@@ -406,7 +411,7 @@ static inline void prefetch(struct ash_cache *cache, uint64_t block, uint32_t of
 	const struct ash_buffer *buffer = bucket_first(shard_of(cache, block), block);
 	const uint8_t *slab = (const uint8_t *)((uintptr_t)buffer & ~(uintptr_t)(HUGE_PAGE - 1)), *data;
 
-	if (!cache->huge || !buffer)
+	if (!slabs_are_huge(cache) || !buffer)
 		return;
 	__builtin_prefetch(buffer);
 	data = slab +
@@ -609,7 +614,6 @@ int ash_cache_open(struct ash_volume *volume)
 		return -ENOMEM;
 	cache->limit = volume->options.cache_bytes / ASH_BLOCK_SIZE / SHARDS;
 	cache->chunk_blocks = cache->limit < 4 ? 4 : cache->limit > CHUNK_BLOCKS_MAX ? CHUNK_BLOCKS_MAX : cache->limit;
-	cache->huge = cache->chunk_blocks == CHUNK_BLOCKS_MAX;
 	while (buckets < cache->limit)
 		buckets *= 2;
 	pthread_mutex_init(&cache->slab_lock, NULL);

@@ -58,7 +58,6 @@ struct ash_itable {
 	_Atomic uint64_t run_count;
 	_Atomic uint64_t run_hint;
 	_Atomic uint64_t used;
-	_Atomic uint32_t assumed; /* runs that are */
 	_Atomic uint32_t generation;
 	pthread_mutex_t grow_lock, compat_lock;
 	struct run **chunks[CHUNKS];
@@ -241,7 +240,6 @@ static void assumed_end(struct ash_volume *volume, struct run *run)
 		return;
 	run->assumed = false;
 	atomic_fetch_sub(&volume->itable->used, atomic_load(&run->free));
-	atomic_fetch_sub(&volume->itable->assumed, 1);
 }
 
 static int run_load_from(struct ash_volume *volume, struct run *run, struct ash_buffer *buffer)
@@ -332,7 +330,7 @@ void ash_itable_prefetch(struct ash_volume *volume, uint64_t ino)
 	const struct run *run = run_of(volume, ino, &index);
 
 	if (run)
-		ash_buffer_prefetch(volume, run_block(run, 1 + index / ASH_INODES_PER_BLOCK),
+		ash_buffer_prefetch(volume, records_id(volume, run, index / ASH_INODES_PER_BLOCK).block,
 				    index % ASH_INODES_PER_BLOCK * ASH_INODE_SIZE);
 }
 
@@ -904,7 +902,6 @@ static int count_used(struct ash_volume *volume)
 		} else {
 			used += volume->inodes_per_run;
 			run->assumed = true;
-			atomic_fetch_add(&volume->itable->assumed, 1);
 		}
 	}
 	atomic_store(&volume->itable->used, used);
@@ -915,10 +912,13 @@ bool ash_itable_settle(struct ash_volume *volume)
 {
 	uint64_t runs = atomic_load(&volume->itable->run_count);
 
-	for (uint64_t number = 0; atomic_load(&volume->itable->assumed) && number < runs; number++)
-		if (run_at(volume->itable, number)->assumed && run_load(volume, run_at(volume->itable, number)))
+	for (uint64_t number = 0; number < runs; number++) {
+		struct run *run = run_at(volume->itable, number);
+
+		if (run->assumed && (run_load(volume, run) || run->assumed))
 			return false;
-	return !atomic_load(&volume->itable->assumed);
+	}
+	return true;
 }
 
 int ash_itable_open(struct ash_volume *volume)

@@ -564,7 +564,6 @@ Test(recover, both_control_blocks_unreadable_is_an_error)
 	engine_close(&crash.engine);
 }
 
-/* The end of a log that was closed, and blocks behind it, that nobody needs. */
 Test(recover, device_that_goes_away_at_the_control_blocks_is_no_damage)
 {
 	struct fault_rule gone = { .ops = FAULT_OP(BDEV_READ), .length = ASH_BLOCK_SIZE, .sticky = true };
@@ -582,6 +581,7 @@ Test(recover, device_that_goes_away_at_the_control_blocks_is_no_damage)
 	engine_close(&crash.engine);
 }
 
+/* The end of a log that was closed, and blocks behind it, that nobody needs. */
 Test(recover, unreadable_unused_log_block_does_not_matter)
 {
 	for (uint64_t behind = 0; behind < 200; behind += 100) {
