@@ -18,6 +18,7 @@ static void round_free(struct checker *checker)
 	map_close(&checker->found);
 	map_close(&checker->twice);
 	LIST_FREE(&checker->table);
+	LIST_FREE(&checker->table_nodes);
 	LIST_FREE(&checker->directories);
 	LIST_FREE(&checker->rebuilds);
 	LIST_FREE(&checker->additions);
@@ -72,6 +73,7 @@ static bool settled(const struct checker *checker)
 static int structure(struct checker *checker)
 {
 	int result = round_begin(checker);
+	bool names_known = false;
 
 	if (!result)
 		result = super_check(checker);
@@ -85,12 +87,14 @@ static int structure(struct checker *checker)
 		result = inodes_check(checker);
 	if (!result && checker->twice_count)
 		result = claims_resolve(checker);
-	if (!result && !checker->changed)
+	if (!result && !checker->changed) {
 		result = directories_check(checker);
+		names_known = true;
+	}
 	if (!result && settled(checker))
 		result = connect_check(checker);
 	if (!result && checker->rebuilds.count)
-		result = rebuild_all(checker);
+		result = rebuild_all(checker, names_known);
 	return result ? result : check_cancelled(checker);
 }
 

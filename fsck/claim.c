@@ -113,10 +113,12 @@ static int collect(struct claims *claims)
 		struct ash_inode record;
 
 		result = check_cancelled(checker);
-		if (result || !(checker->state[ino] & INODE_TYPE) || inode_read(checker, ino, &record))
+		if (result || !(checker->state[ino] & INODE_TYPE))
 			continue;
 		claims->ino = ino;
-		result = claim_inode(claims, &record);
+		result = inode_read(checker, ino, &record);
+		if (!result)
+			result = claim_inode(claims, &record);
 	}
 	return result;
 }
@@ -175,6 +177,8 @@ static int system_blocks(struct claims *claims)
 		result = map_set(map, checker->block_count - 1, 1, NULL, NULL);
 	for (size_t i = 0; i < checker->table.count && !result; i++)
 		result = map_set(map, checker->table.items[i].start, checker->table.items[i].count, NULL, NULL);
+	for (size_t i = 0; i < checker->table_nodes.count && !result; i++)
+		result = map_set(map, checker->table_nodes.items[i], 1, NULL, NULL);
 	return result;
 }
 

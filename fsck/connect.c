@@ -91,16 +91,25 @@ static int directory_insert(struct checker *checker, uint64_t ino)
 	return 0;
 }
 
+static int lost_found_root(struct checker *checker, const char *why)
+{
+	say(checker, "%s: names go to the root directory", why);
+	checker->lost_found = ASH_INO_ROOT;
+	return 0;
+}
+
 static int lost_found_make(struct checker *checker)
 {
-	uint64_t ino = find_free_inode(checker);
-	int result = ino ? 0 : initialize_block(checker, &ino);
+	uint64_t ino = 0;
+	int result = 0;
 
-	if (result == -ENOSPC) {
-		say(checker, "no free inode for lost+found: names go to the root directory");
-		checker->lost_found = ASH_INO_ROOT;
-		return 0;
-	}
+	if (checker->lost_found_taken)
+		return lost_found_root(checker, "lost+found is not a directory");
+	ino = find_free_inode(checker);
+	if (!ino)
+		result = initialize_block(checker, &ino);
+	if (result == -ENOSPC)
+		return lost_found_root(checker, "no free inode for lost+found");
 	if (!result)
 		result = make_directory(checker, ino);
 	if (!result)

@@ -123,8 +123,7 @@ static int check_entry(void *argument, uint64_t key, const uint8_t *value, uint3
 		return result;
 	if (seen)
 		result = entry_problem(walk, PROBLEM_DIRENT_DUPLICATE, &context);
-	if (walk->ino == ASH_INO_ROOT && entry->type == DT_DIR && entry->name_length == 10 &&
-	    !memcmp(entry->name, "lost+found", 10))
+	if (walk->ino == ASH_INO_ROOT && entry->name_length == 10 && !memcmp(entry->name, "lost+found", 10))
 		checker->lost_found = ash_get64(entry->ino);
 	return result ? result : check_target(walk, key, entry, &context);
 }
@@ -190,7 +189,11 @@ int directories_check(struct checker *checker)
 	if (root)
 		root->found_parent = ASH_INO_ROOT;
 	result = table_scan(checker, 2, is_directory, check_block);
-	if (!result && (checker->lost_found >= checker->inode_count || !is_directory(checker, checker->lost_found)))
+	checker->lost_found_taken = false;
+	if (!result && checker->lost_found &&
+	    (checker->lost_found >= checker->inode_count || !is_directory(checker, checker->lost_found))) {
 		checker->lost_found = 0;
+		checker->lost_found_taken = true;
+	}
 	return result;
 }

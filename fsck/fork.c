@@ -237,8 +237,9 @@ const char *attribute_value_wrong(struct checker *checker, const uint8_t *value,
 {
 	const struct ash_xattr_value *attribute = (const void *)value;
 	uint32_t value_length = ash_get32(attribute->value_length);
-	uint64_t at = 0, bad = 0;
+	bool bad[ASH_XATTR_SIZE_MAX >> ASH_BLOCK_SHIFT] = { false };
 	struct external external;
+	uint64_t at = 0;
 
 	*error = 0;
 	if (!checker->value)
@@ -248,11 +249,14 @@ const char *attribute_value_wrong(struct checker *checker, const uint8_t *value,
 		return NULL;
 	}
 	external_get(attribute, &external);
-	for (uint32_t i = 0; i < external.count; i++) {
-		blocks_read(checker, external.extents[i].start, external.extents[i].count, checker->value + at, &bad);
-		at += external.extents[i].count << ASH_BLOCK_SHIFT;
+	for (uint32_t i = 0; i < external.count && !*error; i++) {
+		*error = blocks_read(checker, external.extents[i].start, external.extents[i].count,
+				     checker->value + (at << ASH_BLOCK_SHIFT), bad + at);
+		at += external.extents[i].count;
 	}
-	if (bad)
+	if (*error)
+		return NULL;
+	if (memchr(bad, true, at * sizeof(*bad)))
 		return "value cannot be read";
 	if (ash_crc32c(checker->seed, checker->value, value_length) != external.crc)
 		return "value has a wrong checksum";

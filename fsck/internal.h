@@ -151,6 +151,7 @@ struct checker {
 	struct block_map found, twice;
 	uint64_t twice_count;
 	LIST(struct table_extent) table;
+	LIST(uint64_t) table_nodes; /* tree blocks of the table's extents */
 	struct run_info *runs;
 	uint64_t run_count;
 	uint8_t *inode_bits;  /* as on disk, run by run */
@@ -162,6 +163,7 @@ struct checker {
 	LIST(struct addition) additions;
 	LIST(struct loss) losses; /* by inode */
 	uint64_t lost_found;      /* 0: none */
+	bool lost_found_taken;    /* the root has that name for something else */
 	uint64_t next_free_block; /* where the repair's allocator looks next */
 	uint32_t *group_flags;    /* per group; valid where group_table_good */
 	uint32_t *group_free;
@@ -176,8 +178,11 @@ struct checker {
 /* ---- io.c ---- */
 
 int block_read(struct checker *checker, uint64_t block, void *data);
-/* `count` blocks; those that cannot be read are zero, and *bad (may be NULL) counts them. */
-int blocks_read(struct checker *checker, uint64_t first, uint64_t count, void *data, uint64_t *bad);
+/*
+ * `count` blocks; those that cannot be read are zero, and `bad` (of `count`, may be NULL) tells of each. 0, -ENOMEM or
+ * -ENODEV.
+ */
+int blocks_read(struct checker *checker, uint64_t first, uint64_t count, void *data, bool *bad);
 void overlay_apply(struct checker *checker, uint64_t first, uint64_t count, uint8_t *data);
 /* NULL when the header (crc included) is right, else what is wrong. */
 const char *block_wrong(const struct checker *checker, const void *data, uint64_t block, uint32_t magic,
@@ -205,6 +210,15 @@ void progress(struct checker *checker, unsigned pass, uint64_t done, uint64_t to
  * -ENOTSUP, -ENODATA or -EINVAL then. */
 const char *super_wrong(const struct ash_super *super, uint64_t address, uint64_t device_blocks, int *error);
 int super_find(struct checker *checker);
+#define BACKUP_MAX 64u
+/* The blocks of the backups of a volume of that size; returns how many. */
+unsigned backup_places(uint64_t list[BACKUP_MAX], uint64_t block_count);
+/* Take the best backup for checker->super: 0, -ENOENT, -ENOMEM or -ENODEV. */
+int backup_find(struct checker *checker, uint64_t device_blocks);
+/* Take a backup instead of a good primary that differs from all of them, when they are believed. */
+void backup_outvote(struct checker *checker);
+/* Fields that never change, or change together with the volume's shape. */
+bool same_constants(const struct ash_super *a, const struct ash_super *b);
 /* How much of the volume is found where this superblock says (evidence.c). The second block of checker->scratch is used. */
 unsigned super_evidence(struct checker *checker, const struct ash_super *super);
 /* Does its table inode lead to a run to which the other's does not? */
@@ -317,7 +331,8 @@ int connect_check(struct checker *checker);
 
 /* ---- rebuild.c ---- */
 
-int rebuild_all(struct checker *checker);
+/* `names_known`: pass 2 ran to its end; else directories' trees wait for the next round. */
+int rebuild_all(struct checker *checker, bool names_known);
 int block_allocate(struct checker *checker, uint64_t *block);
 
 /* ---- bitmap.c ---- */

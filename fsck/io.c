@@ -38,21 +38,24 @@ int block_read(struct checker *checker, uint64_t block, void *data)
 }
 
 /* One request; when that fails, block by block, so that one bad sector costs one block. */
-int blocks_read(struct checker *checker, uint64_t first, uint64_t count, void *data, uint64_t *bad)
+int blocks_read(struct checker *checker, uint64_t first, uint64_t count, void *data, bool *bad)
 {
 	uint8_t *bytes = data;
-	int result = bdev_read(checker->dev, data, count << ASH_BLOCK_SHIFT, first << ASH_BLOCK_SHIFT);
+	int whole = bdev_read(checker->dev, data, count << ASH_BLOCK_SHIFT, first << ASH_BLOCK_SHIFT);
 
+	if (whole && !ash_unreadable(whole))
+		return whole;
 	for (uint64_t i = 0; i < count; i++) {
 		uint8_t *block = bytes + (i << ASH_BLOCK_SHIFT);
 		bool lost = checker->overlay && ash_overlay_is_lost(checker->overlay, first + i);
+		int error = whole ? bdev_read(checker->dev, block, ASH_BLOCK_SIZE, (first + i) << ASH_BLOCK_SHIFT) : 0;
 
-		if (!lost &&
-		    (!result || !bdev_read(checker->dev, block, ASH_BLOCK_SIZE, (first + i) << ASH_BLOCK_SHIFT)))
-			continue;
-		memset(block, 0, ASH_BLOCK_SIZE);
+		if (error && !ash_unreadable(error))
+			return error;
+		if (lost || error)
+			memset(block, 0, ASH_BLOCK_SIZE);
 		if (bad)
-			(*bad)++;
+			bad[i] = lost || error;
 	}
 	overlay_apply(checker, first, count, bytes);
 	return 0;

@@ -148,7 +148,7 @@ static int search_group(struct search *search, uint64_t group, uint8_t *buffer)
 
 		result = check_cancelled(checker);
 		if (!result)
-			blocks_read(checker, start + at, count, buffer, NULL);
+			result = blocks_read(checker, start + at, count, buffer, NULL);
 		for (uint64_t i = 0; i < count && !result; i++)
 			result = look_at(search, buffer + (i << ASH_BLOCK_SHIFT), start + at + i);
 	}

@@ -316,24 +316,73 @@ static int gather_table(struct gather *gather)
 	return result;
 }
 
+static int compare_hashes(const void *a, const void *b)
+{
+	const uint64_t *x = a, *y = b;
+
+	return *x < *y ? -1 : *x > *y;
+}
+
+/* The hashes of the names that are kept, sorted; NULL: no memory. */
+static uint64_t *hashes_kept(const struct gather *gather)
+{
+	uint64_t *hashes = malloc((gather->items.count + 1) * sizeof(*hashes));
+
+	if (!hashes)
+		return NULL;
+	for (size_t i = 0; i < gather->items.count; i++)
+		hashes[i] = gather->items.items[i].key & ~KEY_COLLISION_MASK;
+	qsort(hashes, gather->items.count, sizeof(*hashes), compare_hashes);
+	return hashes;
+}
+
+/* "#N", or with ".1", ".2" ... behind it when somebody has that name: its key. */
+static uint64_t addition_name(const struct checker *checker, const uint64_t *hashes, size_t count,
+			      struct ash_dirent_value *entry, uint8_t name[ASH_NAME_MAX])
+{
+	unsigned long long ino = ash_get64(entry->ino);
+	char text[48];
+	uint64_t key;
+
+	for (unsigned n = 0;; n++) {
+		int length = n ? snprintf(text, sizeof(text), "#%llu.%u", ino, n) :
+				 snprintf(text, sizeof(text), "#%llu", ino);
+
+		key = name_key(checker, text, (size_t)length);
+		if (bsearch(&key, hashes, count, sizeof(*hashes), compare_hashes))
+			continue;
+		memcpy(name, text, (size_t)length);
+		entry->name_length = (uint8_t)length;
+		return key;
+	}
+}
+
 static int gather_additions(struct gather *gather)
 {
 	struct checker *checker = gather->checker;
+	size_t count = gather->items.count;
+	uint64_t *hashes = NULL;
 	int result = 0;
 
 	for (size_t i = 0; i < checker->additions.count && !result; i++) {
 		const struct addition *addition = &checker->additions.items[i];
 		struct ash_dirent_value entry = { .ino = ash_put64(addition->ino), .type = addition->type };
 		uint8_t name[ASH_NAME_MAX] = "lost+found";
+		uint64_t key;
 
 		if (addition->directory != gather->ino)
 			continue;
-		if (addition->ino == checker->lost_found)
+		if (!hashes && !(hashes = hashes_kept(gather)))
+			return -ENOMEM;
+		if (addition->ino == checker->lost_found) {
 			entry.name_length = 10;
-		else
-			rename_second(&entry, name);
-		result = keep_entry(gather, &entry, name, name_key(checker, name, entry.name_length), true);
+			key = name_key(checker, name, entry.name_length);
+		} else {
+			key = addition_name(checker, hashes, count, &entry, name);
+		}
+		result = keep_entry(gather, &entry, name, key, true);
 	}
+	free(hashes);
 	return result;
 }
 
@@ -630,7 +679,7 @@ static int rebuild_gathered(struct gather *gather)
 	return result ? result : check_flush(gather->checker);
 }
 
-static int rebuild_one(struct checker *checker, const struct rebuild *rebuild)
+static int rebuild_one(struct checker *checker, const struct rebuild *rebuild, bool names_known)
 {
 	struct gather gather = { .checker = checker, .ino = rebuild->ino, .attribute = rebuild->attribute };
 	int result = inode_read(checker, rebuild->ino, &gather.record);
@@ -641,6 +690,9 @@ static int rebuild_one(struct checker *checker, const struct rebuild *rebuild)
 	if (rebuild->ino != ASH_INO_TABLE && !(checker->state[rebuild->ino] & INODE_TYPE))
 		return 0;
 	gather.directory = S_ISDIR(ash_get32(gather.record.mode));
+	/* Which of its entries lead somewhere, and which name of a directory counts, only pass 2 knows: next round. */
+	if (gather.directory && !gather.attribute && !names_known)
+		return 0;
 	result = rebuild_gathered(&gather);
 	if (result == -ENOSPC) {
 		problem(checker, PROBLEM_NO_SPACE, &(struct problem_context){ .ino = rebuild->ino });
@@ -653,7 +705,7 @@ static int rebuild_one(struct checker *checker, const struct rebuild *rebuild)
 	return result;
 }
 
-int rebuild_all(struct checker *checker)
+int rebuild_all(struct checker *checker, bool names_known)
 {
 	int result = 0;
 
@@ -662,7 +714,7 @@ int rebuild_all(struct checker *checker)
 		if (result)
 			checker->rebuilds.count -= i; /* so many were promised and not done */
 		else
-			result = rebuild_one(checker, &checker->rebuilds.items[i]);
+			result = rebuild_one(checker, &checker->rebuilds.items[i], names_known);
 	}
 	return result;
 }

@@ -3,10 +3,9 @@
  * Pass 0: the superblock, its backups, the group table.
  *
  * The primary rules when it is good. Backups hold the same constant fields; what changes during a volume's life
- * (label, table inode, counters) may lag behind in them and is brought up to date by any repairing run. When
- * block 0 is gone, the backups are looked for where mkfs and resize put them: the last block of the device,
- * then the groups 1, 3, 5, 7, 9 ... Another foreign content of block 0 is no reason to refuse: people ask fsck for help
- * exactly then; that no other filesystem lives there is the caller's check.
+ * (label, table inode, counters) may lag behind in them and is brought up to date by any repairing run. Foreign
+ * content of block 0 is no reason to refuse: people ask fsck for help exactly then; that no other filesystem lives there is
+ * the caller's check. Which backup helps: backup.c.
  *
  * No locks: one thread.
  */
@@ -14,9 +13,6 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-
-#define BACKUP_MAX 64u
-#define SEARCH_BLOCKS 256u /* read at a time */
 
 static const char *refuse(int *error, int code, const char *why)
 {
@@ -48,140 +44,9 @@ const char *super_wrong(const struct ash_super *super, uint64_t address, uint64_
 	return NULL;
 }
 
-/* ---- Backups ---- */
-
-static void backup_candidate(uint64_t list[BACKUP_MAX], unsigned *count, uint64_t block)
-{
-	for (unsigned i = 0; i < *count; i++)
-		if (list[i] == block)
-			return;
-	if (*count < BACKUP_MAX && block)
-		list[(*count)++] = block;
-}
-
-/* Groups 1 and the powers of 3, 5 and 7 that the blocks hold, in ascending order of each power. */
-static void backup_groups(uint64_t list[BACKUP_MAX], unsigned *count, uint64_t blocks)
-{
-	static const unsigned bases[] = { 3, 5, 7 };
-
-	if (blocks > ash_group_start(1))
-		backup_candidate(list, count, ash_group_start(1));
-	for (unsigned i = 0; i < sizeof(bases) / sizeof(bases[0]); i++)
-		for (uint64_t group = bases[i]; group <= UINT32_MAX && ash_group_start(group) < blocks;
-		     group *= bases[i])
-			backup_candidate(list, count, ash_group_start(group));
-}
-
-/* The volume may end before the device does: mkfs leaves a rest of fewer than ASH_MIN_GROUP_BLOCKS. */
-static unsigned backup_guesses(uint64_t list[BACKUP_MAX], uint64_t device_blocks)
-{
-	unsigned count = 0;
-	uint64_t rest = device_blocks % ASH_BLOCKS_PER_GROUP;
-
-	backup_candidate(list, &count, device_blocks - 1);
-	if (rest && rest < ASH_MIN_GROUP_BLOCKS && device_blocks > rest)
-		backup_candidate(list, &count, device_blocks - rest - 1);
-	backup_groups(list, &count, device_blocks);
-	return count;
-}
-
-static unsigned backup_places(uint64_t list[BACKUP_MAX], uint64_t block_count)
-{
-	unsigned count = 0;
-
-	backup_candidate(list, &count, block_count - 1);
-	backup_groups(list, &count, block_count);
-	return count;
-}
-
 static int read_super(struct checker *checker, uint64_t block)
 {
 	return block_read(checker, block, checker->super);
-}
-
-static bool take_backup(struct checker *checker, uint64_t block, uint64_t device_blocks)
-{
-	int error;
-
-	if (read_super(checker, block) || super_wrong(checker->super, block, device_blocks, &error))
-		return false;
-	checker->super_from = block;
-	checker->stale_super = true;
-	return true;
-}
-
-/*
- * A volume of one group on a larger device ends anywhere in the first group. A larger volume has a backup at the start of
- * the second, where backup_guesses() looks.
- */
-static bool search_backup(struct checker *checker, uint64_t device_blocks)
-{
-	uint64_t end = device_blocks < ASH_BLOCKS_PER_GROUP ? device_blocks : ASH_BLOCKS_PER_GROUP;
-	uint8_t *piece = bdev_buffer_alloc(SEARCH_BLOCKS * ASH_BLOCK_SIZE);
-	bool found = false;
-
-	for (uint64_t at = ASH_VOLUME_MIN_BLOCKS - 1; piece && at < end && !found; at += SEARCH_BLOCKS) {
-		uint64_t count = end - at < SEARCH_BLOCKS ? end - at : SEARCH_BLOCKS;
-
-		blocks_read(checker, at, count, piece, NULL);
-		for (uint64_t i = 0; i < count && !found; i++) {
-			const struct ash_super *super = (const void *)(piece + i * ASH_BLOCK_SIZE);
-
-			found = !memcmp(super->volume_magic, ASH_VOLUME_MAGIC, 8) &&
-				take_backup(checker, at + i, device_blocks);
-		}
-	}
-	bdev_buffer_free(piece, SEARCH_BLOCKS * ASH_BLOCK_SIZE);
-	return found;
-}
-
-static bool find_backup(struct checker *checker, uint64_t device_blocks)
-{
-	uint64_t list[BACKUP_MAX];
-	unsigned count = backup_guesses(list, device_blocks);
-
-	for (unsigned i = 0; i < count; i++)
-		if (take_backup(checker, list[i], device_blocks))
-			return true;
-	return search_backup(checker, device_blocks);
-}
-
-/* Fields that never change, or change together with the volume's shape. */
-static bool same_constants(const struct ash_super *a, const struct ash_super *b)
-{
-	return !memcmp(a->header.metadata_uuid, b->header.metadata_uuid, 16) && a->version.raw == b->version.raw &&
-	       a->group_table_start.raw == b->group_table_start.raw && a->log_start.raw == b->log_start.raw &&
-	       a->log_blocks.raw == b->log_blocks.raw && a->checksum_seed.raw == b->checksum_seed.raw &&
-	       a->inodes_per_run.raw == b->inodes_per_run.raw && !memcmp(a->hash_key, b->hash_key, 16);
-}
-
-/*
- * A primary with a right checksum but other constants than all its backups was made by something else than Ashlar. Two
- * backups are believed; a single one when more of the volume is where it says.
- */
-static void outvote(struct checker *checker)
-{
-	uint64_t list[BACKUP_MAX], against = 0;
-	unsigned count = backup_places(list, ash_get64(checker->super->block_count)), votes = 0;
-	struct ash_super *backup = (void *)checker->scratch;
-	int error;
-
-	for (unsigned i = 0; i < count; i++) {
-		if (block_read(checker, list[i], backup) ||
-		    super_wrong(backup, list[i], bdev_geometry(checker->dev)->size >> ASH_BLOCK_SHIFT, &error))
-			continue;
-		if (same_constants(backup, checker->super))
-			return;
-		against = list[i];
-		votes++;
-	}
-	if (!votes || block_read(checker, against, backup))
-		return;
-	if (votes < 2 && super_evidence(checker, backup) <= super_evidence(checker, checker->super))
-		return;
-	*checker->super = *backup;
-	checker->super_from = against;
-	checker->stale_super = checker->outvoted = true;
 }
 
 static int cannot(struct checker *checker, int error, const char *why)
@@ -194,7 +59,7 @@ int super_find(struct checker *checker)
 {
 	uint64_t device_blocks = bdev_geometry(checker->dev)->size >> ASH_BLOCK_SHIFT;
 	const char *why;
-	int result = -EIO;
+	int result = -EIO, found;
 
 	if (!bdev_geometry(checker->dev)->size)
 		return cannot(checker, -EINVAL, "is empty: no Ashlar volume");
@@ -205,7 +70,7 @@ int super_find(struct checker *checker)
 	}
 	why = read_super(checker, 0) ? "cannot be read" : super_wrong(checker->super, 0, device_blocks, &result);
 	if (!why) {
-		outvote(checker);
+		backup_outvote(checker);
 		return 0;
 	}
 	if (result == -ENOTSUP)
@@ -213,8 +78,9 @@ int super_find(struct checker *checker)
 	if (result == -ENODATA)
 		return cannot(checker, result,
 			      "the device is shorter than the volume on it: is it the whole image or device?");
-	if (find_backup(checker, device_blocks))
-		return 0;
+	found = backup_find(checker, device_blocks);
+	if (found != -ENOENT)
+		return found;
 	if (result == -EIO)
 		return cannot(checker, result, "the superblock cannot be read, and no backup was found");
 	return cannot(checker, -EINVAL, "no Ashlar volume: neither superblock nor backup found");

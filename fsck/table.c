@@ -104,7 +104,7 @@ static int table_node(void *context, uint64_t block)
 	if (!result && taken)
 		return table_bad_node(walk, block, "a tree block lies where other metadata is");
 	walk->blocks++;
-	return result;
+	return result ? result : LIST_ADD(&walk->checker->table_nodes, block);
 }
 
 static int table_record(void *context, uint64_t key, const uint8_t *value, uint32_t length)
@@ -150,7 +150,7 @@ static int table_map(struct checker *checker)
 	struct problem_context count = { .have = ash_get64(inode->blocks) };
 	int result = 0;
 
-	checker->table.count = 0;
+	checker->table.count = checker->table_nodes.count = 0;
 	if (inode->data_kind == ASH_FORK_TREE)
 		result = tree_walk(&walk, inode->data, ASH_DATA_FORK_SIZE);
 	count.want = context.blocks;
@@ -392,7 +392,8 @@ struct reader {
 	struct piece pieces[2];
 	uint8_t *buffers[2];
 	bool full[2], stop;
-	uint64_t bad[2]; /* blocks that could not be read */
+	bool bad[2][PIECE_BLOCKS]; /* blocks that could not be read */
+	int error[2];
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 };
@@ -439,9 +440,9 @@ static void read_piece(struct reader *reader, unsigned slot)
 	struct piece *piece = &reader->pieces[slot];
 
 	*piece = next_piece(reader);
-	reader->bad[slot] = 0;
-	if (piece->count)
-		blocks_read(reader->checker, piece->block, piece->count, reader->buffers[slot], &reader->bad[slot]);
+	reader->error[slot] = piece->count ? blocks_read(reader->checker, piece->block, piece->count,
+							 reader->buffers[slot], reader->bad[slot]) :
+					     0;
 }
 
 static void *helper(void *argument)
@@ -483,17 +484,55 @@ static void give_back(struct reader *reader, unsigned slot)
 	pthread_mutex_unlock(&reader->lock);
 }
 
+/*
+ * A block of the table that cannot be read. The device may only have stumbled, so once more. Else it can be written
+ * anew, which also heals a disk's sector; where that is not wanted its inodes count as damaged: their names and numbers
+ * stay. *usable: `data` is what the block holds.
+ */
+static int unreadable_block(struct checker *checker, uint64_t first_ino, uint64_t block, void *data, bool *usable)
+{
+	struct problem_context context = { .ino = first_ino, .block = block };
+	int result = block_read(checker, block, data);
+
+	*usable = !result;
+	if (!result || !ash_unreadable(result))
+		return result;
+	if (problem(checker, PROBLEM_BLOCK_UNREADABLE, &context)) {
+		memset(data, 0, ASH_BLOCK_SIZE);
+		checker->changed = true;
+		return block_write_raw(checker, block, data, 1);
+	}
+	for (uint32_t i = 0; i < ASH_INODES_PER_BLOCK; i++)
+		if (inode_bit(checker, first_ino + i))
+			checker->state[first_ino + i] |= INODE_DAMAGED;
+	return 0;
+}
+
+static int visit_block(struct reader *reader, unsigned slot, uint32_t index, unsigned pass, table_visit visit)
+{
+	const struct piece *piece = &reader->pieces[slot];
+	uint64_t first_ino = piece->first_ino + (uint64_t)index * ASH_INODES_PER_BLOCK;
+	uint8_t *data = reader->buffers[slot] + ((size_t)index << ASH_BLOCK_SHIFT);
+	bool usable = !reader->bad[slot][index];
+	int result = 0;
+
+	/* Later passes lean on pass 1, which has read it. */
+	if (!usable)
+		result = pass == 1 ? unreadable_block(reader->checker, first_ino, piece->block + index, data, &usable) :
+				     -EIO;
+	return result || !usable ? result : visit(reader->checker, first_ino, (void *)data);
+}
+
 static int visit_piece(struct reader *reader, unsigned slot, unsigned pass, table_visit visit)
 {
 	struct checker *checker = reader->checker;
 	const struct piece *piece = &reader->pieces[slot];
 	int result = check_cancelled(checker);
 
-	if (reader->bad[slot])
-		problem(checker, PROBLEM_BLOCK_UNREADABLE, &(struct problem_context){ .block = piece->block });
+	if (!result)
+		result = reader->error[slot];
 	for (uint32_t i = 0; i < piece->count && !result; i++)
-		result = visit(checker, piece->first_ino + (uint64_t)i * ASH_INODES_PER_BLOCK,
-			       (void *)(reader->buffers[slot] + ((size_t)i << ASH_BLOCK_SHIFT)));
+		result = visit_block(reader, slot, i, pass, visit);
 	progress(checker, pass, piece->first_ino, checker->inode_count);
 	return result;
 }

@@ -321,6 +321,78 @@ else
 fi
 rm -rf many many_untouched tree
 
+# ---- Two damages at once, and old volumes below ----
+
+# A folder of several leaves, as "d" in volume $1; the block of its third leaf.
+third_leaf() {
+	ashlarctl dump "$1" "inode:$(ashlarctl stat "$1" /d | sed -n 's/^inode  *\([0-9]*\),.*/\1/p')" |
+		sed -n 's/^ *key .*: child block //p' | sed -n 3p
+}
+
+# Spoil the record of file $2 of volume $1, in its modification time.
+spoil_record() {
+	local ino place
+	ino=$(ashlarctl stat "$1" "$2" | sed -n 's/^inode  *\([0-9]*\),.*/\1/p')
+	place=$(ashlarctl dump "$1" "inode:$ino" | sed -n 's/^at  *block //p')
+	damage "$1" "$place" $((ino % 8 * 512 + 100)) 5a
+}
+
+mkdir -p tree/d
+for i in $(seq 300); do mkdir "tree/d/folder number $i"; done
+echo other >tree/other
+mkfs.ashlar -q -d tree one 32M
+damage one "$(third_leaf one)" 0 00 00 00 00
+cp one two
+spoil_record two /other
+exits "a damaged leaf" 1 fsck.ashlar -y -f one
+exits "a damaged leaf, and a record elsewhere" 1 fsck.ashlar -y -f two
+ashlarctl ls one /d >names_one
+ashlarctl ls two /d >names_two
+[ "$(wc -l <names_one)" -gt 150 ] && cmp -s names_one names_two
+ok "both keep the names in the good leaves" $?
+exits "both are clean" 0 fsck.ashlar -n two
+rm -f one two names_one names_two
+
+# lost+found is no folder; its names are taken
+touch tree/lost+found
+mkfs.ashlar -q -d tree one 32M
+damage one "$(third_leaf one)" 0 00 00 00 00
+exits "names are lost, and lost+found is a file" 1 fsck.ashlar -y -f one
+exits "they went to the root" 0 fsck.ashlar -n one
+ashlarctl ls one / | grep -q '^#[0-9]'
+ok "by number" $?
+rm tree/lost+found
+mkdir tree/lost+found
+for i in $(seq 400 1000); do echo "$i" >"tree/lost+found/#$i"; done
+mkfs.ashlar -q -f -d tree one 32M
+damage one "$(third_leaf one)" 0 00 00 00 00
+exits "names are lost, and their numbers are names in lost+found" 1 fsck.ashlar -y -f one
+exits "they have names nevertheless" 0 fsck.ashlar -n one
+ashlarctl ls one /lost+found | grep -q '^#[0-9]*\.1$'
+ok "by number and another" $?
+[ "$(ashlarctl ls one /lost+found | grep -c '^#[0-9]*$')" -eq 601 ]
+ok "and who was there has kept his" $?
+rm -rf one tree/lost+found
+
+# a backup of an older volume behind the new one, and of the same before it grew
+mkfs.ashlar -q one 512M
+mkfs.ashlar -q -f -d tree one 300M
+dd if=/dev/zero of=one bs=4096 count=1 conv=notrunc status=none
+exits "block 0 lost, an older, larger volume had its backup behind" 1 fsck.ashlar -y -f one
+exits "the newer one is clean" 0 fsck.ashlar -n one
+rm -rf copy
+ashlarctl get one / copy && rm -rf copy/lost+found && diff -r tree copy >/dev/null
+ok "and has its files" $?
+rm -rf one copy
+truncate -s 100M one
+mkfs.ashlar -q -f one 32M
+ashlarctl resize one 64M >/dev/null
+dd if=/dev/zero of=one bs=4096 count=1 conv=notrunc status=none
+exits "block 0 lost of a volume that has grown" 1 fsck.ashlar -y -f one
+ashlarctl info one | grep -q "64.0 MiB\|67108864\|16384 blocks"
+ok "has its new size" $?
+rm -rf one tree
+
 # ---- In use ----
 
 exec 9<>good

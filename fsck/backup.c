@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Backups of the superblock: where they are, which to believe when block 0 is gone, and when they outvote it.
+ *
+ * When block 0 is gone, backups are looked for where mkfs and resize put them: the last block of the device, then the
+ * groups 1, 3, 5, 7, 9 ..., and anywhere in the first group, where a small volume on a large device ends. A device may
+ * have held another Ashlar volume before, or a volume may have grown: then copies are found that are good and out of date.
+ * So all of them are gathered, and the one is taken by which most of the volume is found (evidence.c).
+ *
+ * No locks: one thread.
+ */
+#include "internal.h"
+
+#define SEARCH_BLOCKS 256u /* read at a time */
+
+/* ---- Where they are ---- */
+
+static void backup_candidate(uint64_t list[BACKUP_MAX], unsigned *count, uint64_t block)
+{
+	for (unsigned i = 0; i < *count; i++)
+		if (list[i] == block)
+			return;
+	if (*count < BACKUP_MAX && block)
+		list[(*count)++] = block;
+}
+
+/* Groups 1 and the powers of 3, 5 and 7 that the blocks hold, in ascending order of each power. */
+static void backup_groups(uint64_t list[BACKUP_MAX], unsigned *count, uint64_t blocks)
+{
+	static const unsigned bases[] = { 3, 5, 7 };
+
+	if (blocks > ash_group_start(1))
+		backup_candidate(list, count, ash_group_start(1));
+	for (unsigned i = 0; i < sizeof(bases) / sizeof(bases[0]); i++)
+		for (uint64_t group = bases[i]; group <= UINT32_MAX && ash_group_start(group) < blocks;
+		     group *= bases[i])
+			backup_candidate(list, count, ash_group_start(group));
+}
+
+/* The volume may end before the device does: mkfs leaves a rest of fewer than ASH_MIN_GROUP_BLOCKS. */
+static unsigned backup_guesses(uint64_t list[BACKUP_MAX], uint64_t device_blocks)
+{
+	unsigned count = 0;
+	uint64_t rest = device_blocks % ASH_BLOCKS_PER_GROUP;
+
+	backup_candidate(list, &count, device_blocks - 1);
+	if (rest && rest < ASH_MIN_GROUP_BLOCKS && device_blocks > rest)
+		backup_candidate(list, &count, device_blocks - rest - 1);
+	backup_groups(list, &count, device_blocks);
+	return count;
+}
+
+unsigned backup_places(uint64_t list[BACKUP_MAX], uint64_t block_count)
+{
+	unsigned count = 0;
+
+	backup_candidate(list, &count, block_count - 1);
+	backup_groups(list, &count, block_count);
+	return count;
+}
+
+/* ---- When block 0 is gone ---- */
+
+/* Good backups, wherever they are from: an older volume's may lie between those of the one that is looked for. */
+struct backups {
+	struct ash_super *copies; /* BACKUP_MAX */
+	uint64_t blocks[BACKUP_MAX];
+	unsigned count;
+};
+
+static void backup_try(struct checker *checker, struct backups *backups, uint64_t block, uint64_t device_blocks)
+{
+	unsigned count = backups->count;
+	int error;
+
+	for (unsigned i = 0; i < count; i++)
+		if (backups->blocks[i] == block)
+			return;
+	if (count == BACKUP_MAX || block_read(checker, block, &backups->copies[count]) ||
+	    super_wrong(&backups->copies[count], block, device_blocks, &error))
+		return;
+	backups->blocks[backups->count++] = block;
+}
+
+/*
+ * A volume of one group on a larger device ends anywhere in the first group. A larger volume has a backup at the start of
+ * the second, where backup_guesses() looks.
+ */
+static int backups_search(struct checker *checker, struct backups *backups, uint64_t device_blocks)
+{
+	uint64_t end = device_blocks < ASH_BLOCKS_PER_GROUP ? device_blocks : ASH_BLOCKS_PER_GROUP;
+	uint8_t *piece = bdev_buffer_alloc(SEARCH_BLOCKS * ASH_BLOCK_SIZE);
+	int result = piece ? 0 : -ENOMEM;
+
+	for (uint64_t at = ASH_VOLUME_MIN_BLOCKS - 1; at < end && !result; at += SEARCH_BLOCKS) {
+		uint64_t count = end - at < SEARCH_BLOCKS ? end - at : SEARCH_BLOCKS;
+
+		result = blocks_read(checker, at, count, piece, NULL);
+		for (uint64_t i = 0; i < count && !result; i++) {
+			const struct ash_super *super = (const void *)(piece + i * ASH_BLOCK_SIZE);
+
+			if (!memcmp(super->volume_magic, ASH_VOLUME_MAGIC, 8))
+				backup_try(checker, backups, at + i, device_blocks);
+		}
+	}
+	bdev_buffer_free(piece, SEARCH_BLOCKS * ASH_BLOCK_SIZE);
+	return result;
+}
+
+bool same_constants(const struct ash_super *a, const struct ash_super *b)
+{
+	return !memcmp(a->header.metadata_uuid, b->header.metadata_uuid, 16) && a->version.raw == b->version.raw &&
+	       a->group_table_start.raw == b->group_table_start.raw && a->log_start.raw == b->log_start.raw &&
+	       a->log_blocks.raw == b->log_blocks.raw && a->checksum_seed.raw == b->checksum_seed.raw &&
+	       a->inodes_per_run.raw == b->inodes_per_run.raw && !memcmp(a->hash_key, b->hash_key, 16);
+}
+
+struct backup_rank {
+	unsigned evidence, alike;
+	uint64_t block_count;
+};
+
+static struct backup_rank backup_rank(struct checker *checker, const struct backups *backups, unsigned index)
+{
+	const struct ash_super *super = &backups->copies[index];
+	struct backup_rank rank = { .evidence = super_evidence(checker, super),
+				    .block_count = ash_get64(super->block_count) };
+
+	for (unsigned i = 0; i < backups->count; i++)
+		rank.alike += backups->copies[i].block_count.raw == super->block_count.raw &&
+			      same_constants(&backups->copies[i], super);
+	return rank;
+}
+
+/* Of one volume that has grown, an old copy is alone where the new ones are several, or tells of fewer blocks. */
+static bool ranks_before(const struct backup_rank *a, const struct backup_rank *b)
+{
+	if (a->evidence != b->evidence)
+		return a->evidence > b->evidence;
+	if (a->alike != b->alike)
+		return a->alike > b->alike;
+	return a->block_count > b->block_count;
+}
+
+static void backup_choose(struct checker *checker, const struct backups *backups)
+{
+	struct backup_rank best = { 0 };
+	unsigned chosen = 0;
+
+	for (unsigned i = 0; i < backups->count; i++) {
+		struct backup_rank rank = backup_rank(checker, backups, i);
+
+		if (i && !ranks_before(&rank, &best))
+			continue;
+		best = rank;
+		chosen = i;
+	}
+	*checker->super = backups->copies[chosen];
+	checker->super_from = backups->blocks[chosen];
+	checker->stale_super = true;
+}
+
+/* 0, -ENOENT, -ENOMEM or -ENODEV. */
+int backup_find(struct checker *checker, uint64_t device_blocks)
+{
+	struct backups backups = { .copies = bdev_buffer_alloc(BACKUP_MAX * sizeof(*backups.copies)) };
+	uint64_t list[BACKUP_MAX];
+	unsigned count = backup_guesses(list, device_blocks);
+	int result = backups.copies ? 0 : -ENOMEM;
+
+	for (unsigned i = 0; i < count && !result; i++)
+		backup_try(checker, &backups, list[i], device_blocks);
+	if (!result)
+		result = backups_search(checker, &backups, device_blocks);
+	if (!result && !backups.count)
+		result = -ENOENT;
+	if (!result)
+		backup_choose(checker, &backups);
+	bdev_buffer_free(backups.copies, BACKUP_MAX * sizeof(*backups.copies));
+	return result;
+}
+
+/* ---- When block 0 lies ---- */
+
+/*
+ * A primary with a right checksum but other constants than all its backups was made by something else than Ashlar. Two
+ * backups are believed; a single one when more of the volume is where it says.
+ */
+void backup_outvote(struct checker *checker)
+{
+	uint64_t list[BACKUP_MAX], against = 0;
+	unsigned count = backup_places(list, ash_get64(checker->super->block_count)), votes = 0;
+	struct ash_super *backup = (void *)checker->scratch;
+	int error;
+
+	for (unsigned i = 0; i < count; i++) {
+		if (block_read(checker, list[i], backup) ||
+		    super_wrong(backup, list[i], bdev_geometry(checker->dev)->size >> ASH_BLOCK_SHIFT, &error))
+			continue;
+		if (same_constants(backup, checker->super))
+			return;
+		against = list[i];
+		votes++;
+	}
+	if (!votes || block_read(checker, against, backup))
+		return;
+	if (votes < 2 && super_evidence(checker, backup) <= super_evidence(checker, checker->super))
+		return;
+	*checker->super = *backup;
+	checker->super_from = against;
+	checker->stale_super = checker->outvoted = true;
+}

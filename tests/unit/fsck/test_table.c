@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The inode table: blocks of it that the device does not give, on a volume that was closed in order, and who owns the
+ * tree blocks of its extents.
+ */
+#include "sick_fixture.h"
+
+#include "fs/checksum.h"
+
+static bool has_name(struct ash_volume *volume, const char *name)
+{
+	struct ash_attr attr;
+
+	return ash_lookup(volume, ASH_INO_ROOT, name, &attr) == 0;
+}
+
+static unsigned names_left(struct sick *sick)
+{
+	unsigned count = 0;
+	char name[16];
+
+	engine_mount(&sick->engine);
+	for (unsigned i = 0; i < FILES; i++) {
+		snprintf(name, sizeof(name), "file%u", i);
+		count += has_name(sick->engine.volume, name);
+	}
+	cr_expect_eq(ash_close(sick->engine.volume), 0);
+	sick->engine.volume = NULL;
+	return count;
+}
+
+/* A bad sector costs the inodes in its block, and is healed. */
+Test(table, unreadable_block)
+{
+	struct sick sick;
+
+	sick_open(&sick, true);
+	make_unreadable(&sick, sick.table);
+	expect_healed(&sick, "unreadable");
+	expect_files(&sick, false);
+	cr_expect_geq(names_left(&sick), FILES - ASH_INODES_PER_BLOCK);
+	engine_close(&sick.engine);
+}
+
+Test(table, unreadable_block_of_the_root)
+{
+	struct ash_attr attr;
+	struct sick sick;
+	uint32_t offset;
+	struct ash_block_id id;
+
+	sick_open(&sick, true);
+	engine_mount(&sick.engine);
+	cr_assert_eq(ash_itable_locate(sick.engine.volume, ASH_INO_ROOT, &id, &offset), 0);
+	cr_assert_eq(ash_close(sick.engine.volume), 0);
+	sick.engine.volume = NULL;
+	make_unreadable(&sick, id.block);
+	expect_healed(&sick, "unreadable");
+	engine_mount(&sick.engine);
+	cr_expect_eq(ash_lookup(sick.engine.volume, ASH_INO_ROOT, "lost+found", &attr), 0);
+	cr_expect_eq(ash_getattr(sick.engine.volume, sick.file, &attr), 0);
+	engine_close(&sick.engine);
+}
+
+/* The device stumbles over the whole piece and then over the block, and comes round. */
+static void come_round(void *context, const struct bdev_request *request)
+{
+	struct sick *sick = context;
+	uint64_t offset = sick->bad * ASH_BLOCK_SIZE;
+
+	if (request->op == BDEV_READ && request->offset <= offset && request->offset + request->length > offset &&
+	    ++sick->position > 2)
+		fault_clear(sick->engine.dev);
+}
+
+Test(table, block_that_is_read_the_third_time_costs_nothing)
+{
+	struct ash_check_result result;
+	struct sick sick;
+
+	sick_open(&sick, true);
+	sick.position = 0;
+	make_unreadable(&sick, sick.table);
+	fault_ask(sick.engine.dev, come_round, &sick);
+	result = check(&sick, ASH_CHECK_YES);
+	cr_expect_eq(result.problems, 0, "%s", sick.codes);
+	cr_expect_gt(sick.position, 2, "the block was asked for");
+	cr_expect_eq(names_left(&sick), FILES);
+	engine_close(&sick.engine);
+}
+
+static bool say_no(void *context, const struct ash_check_problem *problem)
+{
+	(void)context;
+	(void)problem;
+	return false;
+}
+
+/* Who does not give them up keeps the names and the numbers, for the day when the device reads again. */
+Test(table, unreadable_block_is_kept_where_nobody_gives_it_up)
+{
+	struct ash_check_options options = {
+		.mode = ASH_CHECK_ASK, .force = true, .no_threads = true, .ask = say_no, .report = note_code
+	};
+	struct ash_check_result result;
+	struct sick sick;
+
+	sick_open(&sick, true);
+	make_unreadable(&sick, sick.table);
+	options.context = &sick;
+	cr_assert_eq(ash_check(sick.engine.dev, &options, &result), 0, "%s", result.error);
+	cr_expect_str_eq(sick.codes, "unreadable ");
+	cr_expect_gt(result.left, 0);
+	fault_clear(sick.engine.dev);
+	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
+	cr_expect_eq(names_left(&sick), FILES);
+	engine_close(&sick.engine);
+}
+
+/* ---- Tree blocks of the table ---- */
+
+/* Behind the records that the node has. */
+static void node_add(uint8_t *node, uint64_t key, const void *value, uint32_t length)
+{
+	struct ash_node_header *header = (void *)node;
+	struct ash_tree_record record = { ash_put64(key), ash_put16((uint16_t)length) };
+	uint32_t count = ash_get16(header->count), heap = ash_get16(header->heap_start);
+	ash_le16 slot;
+
+	heap -= (uint32_t)sizeof(record) + length;
+	slot = ash_put16((uint16_t)heap);
+	memcpy(node + heap, &record, sizeof(record));
+	memcpy(node + heap + sizeof(record), value, length);
+	memcpy(node + sizeof(*header) + count * sizeof(slot), &slot, sizeof(slot));
+	header->count = ash_put16((uint16_t)(count + 1));
+	header->heap_start = ash_put16((uint16_t)heap);
+}
+
+static void node_begin(uint8_t *node, uint32_t size, uint32_t level)
+{
+	struct ash_node_header *header = (void *)node;
+
+	memset(node, 0, size);
+	header->level = ash_put16((uint16_t)level);
+	header->heap_start = ash_put16((uint16_t)size);
+}
+
+/* The table's extents move from the superblock into one tree block at `block`. */
+static void table_grow_tree(struct sick *sick, uint64_t block)
+{
+	_Alignas(8) uint8_t bytes[ASH_BLOCK_SIZE] = { 0 };
+	struct ash_tree_block *node = (void *)bytes;
+	uint8_t *leaf = bytes + offsetof(struct ash_tree_block, node);
+	struct ash_super super;
+	struct ash_inode *inode = &super.table_inode;
+	ash_le64 child = ash_put64(block);
+
+	image_read(&sick->engine, 0, &super);
+	cr_assert_gt(ash_node_count(inode->data), 0);
+	node->header = super.header;
+	node->header.magic = ash_put32(ASH_MAGIC_TREE_NODE);
+	node->header.address = ash_put64(block);
+	node->header.owner = ash_put64(ASH_INO_TABLE);
+	node_begin(leaf, ASH_TREE_NODE_SIZE, 0);
+	for (uint32_t i = 0; i < ash_node_count(inode->data); i++) {
+		const uint8_t *value;
+		uint32_t length;
+		uint64_t key;
+
+		ash_node_record(inode->data, i, &key, &value, &length);
+		node_add(leaf, key, value, length);
+	}
+	node->header.crc = ash_put32(ash_block_crc(ash_get32(super.checksum_seed), bytes));
+	image_write(&sick->engine, block, bytes);
+	node_begin(inode->data, ASH_DATA_FORK_SIZE, 1);
+	node_add(inode->data, 0, &child, sizeof(child));
+	inode->blocks = ash_put64(ash_get64(inode->blocks) + 1);
+	super.header.crc = ash_put32(ash_block_crc(0, &super));
+	image_write(&sick->engine, 0, &super);
+}
+
+/* Of the one extent of sick->file. */
+static uint64_t first_block(struct sick *sick)
+{
+	uint8_t block[ASH_BLOCK_SIZE];
+	const struct ash_inode *record = (const void *)block;
+	const struct ash_extent_value *extent;
+	const uint8_t *value;
+	uint32_t length;
+	uint64_t key;
+
+	image_read(&sick->engine, sick->table, block);
+	while (ash_get64(record->ino) != sick->file)
+		record++;
+	cr_assert_eq(record->data_kind, ASH_FORK_TREE);
+	ash_node_record(record->data, 0, &key, &value, &length);
+	extent = (const void *)value;
+	return ash_get64(extent->start);
+}
+
+/* A file got a tree block of the table, whose bit was lost: the first write into the file would lose the table. */
+Test(table, file_that_claims_a_tree_block_of_the_table)
+{
+	static const char text[ASH_BLOCK_SIZE] = "content";
+	struct sick sick;
+
+	sick_open(&sick, true);
+	engine_mount(&sick.engine);
+	cr_assert_eq(ash_write(sick.engine.volume, sick.file, text, sizeof(text), 0, 0), sizeof(text));
+	cr_assert_eq(ash_fsync(sick.engine.volume, sick.file, false), 0);
+	cr_assert_eq(ash_close(sick.engine.volume), 0);
+	sick.engine.volume = NULL;
+	table_grow_tree(&sick, first_block(&sick));
+	cr_expect_gt(check(&sick, ASH_CHECK_NO).problems, 0);
+	cr_expect(strstr(sick.codes, "duplicate-blocks"), "%s", sick.codes);
+	cr_expect_eq(check(&sick, ASH_CHECK_YES).left, 0, "%s", sick.codes);
+	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
+	cr_expect_eq(names_left(&sick), FILES);
+	engine_close(&sick.engine);
+}
