@@ -335,14 +335,14 @@ static int set_size(struct ash_volume *volume, struct ash_icore *icore, uint64_t
 		ash_edit_abort(&edit);
 		return rc;
 	}
-	/* Nothing can fail any more. */
+	/* Nothing can fail any more. Buffered data goes when the log has what takes its place (I5). */
+	uint64_t lsn = ash_edit_commit_locked(&edit, true);
 	if (size < before || !size)
 		ash_wb_drop(volume, icore, size);
 	if (before && !size) {
 		icore->truncated_to_zero = true;
 		ash_wb_keep(volume, icore);
 	}
-	uint64_t lsn = ash_edit_commit_locked(&edit, true);
 	if (size < before && (size & (ASH_BLOCK_SIZE - 1)))
 		note_shrink(volume, icore->ino, lsn);
 	ash_edit_unlock(&edit);

@@ -8,7 +8,8 @@
  * transaction; that is what makes many small files cheap.
  *
  * Rules
- * - Data is complete before its record (I2). Pages leave the buffer when the record is appended, under the same lock.
+ * - Data is complete before its record (I2). Pages leave the buffer when the record is appended, under the same lock, and
+ *   not before: a sync that finds nothing dirty forces only what the log has (I5).
  * - Space was reserved when the data was taken in, for blocks and tree nodes, so claims cannot fail for want of it.
  * - A data or metadata error drops the inode's buffered data and stays on the inode, which the icache keeps in core
  *   therefore, until an fsync has reported it (I5). After ENOMEM, or on a volume turned read-only, the pages stay.
@@ -174,13 +175,14 @@ static void finish_pages(struct ash_edit *edit, uint32_t done, uint64_t blocks_b
 		header.size = ash_put64(size);
 	stamp(&header, buffer);
 	ash_edit_set_header(edit, &header);
+	ash_edit_commit_locked(edit, true);
 	ash_wb_remove_pages(edit->volume, buffer, 0, done);
 	uint64_t shown = ash_get64(header.blocks) + buffer->holes;
 	if (!buffer->count)
 		ash_wb_detach(edit->volume, icore);
 	if (shown != shown_before)
 		remember_changed(edit->volume, icore->ino);
-	ash_edit_commit(edit, true);
+	ash_edit_unlock(edit);
 }
 
 static void note_loss(struct ash_write_behind *wb, struct ash_icore *icore, int error)
