@@ -111,23 +111,27 @@ static int stamp(struct ash_txn *txn, struct ash_icore *icore, struct ash_record
 /* A copy that ended in a hole has not raised the size yet. */
 static int raise_size(struct copy *copy)
 {
+	struct ash_volume *volume = copy->volume;
 	struct ash_icore *icore;
 	uint64_t size;
-	int rc = size_of(copy->volume, copy->to, &size, NULL);
+	bool sync;
+	int rc = size_of(volume, copy->to, &size, NULL);
 
 	if (rc || size >= copy->target)
 		return rc;
-	rc = ash_icore_get(copy->volume, copy->to, &icore);
+	rc = ash_icore_get(volume, copy->to, &icore);
 	if (rc)
 		return rc;
 	/* Holes behind the old end were no write: this is the first that the file hears of the copy. */
-	rc = ash_file_begin_change(copy->volume, icore, (struct ash_file_intent){ 0 }, NULL);
+	rc = ash_file_begin_change(volume, icore, (struct ash_file_intent){ 0 }, &sync);
 	if (!rc) {
 		struct timespec now = ash_now();
 
-		rc = ash_file_set_size(copy->volume, icore, copy->target, stamp, &now);
+		rc = ash_file_set_size(volume, icore, copy->target, stamp, &now);
 	}
-	ash_icore_put(copy->volume, icore);
+	if (!rc && (sync || volume->options.sync))
+		rc = ash_file_make_durable(volume, icore, false);
+	ash_icore_put(volume, icore);
 	return rc;
 }
 

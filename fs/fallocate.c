@@ -356,12 +356,13 @@ int ash_fallocate(struct ash_volume *volume, uint64_t ino, int mode, uint64_t of
 		return rc;
 	const struct range range = { offset, offset + length };
 	const struct ash_file_intent intent = { .overwrites = mode & ~FALLOC_FL_KEEP_SIZE };
-	rc = ash_file_begin_change(volume, icore, intent, NULL);
+	bool sync;
+	rc = ash_file_begin_change(volume, icore, intent, &sync);
 	if (!rc)
 		rc = dispatch_apart(volume, icore, mode, range);
 	if (rc == -ENOSPC && ash_reclaim_space(volume))
 		rc = dispatch_apart(volume, icore, mode, range);
-	if (!rc && volume->options.sync)
+	if (!rc && (sync || volume->options.sync))
 		rc = ash_file_make_durable(volume, icore, false);
 	ash_icore_put(volume, icore);
 	return rc;

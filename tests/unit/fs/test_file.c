@@ -311,6 +311,38 @@ Test(file, copy_range_of_a_hole_behind_the_end_drops_the_capability)
 	fixture_close(&f);
 }
 
+/* chattr +S or -o sync: space, and the size that a copy of a hole gives, are there after a crash. */
+static void check_durable_when_it_returns(const struct ash_open_options *options, uint32_t flags)
+{
+	const struct ash_setattr change = { .valid = ASH_SET_FLAGS, .flags = flags };
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", options);
+	uint64_t source = make_file(&f, "source"), space = make_file(&f, "space"), copy = make_file(&f, "copy");
+	cr_assert_eq(set_size(&f, source, 1 << 20), 0);
+	cr_assert_eq(ash_setattr(f.volume, space, &change, NULL), 0);
+	cr_assert_eq(ash_setattr(f.volume, copy, &change, NULL), 0);
+	cr_assert_eq(ash_sync(f.volume), 0);
+	cr_assert_eq(ash_fallocate(f.volume, space, 0, 0, 20000), 0);
+	fixture_crash(&f);
+	cr_expect_eq(attr_of(&f, find_file(&f, "space")).size, 20000, "fallocate, flags %x", flags);
+	source = find_file(&f, "source");
+	copy = find_file(&f, "copy");
+	cr_assert_eq(ash_copy_range(f.volume, source, 0, copy, 0, 1 << 20), 1 << 20);
+	fixture_crash(&f);
+	cr_expect_eq(attr_of(&f, find_file(&f, "copy")).size, 1 << 20, "copy_file_range, flags %x", flags);
+	fixture_close(&f);
+}
+
+Test(file, space_and_copies_of_holes_are_durable_when_the_file_or_the_mount_says_so)
+{
+	static const struct ash_open_options plain = { .no_threads = true },
+					     synchronous = { .no_threads = true, .sync = true };
+
+	check_durable_when_it_returns(&plain, ASH_INODE_SYNC);
+	check_durable_when_it_returns(&synchronous, 0);
+}
+
 /* As damage under a right checksum: the first block of the file is the first of the log. */
 static void map_the_log(struct fixture *f, uint64_t ino)
 {
