@@ -110,19 +110,26 @@ static int allocate_piece(struct ash_volume *volume, struct ash_icore *icore, ui
 	return end_piece(&edit, rc, at, block);
 }
 
+/* Set aside what the holes of blocks [block, end) take. */
+static int reserve_holes(struct ash_volume *volume, struct ash_icore *icore, uint64_t block, uint64_t end,
+			 uint64_t *holes)
+{
+	int rc = count_holes(volume, icore, block, end, holes);
+
+	return rc || !*holes ? rc : ash_space_reserve(volume, *holes);
+}
+
 /* Allocate the holes of blocks [block, end). */
 static int allocate_blocks(struct ash_volume *volume, struct ash_icore *icore, uint64_t block, uint64_t end)
 {
 	struct budget budget = { 0 };
 	uint64_t holes;
-	int rc = count_holes(volume, icore, block, end, &holes);
+	int rc = reserve_holes(volume, icore, block, end, &holes);
 
-	if (rc || !holes)
-		return rc;
-	rc = ash_space_reserve(volume, holes);
+	/* Counted anew: holes with buffered data over them had their space set aside twice; written out, they are none. */
 	if (rc == -ENOSPC && ash_reclaim_space(volume))
-		rc = ash_space_reserve(volume, holes);
-	if (rc)
+		rc = reserve_holes(volume, icore, block, end, &holes);
+	if (rc || !holes)
 		return rc;
 	budget.reserved = holes;
 	while (block < end && !rc)

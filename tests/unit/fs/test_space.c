@@ -106,3 +106,30 @@ Test(space, zeroing_does_not_spend_the_reserve)
 	bdev_buffer_free(bytes, PIECE);
 	fixture_close(&f);
 }
+
+/* What is buffered over holes has its space set aside already: space for the same blocks is not asked for once more. */
+Test(space, allocating_what_is_buffered_needs_no_space)
+{
+	enum { LEFT = 100, BUFFERED = 60 };
+	static const int modes[] = { 0, FALLOC_FL_ZERO_RANGE, FALLOC_FL_KEEP_SIZE };
+	uint8_t *bytes = aligned(PIECE);
+	struct ash_statfs space;
+	struct fixture f;
+	uint64_t big, ino;
+
+	memset(bytes, 7, PIECE);
+	big = open_full(&f, bytes);
+	cr_assert_eq(set_size(&f, big, attr_of(&f, big).size - LEFT * 4096), 0);
+	for (unsigned i = 0; i < sizeof(modes) / sizeof(modes[0]); i++) {
+		cr_assert_eq(ash_sync(f.volume), 0);
+		cr_assert_eq(ash_statfs(f.volume, &space), 0);
+		cr_assert_lt(space.available_blocks, 2 * BUFFERED);
+		ino = make_file(&f, "f");
+		cr_assert_eq(ash_write(f.volume, ino, bytes, BUFFERED * 4096, 0, 0), BUFFERED * 4096);
+		cr_expect_eq(ash_fallocate(f.volume, ino, modes[i], 0, BUFFERED * 4096), 0, "mode %d", modes[i]);
+		cr_assert_eq(ash_unlink(f.volume, 1, "f", NULL), 0);
+		ash_forget(f.volume, ino, 1);
+	}
+	bdev_buffer_free(bytes, PIECE);
+	fixture_close(&f);
+}
