@@ -9,8 +9,8 @@
  *   force    the announcement and everything the images hold is durable (I1)
  *   write    in address order through the asynchronous queue, neighbours merged
  *   settle   under log.lock: clean, or dirty from next_first_lsn on
- * After the last batch: flush, orphan records logged again where the tail would pass them, control block
- * with the new tail, durable; only then does the space count as free (I4).
+ * After the last batch: flush, orphan records logged again where the tail would pass them, what supersedes records
+ * that it would pass forced, control block with the new tail, durable; only then does the space count as free (I4).
  *
  * Runs under checkpoint_lock, holds no other lock over I/O, waits for no transaction.
  */
@@ -325,7 +325,7 @@ static uint64_t oldest_orphan(const struct ash_log *log, uint64_t lsn)
 static int tail_move(struct ash_volume *volume)
 {
 	struct ash_log *log = volume->log;
-	uint64_t tail, removed, durable;
+	uint64_t tail, superseding;
 	int error;
 
 	pthread_mutex_lock(&log->lock);
@@ -337,13 +337,16 @@ static int tail_move(struct ash_volume *volume)
 	pthread_mutex_lock(&log->lock);
 	/* only older records can have become needed less; what was committed since lies behind `tail` */
 	tail = oldest_orphan(log, tail);
-	removed = log->orphan_removed_lsn;
-	durable = log->durable_lsn;
+	superseding = log->superseding_lsn;
 	pthread_mutex_unlock(&log->lock);
 	if (tail <= log->tail_lsn)
 		return 0;
-	/* who left the set was not logged again: durable, too, before the tail passes the record that put it there */
-	error = removed > durable ? ash_log_force(volume, removed) : 0;
+	/*
+	 * Freed blocks left the dirty list, and orphans their place in the set, when the record that says so was appended. Unless
+	 * it is durable before the tail passes their older records, a crash undoes it and they are needed after all (I4). One
+	 * that is appended from here on finds in `tail` what it supersedes.
+	 */
+	error = ash_log_force(volume, superseding);
 	if (error)
 		return error;
 	error = ash_log_write_control(volume, tail, false, 0, 0);

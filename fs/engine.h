@@ -98,7 +98,7 @@ struct ash_log {
 	uint64_t dirty_count, dirty_limit;
 
 	struct ash_orphan_set orphans;
-	uint64_t orphan_removed_lsn; /* end of the last record that took one out of the set */
+	uint64_t superseding_lsn; /* end of the last record that freed metadata or changed the orphan set: see tail_move() */
 
 	pthread_mutex_t checkpoint_lock;
 	_Atomic uint64_t checkpoint_started, checkpoint_finished;

@@ -872,12 +872,11 @@ uint64_t ash_txn_commit(struct ash_txn *txn)
 		for (struct ash_touch *touch = txn->touches; touch; touch = touch->next)
 			touch_settle(volume, txn, touch, start, end);
 		for (struct side_item *item = txn->side; item; item = item->next)
-			if (item->kind != ASH_LOG_REVOKE) {
+			if (item->kind != ASH_LOG_REVOKE)
 				ash_orphan_set_change(&log->orphans, item->value, start,
 						      item->kind == ASH_LOG_ORPHAN_ADD);
-				if (item->kind != ASH_LOG_ORPHAN_ADD)
-					log->orphan_removed_lsn = end;
-			}
+		if (txn->side)
+			log->superseding_lsn = end;
 	} else {
 		touches_drop(txn);
 	}

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The log: going round the ring, group commit, the flush before pointers (I2), the orphan set, and what follows a failed
- * write or flush (I6).
+ * The log: going round the ring, group commit, the flush before pointers (I2), the orphan set, the tail (I4), and what
+ * follows a failed write or flush (I6).
  */
 #include "engine_fixture.h"
 
@@ -173,6 +173,116 @@ Test(log, home_write_lies_between_log_and_control_block)
 	cr_expect(record_is_durable(engine.dev, home, control + 1), "home write %zu before the control block %zu", home,
 		  control);
 	engine_close(&engine);
+}
+
+/* ---- What supersedes older records while the tail moves (I4) ---- */
+
+struct late {
+	struct engine *engine;
+	void (*change)(struct ash_txn *txn, uint64_t what);
+	uint64_t what, lsn;
+	unsigned flushes; /* before it happens */
+};
+
+static void late_free(struct ash_txn *txn, uint64_t block)
+{
+	cr_assert_eq(ash_free(txn, (struct ash_extent){ block, 1 }, true), 0);
+}
+
+static void late_orphan(struct ash_txn *txn, uint64_t ino)
+{
+	ash_txn_orphan(txn, ino, true);
+}
+
+/* Another thread commits while the checkpoint waits for the device. Nobody forces it. */
+static void late_commit(void *context, const struct bdev_request *request)
+{
+	struct late *late = context;
+	struct ash_txn *txn;
+
+	if (request->op != BDEV_FLUSH || late->lsn || late->flushes--)
+		return;
+	txn = engine_begin(late->engine, ASH_TXN_SMALL);
+	late->change(txn, late->what);
+	late->lsn = ash_txn_commit(txn);
+}
+
+static void late_open(struct engine *engine, uint64_t *hot)
+{
+	*engine = (struct engine){ .options = { .no_threads = true } };
+	cr_assert_eq(fault_open(engine_device("mem:16M"), &engine->dev), 0);
+	engine_format(engine->dev, ASH_LOG_MIN_BLOCKS);
+	engine_mount(engine);
+	*hot = node_new(engine, 5, 0);
+	for (int i = 0; i < 60; i++)
+		node_fill(engine, *hot, 5, 0, CONTENT, (uint8_t)i);
+}
+
+/* A checkpoint of the older half of the log, and `late` within; then the power goes. True when it was durable by then. */
+static bool late_cut(struct late *late)
+{
+	struct engine *engine = late->engine;
+	uint64_t tail = engine->volume->log->tail_lsn;
+	bool durable;
+
+	cr_assert_eq(ash_log_force(engine->volume, ash_log_end(engine->volume)), 0);
+	fault_ask(engine->dev, late_commit, late);
+	cr_assert_eq(ash_log_checkpoint(engine->volume, false), 0);
+	fault_ask(engine->dev, NULL, NULL);
+	cr_assert_gt(engine->volume->log->tail_lsn, tail);
+	durable = late->lsn && ash_log_durable(engine->volume) >= late->lsn;
+	ash_abandon(engine->volume);
+	engine_mount(engine);
+	return durable;
+}
+
+/* A node whose freeing is not durable is needed after a crash, and the log has the only copy of it. */
+Test(log, tail_does_not_pass_a_node_that_may_not_be_free)
+{
+	unsigned seen = 0;
+
+	for (unsigned flushes = 0; flushes < 4; flushes++) {
+		struct engine engine;
+		struct late late = { .engine = &engine, .change = late_free, .flushes = flushes };
+		uint64_t hot;
+		bool freed;
+
+		late_open(&engine, &hot);
+		late.what = node_new(&engine, 6, 7);
+		freed = late_cut(&late);
+		cr_expect(freed || node_is(&engine, late.what, 6, 0, CONTENT, 7), "freed at flush %u", flushes);
+		cr_expect_eq(engine.errors, 0, "%s", engine.last_error);
+		seen += late.lsn != 0;
+		engine_close(&engine);
+	}
+	cr_expect_gt(seen, 1);
+}
+
+/* An orphan that is added once more is one by its first record, too. */
+Test(log, tail_does_not_pass_an_orphan_that_was_added_again)
+{
+	unsigned seen = 0;
+
+	for (unsigned flushes = 0; flushes < 4; flushes++) {
+		struct engine engine;
+		struct late late = { .engine = &engine, .change = late_orphan, .what = 1000, .flushes = flushes };
+		struct ash_txn *txn;
+		uint64_t hot, *list;
+		size_t count;
+
+		late_open(&engine, &hot);
+		txn = engine_begin(&engine, ASH_TXN_SMALL);
+		ash_txn_orphan(txn, 1000, true);
+		ash_txn_commit(txn);
+		engine.options.no_write = true; /* recovery would find that this inode does not exist */
+		late_cut(&late);
+		cr_assert_eq(ash_log_orphans(engine.volume, &list, &count), 0);
+		cr_expect_eq(count, 1, "added again at flush %u", flushes);
+		seen += late.lsn != 0;
+		free(list);
+		engine_close(&engine);
+	}
+	cr_expect_gt(seen, 1);
 }
 
 /* ---- Orphans ---- */
