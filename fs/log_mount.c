@@ -18,8 +18,11 @@ static int log_sizes(struct ash_volume *volume, struct ash_log *log)
 
 	log->blocks = volume->log_blocks - 2;
 	log->first_block = volume->log_start + 2;
-	/* a transaction is at most an eighth of the log; the memory ring holds several and the system reserve */
-	memory = log->blocks < 4096 ? log->blocks : 4096;
+	/*
+	 * A transaction is at most an eighth of the log; the memory ring holds several and the system reserve. One write takes
+	 * what it holds at the most.
+	 */
+	memory = log->blocks < ASH_LOG_WRITE_MAX ? log->blocks : ASH_LOG_WRITE_MAX;
 	log->memory_blocks = memory;
 	log->checkpoint_reserve = log->blocks / 8;
 	log->system_reserve = log->blocks / 16 < 64 ? log->blocks / 16 : 64;

@@ -4,9 +4,9 @@
  * the records in it, their items (replay.h).
  *
  *   chain   log blocks from the tail while each is what the one before announced: own address and position, checksum,
- *           checksum of the predecessor, epoch. Where the chain ends the log ends, unless a later block says that
- *           this place was durable, or can only have been written under a control block that is not there: then
- *           the log is damaged.
+ *           checksum of the predecessor, epoch. Where the chain ends the log ends, unless a later block or the control
+ *           block says that this place was durable, or a block can only have been written under a control block that
+ *           is not there: then the log is damaged.
  *
  * A block that the device does not give is no block of ours: a control block does not rule, a log block ends the chain. Which
  * ones these are is remembered, for unlike rubbish they may be there again tomorrow.
@@ -181,20 +181,36 @@ static bool block_disproves_end(const struct ash_overlay *overlay, const struct 
 }
 
 /*
+ * Where to stop looking for a block that disproves an end at `position`. A write begins when the one before is durable, and all
+ * its blocks say so, and no more than that: the proof that `position` was durable lies in the write behind the one that it
+ * belongs to. Behind the tail of a closed log nothing was written: there a glance will do.
+ */
+static uint64_t end_check_limit(const struct ash_overlay *overlay, uint64_t position)
+{
+	const struct ash_log_control *control = &overlay->info.control;
+	bool closed = ash_get32(control->clean) == 1 && !overlay->block_total;
+	uint64_t limit = position + (closed ? 2 * READ_BLOCKS : 2 * ASH_LOG_WRITE_MAX);
+	uint64_t lap = ash_get64(control->tail_position) + overlay->ring_blocks;
+
+	return limit < lap ? limit : lap;
+}
+
+/*
  * The chain broke at `position`. An unfinished log write leaves that behind. But a good block elsewhere that was
  * written when `position` was already durable, or under a newer control block, proves damage: acknowledged records are
- * lost. When one control block is bad (torn, or lost later) the whole ring is looked at, else the next few blocks.
+ * lost. So does an epoch that began behind `position`, unless the block there may still be what it was. When one control
+ * block is bad (torn, or lost later) the whole ring is looked at, else as far as such a block can lie.
  */
 static int chain_end_check(struct ash_overlay *overlay, uint64_t position, struct ring_piece *piece)
 {
-	uint64_t limit = ash_get64(overlay->info.control.tail_position) + overlay->ring_blocks, at = position + 1;
+	uint64_t limit = end_check_limit(overlay, position), at = position + 1;
 	int error = 0;
 
+	if (!overlay->end_lost && position < ash_get64(overlay->info.control.epoch_position))
+		return ash_replay_damage(overlay, "durable blocks of it are lost");
 	if (overlay->control_lost) {
 		at = position;
 		limit = position + overlay->ring_blocks;
-	} else if (limit > position + 2 * READ_BLOCKS) {
-		limit = position + 2 * READ_BLOCKS;
 	}
 	for (; !error && at < limit; at += piece->count) {
 		error = ring_read(overlay, at, piece);

@@ -363,6 +363,7 @@ struct ash_log_block {
 };
 #define ASH_LOG_PAYLOAD (ASH_BLOCK_SIZE - 64u)
 #define ASH_LOG_NO_RECORD 0xffffu
+#define ASH_LOG_WRITE_MAX 4096u /* blocks of one log write, which all have the same durable_position */
 static_assert(offsetof(struct ash_log_block, payload) == 64, "log block");
 
 /* A record: this header, then items; it may run over block ends. Records follow each other without gap
