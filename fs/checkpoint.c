@@ -83,15 +83,22 @@ static void batch_copy(struct ash_volume *volume, struct image *images, uint32_t
 	}
 }
 
+/* log.lock held: the log has been lengthened from position `first` on, and a force will close the open block. */
+static void round_count_locked(struct ash_log *log, uint64_t first)
+{
+	log->round_blocks += log->position + (log->used != 0) - first;
+}
+
 /* Append the home-write records in pieces of one record each; returns the LSN to force. */
 static uint64_t batch_announce(struct ash_volume *volume, struct image *images, uint32_t count)
 {
 	enum { PIECE = 128 };
 	uint8_t record[sizeof(struct ash_log_record) + PIECE * (sizeof(struct ash_log_item) + 8)];
 	struct ash_log *log = volume->log;
-	uint64_t end;
+	uint64_t first, end;
 
 	pthread_mutex_lock(&log->lock);
+	first = log->position;
 	for (uint32_t i = 0; i < count;) {
 		struct ash_log_record header;
 		uint8_t *at = record + sizeof(header);
@@ -125,6 +132,7 @@ static uint64_t batch_announce(struct ash_volume *volume, struct image *images, 
 		memcpy(record, &header, sizeof(header));
 		ash_log_append_locked(volume, record, (uint32_t)(at - record));
 	}
+	round_count_locked(log, first);
 	end = ash_log_append_lsn(log);
 	pthread_mutex_unlock(&log->lock);
 	return end;
@@ -292,19 +300,22 @@ static uint32_t orphans_append(struct ash_volume *volume, uint64_t tail, size_t 
 static int orphans_renew(struct ash_volume *volume, uint64_t tail)
 {
 	struct ash_log *log = volume->log;
-	uint64_t lsn = 1; /* end of what was appended in this round */
+	uint64_t lsn = 1, first; /* end and beginning of what was appended in this turn */
 	size_t slot = 0;
 	int error = 0;
 
 	while (lsn && !error) {
 		lsn = 0;
 		pthread_mutex_lock(&log->lock);
+		first = log->position;
 		for (int i = 0; i < RENEW_RECORDS; i++) {
 			if (ash_log_used_blocks_locked(log) + log->reserved_blocks + 3 > log->blocks ||
 			    !orphans_append(volume, tail, &slot))
 				break;
 			lsn = ash_log_append_lsn(log);
 		}
+		if (lsn)
+			round_count_locked(log, first);
 		pthread_mutex_unlock(&log->lock);
 		/* durable before the tail passes the older records (I4) */
 		if (lsn)
@@ -401,7 +412,12 @@ static int round_run(struct ash_volume *volume, uint64_t target, struct image *i
 		if (error)
 			return error;
 	}
-	return flush_and_move(volume);
+	error = flush_and_move(volume);
+	/* the next round has the whole reserve */
+	pthread_mutex_lock(&volume->log->lock);
+	volume->log->round_blocks = 0;
+	pthread_mutex_unlock(&volume->log->lock);
+	return error;
 }
 
 static uint64_t round_target(struct ash_log *log, bool all)

@@ -93,6 +93,7 @@ struct ash_log {
 
 	uint64_t reserved_blocks;                    /* of open transactions */
 	uint64_t checkpoint_reserve, system_reserve; /* blocks */
+	uint64_t round_blocks;                       /* that the running checkpoint has taken of its reserve so far */
 
 	struct ash_buffer *dirty_first, *dirty_last;
 	uint64_t dirty_count, dirty_limit;

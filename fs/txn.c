@@ -301,7 +301,7 @@ int ash_txn_begin_modest(struct ash_volume *volume, uint32_t log_bytes, struct a
 int ash_txn_begin_system(struct ash_volume *volume, struct ash_txn **out)
 {
 	struct ash_log *log = volume->log;
-	uint64_t need = ash_log_blocks_for(ASH_TXN_SMALL);
+	uint64_t need = ash_log_blocks_for(ASH_TXN_SMALL), keep;
 	struct ash_txn *txn;
 	int error = ash_check_writable(volume);
 
@@ -312,8 +312,11 @@ int ash_txn_begin_system(struct ash_volume *volume, struct ash_txn **out)
 	if (!txn)
 		return -ENOMEM;
 	pthread_mutex_lock(&log->lock);
-	/* the ring in memory keeps the system reserve free as well: see ash_log_open() */
-	if (device_full(log, need, reserve(log, false) - log->system_reserve))
+	keep = reserve(log, false) - log->system_reserve;
+	/* what the running checkpoint took of it counts as used already */
+	keep -= log->round_blocks < keep ? log->round_blocks : keep;
+	/* the ring in memory keeps the system reserve free as well: see ash_log_open_overlay() */
+	if (device_full(log, need, keep))
 		error = -ENOSPC;
 	else
 		log->reserved_blocks += need;

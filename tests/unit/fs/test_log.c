@@ -328,6 +328,64 @@ Test(log, orphans_outlive_the_tail)
 	engine_close(&engine);
 }
 
+/* ---- System transactions while a checkpoint runs ---- */
+
+struct system_tries {
+	struct ash_volume *volume;
+	unsigned count, refused;
+};
+
+/* Another thread, which holds locks and cannot wait, opens one while the checkpoint waits for the device. */
+static void try_system(void *context, const struct bdev_request *request)
+{
+	struct system_tries *tries = context;
+	struct ash_txn *txn;
+
+	if (request->op != BDEV_FLUSH)
+		return;
+	tries->count++;
+	if (ash_txn_begin_system(tries->volume, &txn))
+		tries->refused++;
+	else
+		ash_txn_abort(txn);
+}
+
+/* What the checkpoint announces comes out of its own reserve, not out of that of system transactions. */
+Test(log, system_transactions_go_on_under_a_checkpoint)
+{
+	enum { NODES = 9000 }; /* announced, they take more than the system reserve */
+	struct engine engine = { .options = { .no_threads = true, .cache_bytes = 128u << 20 } };
+	struct system_tries tries = { 0 };
+	struct ash_log *log;
+	uint64_t hot;
+
+	cr_assert_eq(fault_open(engine_device("mem:128M"), &engine.dev), 0);
+	engine_format(engine.dev, 4098);
+	engine_mount(&engine);
+	log = engine.volume->log;
+	hot = node_new(&engine, 5, 0);
+	for (int i = 0; i < NODES; i++) {
+		struct ash_txn *txn = engine_begin(&engine, ASH_TXN_SMALL);
+
+		node_make(&engine, txn, 6);
+		ash_txn_commit(txn);
+	}
+	/* until the next ordinary transaction would have to wait */
+	for (int i = 1; ash_log_used_blocks_locked(log) + ash_log_blocks_for(ASH_TXN_SMALL) + log->checkpoint_reserve +
+				log->system_reserve <=
+			log->blocks;
+	     i++)
+		node_fill(&engine, hot, 5, 0, CONTENT, (uint8_t)i);
+	cr_assert_eq(counters(&engine).checkpoints, 0);
+	tries.volume = engine.volume;
+	fault_ask(engine.dev, try_system, &tries);
+	cr_assert_eq(ash_log_checkpoint(engine.volume, true), 0);
+	fault_ask(engine.dev, NULL, NULL);
+	cr_expect_gt(tries.count, NODES / ASH_CHECKPOINT_BATCH);
+	cr_expect_eq(tries.refused, 0, "%u of %u", tries.refused, tries.count);
+	engine_close(&engine);
+}
+
 /* ---- Failure (I6) ---- */
 
 static void expect_failed(struct engine *engine, uint64_t lsn)
