@@ -292,6 +292,7 @@ void follow_release(struct follow *follow);
 
 /* ---- fuse_notify.c ---- */
 int notify_start(struct front *front);
+/* Returns when its thread has ended, whoever calls a second time. Requests must be served meanwhile: see fuse_notify.c. */
 void notify_stop(struct front *front);
 void notify_attributes_changed(void *context, uint64_t ino);
 /* Tell the kernel at once that attributes of `ino` changed; the caller holds no lock of the core. */

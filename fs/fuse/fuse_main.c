@@ -182,6 +182,8 @@ static int serve(struct front *front, int signals, int *report)
 		wait_for_end(front, signals, report);
 	else
 		front_log(front, ASH_LOG_ERROR, "cannot start threads: %s", strerror(-rc));
+	/* First: it may wait in the kernel for pages whose WRITEs the crew has to answer. */
+	notify_stop(front);
 	crew_stop(front);
 	crew_join(front);
 	if (front->connection_error)
@@ -226,7 +228,6 @@ static int run(struct front *front, int report)
 	if (mount_check_point(front) || device_open(front))
 		return 1;
 	int rc = mount_and_serve(front, signals, &report);
-	notify_stop(front);
 	/* After DESTROY there is nothing left to close. */
 	int close_error = device_close(front);
 	session_close(front);

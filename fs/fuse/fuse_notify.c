@@ -22,6 +22,9 @@
  * accepted. So all pages are written back, and dropped, before the flag is set, with the inode locked against write(2) by
  * the kernel; what it sends later is refused, and then it is told to forget these pages, which it would show otherwise.
  *
+ * The end. While its thread waits in the kernel for pages, only WRITEs that are answered, or the end of the connection,
+ * wake it; no signal does. So it is stopped before the crew is, and what comes for it afterwards is an I/O error.
+ *
  * Locking: `lock` protects ring and list, and is released before the kernel or the volume is called.
  */
 #include "fuse_front.h"
@@ -125,10 +128,17 @@ void notify_later(struct request *request, void (*job)(struct request *request))
 	request->next = NULL;
 	request->later = job;
 	pthread_mutex_lock(&notifier->lock);
-	*notifier->jobs_end = request;
-	notifier->jobs_end = &request->next;
-	pthread_cond_broadcast(&notifier->changed);
+	bool late = notifier->stopping;
+	if (!late) {
+		*notifier->jobs_end = request;
+		notifier->jobs_end = &request->next;
+		pthread_cond_broadcast(&notifier->changed);
+	}
 	pthread_mutex_unlock(&notifier->lock);
+	if (late) {
+		reply_error(request, -EIO); /* as everything will be in a moment */
+		request_finish(request);
+	}
 }
 
 int notify_pages_write_back(struct front *front, uint64_t ino, uint64_t offset, uint64_t end)
@@ -288,10 +298,18 @@ void notify_stop(struct front *front)
 	struct notifier *notifier = &front->notifier;
 
 	pthread_mutex_lock(&notifier->lock);
-	bool stop = notifier->started && !notifier->stopping;
+	bool first = !notifier->stopping;
 	notifier->stopping = true;
 	pthread_cond_broadcast(&notifier->changed);
+	while (!first && notifier->started)
+		pthread_cond_wait(&notifier->changed, &notifier->lock);
+	bool join = notifier->started;
 	pthread_mutex_unlock(&notifier->lock);
-	if (stop)
-		pthread_join(notifier->thread, NULL);
+	if (!join)
+		return;
+	pthread_join(notifier->thread, NULL);
+	pthread_mutex_lock(&notifier->lock);
+	notifier->started = false;
+	pthread_cond_broadcast(&notifier->changed);
+	pthread_mutex_unlock(&notifier->lock);
 }

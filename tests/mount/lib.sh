@@ -5,6 +5,7 @@
 #	attach [options]	mount it at $MNT (the daemon stays a child: $DAEMON)
 #	detach			unmount and wait for the daemon
 #	crash			kill the daemon with SIGKILL and remove the dead mount
+#	abort_connection M:N	end the connection of the mount with this device number (mountpoint -d), whatever waits
 #	check NAME COMMAND...	one behaviour: 'ok' when the command succeeds
 #	fsck_clean NAME		fsck.ashlar -n finds nothing
 #	finish			print the plan; the exit status of the script
@@ -134,6 +135,12 @@ crash() {
 		sleep 0.05
 	done
 	note "the device is still in use"
+}
+
+abort_connection() {
+	mkdir -p "$WORK/connections"
+	mountpoint -q "$WORK/connections" || mount -t fusectl none "$WORK/connections"
+	echo 1 >"$WORK/connections/$((${1%:*} << 20 | ${1#*:}))/abort"
 }
 
 # Forget what the kernel has cached of the mount.

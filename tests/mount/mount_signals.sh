@@ -1,0 +1,62 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# Told to go by a signal while the mount is in use, or no longer where it was.
+. "$(dirname "$0")/lib.sh"
+start
+volume 256M
+
+# gone SECONDS: the daemon ends by itself within this time. Else it is made to: SIGKILL alone may not do.
+gone() {
+	local number
+	number=$(mountpoint -d "$MNT")
+	kill -TERM "$DAEMON"
+	for _ in $(seq $(($1 * 10))); do
+		kill -0 "$DAEMON" 2>/dev/null || break
+		sleep 0.1
+	done
+	if kill -0 "$DAEMON" 2>/dev/null; then
+		note "the daemon is still there: $(cat /proc/"$DAEMON"/task/*/comm /proc/"$DAEMON"/task/*/wchan | xargs)"
+		abort_connection "$number"
+		wait "$DAEMON"
+		DAEMON=
+		return 1
+	fi
+	wait "$DAEMON"
+	DAEMON=
+}
+released() {
+	for _ in $(seq 400); do
+		python3 -c "import os; os.close(os.open('$LOOP', os.O_RDWR | os.O_EXCL))" 2>/dev/null && return 0
+		sleep 0.05
+	done
+	return 1
+}
+
+# ---- users who make the daemon wait for pages that only it can write ----
+cat >"$WORK/seeker.py" <<'PY'
+import os, sys
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+while True:
+    os.ftruncate(fd, 0)
+    for at in range(0, 16 << 20, 65536):
+        os.pwrite(fd, b'x' * 65536, at)
+        os.lseek(fd, 0, os.SEEK_HOLE)
+PY
+attach
+echo before >"$MNT/file"
+seekers=()
+for i in 1 2 3 4; do
+	python3 "$WORK/seeker.py" "$MNT/seek$i" 2>/dev/null &
+	seekers+=($!)
+done
+until [ -s "$MNT/seek1" ] && [ -s "$MNT/seek2" ] && [ -s "$MNT/seek3" ] && [ -s "$MNT/seek4" ]; do sleep 0.1; done
+check "SIGTERM ends the daemon of a mount whose users write and seek" gone 30
+kill "${seekers[@]}" 2>/dev/null
+wait "${seekers[@]}" 2>/dev/null
+check "the device is free afterwards" released
+check_fails "the volume was closed in order" grep -q "not closed in order" <("$ASHLARCTL" info "$LOOP")
+fsck_clean "fsck -n finds nothing"
+attach
+check "what was there before is there" same "$(cat "$MNT/file")" before
+detach
+finish
