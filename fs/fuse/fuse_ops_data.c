@@ -16,6 +16,7 @@
 #include <ashlar/format.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* Bytes: what is smaller, and not O_DIRECT, belongs into the write-behind buffer. */
@@ -71,13 +72,30 @@ bool raw_read(struct request *request)
 	return false;
 }
 
-static unsigned write_flags(const struct fuse_write_in *in)
+/*
+ * The kernel wants the set-user-id bits killed by every direct write of a caller without CAP_FSETID, whatever the mode.
+ * Where there are none, it is a write like others, which may be asynchronous, and of which the kernel need not be told.
+ * security.capability is not meant: it goes with any write.
+ *
+ * No chmod is missed: the kernel holds the inode's lock over write(2) as over chmod(2). Only of an asynchronous write it
+ * lets go before we answer, and then a chmod that comes between is the later one: its bits stay.
+ */
+static bool kills_suidgid(const struct request *request, const struct fuse_write_in *in)
+{
+	struct ash_attr attr;
+
+	if (!(in->write_flags & FUSE_WRITE_KILL_SUIDGID))
+		return false;
+	return ash_getattr(request->front->volume, request->nodeid, &attr) || (attr.mode & (S_ISUID | S_ISGID));
+}
+
+static unsigned write_flags(const struct request *request, const struct fuse_write_in *in)
 {
 	unsigned flags = 0;
 
 	if (in->write_flags & FUSE_WRITE_CACHE)
 		return ASH_WRITE_NO_TIMES; /* from the page cache: file flags and credentials are guesses */
-	if (in->write_flags & FUSE_WRITE_KILL_SUIDGID)
+	if (kills_suidgid(request, in))
 		flags |= ASH_WRITE_KILL_SUIDGID;
 	if (in->flags & O_DIRECT)
 		flags |= ASH_WRITE_THROUGH;
@@ -149,7 +167,7 @@ bool raw_write(struct request *request)
 		reply_error(request, -EINVAL);
 		return false;
 	}
-	unsigned flags = write_flags(in);
+	unsigned flags = write_flags(request, in);
 	if (submit_write(request, data, in, flags))
 		return true;
 	int64_t result = write_blocking(request, in, data, flags);

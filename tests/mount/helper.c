@@ -2,8 +2,10 @@
 /*
  * mount_helper COMMAND ...: what the mount tests need and no standard program does.
  *
- *	depth FILE N SECONDS	N asynchronous O_DIRECT reads of 256 KiB in flight all the time; prints reads per second
+ *	depth read|write FILE N SECONDS
+ *				N asynchronous O_DIRECT requests of 256 KiB in flight all the time; prints requests per second
  *	appends FILE N		N writes of 4 KiB, one system call each
+ *	overwrites FILE N	N writes of 4 KiB with O_DIRECT, all to the first block
  *	islands FILE		data at 1 MiB and at 3 MiB of a file of 4 MiB, nothing synced, then reports what
  *				SEEK_DATA and SEEK_HOLE say: "1048576 1052672 3145728"
  *	spawn FOLDER		programs are started by children that inherit files with dirty pages, to be closed by execve(2)
@@ -13,6 +15,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <libaio.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,7 +25,7 @@
 #include <unistd.h>
 
 #define DEPTH_MAX 64
-#define READ_SIZE 262144
+#define DEPTH_SIZE 262144
 
 static double now(void)
 {
@@ -38,7 +41,17 @@ static int fail(const char *what)
 	return 1;
 }
 
-static int depth(const char *name, int count, double seconds)
+static void depth_prepare(struct iocb *block, int fd, bool write, void *buffer, off_t file_size)
+{
+	off_t offset = rand() % (file_size / DEPTH_SIZE) * DEPTH_SIZE;
+
+	if (write)
+		io_prep_pwrite(block, fd, buffer, DEPTH_SIZE, offset);
+	else
+		io_prep_pread(block, fd, buffer, DEPTH_SIZE, offset);
+}
+
+static int depth(bool write, const char *name, int count, double seconds)
 {
 	struct iocb blocks[DEPTH_MAX], *pointers[1];
 	struct io_event events[DEPTH_MAX];
@@ -46,14 +59,14 @@ static int depth(const char *name, int count, double seconds)
 	struct stat st;
 	void *buffer;
 	long done = 0;
-	int fd = open(name, O_RDONLY | O_DIRECT);
+	int fd = open(name, (write ? O_WRONLY : O_RDONLY) | O_DIRECT);
 
 	if (fd < 0 || fstat(fd, &st) || count > DEPTH_MAX || io_setup(DEPTH_MAX, &context) ||
-	    posix_memalign(&buffer, 4096, (size_t)count * READ_SIZE))
+	    posix_memalign(&buffer, 4096, (size_t)count * DEPTH_SIZE))
 		return fail(name);
+	memset(buffer, 'd', (size_t)count * DEPTH_SIZE);
 	for (int i = 0; i < count; i++) {
-		io_prep_pread(&blocks[i], fd, (char *)buffer + i * READ_SIZE, READ_SIZE,
-			      rand() % (st.st_size / READ_SIZE) * READ_SIZE);
+		depth_prepare(&blocks[i], fd, write, (char *)buffer + i * DEPTH_SIZE, st.st_size);
 		pointers[0] = &blocks[i];
 		if (io_submit(context, 1, pointers) != 1)
 			return fail("io_submit");
@@ -63,9 +76,9 @@ static int depth(const char *name, int count, double seconds)
 		int got = io_getevents(context, 1, DEPTH_MAX, events, NULL);
 		for (int i = 0; i < got; i++) {
 			struct iocb *block = events[i].obj;
-			if (events[i].res != READ_SIZE)
-				return fail("read");
-			block->u.c.offset = rand() % (st.st_size / READ_SIZE) * READ_SIZE;
+			if (events[i].res != DEPTH_SIZE)
+				return fail("result");
+			depth_prepare(block, fd, write, block->u.c.buf, st.st_size);
 			if (io_submit(context, 1, &block) != 1)
 				return fail("io_submit");
 			done++;
@@ -82,6 +95,20 @@ static int appends(const char *name, int count)
 
 	for (int i = 0; i < count; i++)
 		if (write(fd, block, sizeof(block)) != sizeof(block))
+			return fail(name);
+	return 0;
+}
+
+static int overwrites(const char *name, int count)
+{
+	void *block;
+	int fd = open(name, O_WRONLY | O_DIRECT);
+
+	if (fd < 0 || posix_memalign(&block, 4096, 4096))
+		return fail(name);
+	memset(block, 'o', 4096);
+	for (int i = 0; i < count; i++)
+		if (pwrite(fd, block, 4096, 0) != 4096)
 			return fail(name);
 	return 0;
 }
@@ -145,10 +172,12 @@ static int as(unsigned user, char **command)
 
 int main(int argc, char **argv)
 {
-	if (argc == 5 && strcmp(argv[1], "depth") == 0)
-		return depth(argv[2], atoi(argv[3]), atof(argv[4]));
+	if (argc == 6 && strcmp(argv[1], "depth") == 0)
+		return depth(strcmp(argv[2], "write") == 0, argv[3], atoi(argv[4]), atof(argv[5]));
 	if (argc == 4 && strcmp(argv[1], "appends") == 0)
 		return appends(argv[2], atoi(argv[3]));
+	if (argc == 4 && strcmp(argv[1], "overwrites") == 0)
+		return overwrites(argv[2], atoi(argv[3]));
 	if (argc == 3 && strcmp(argv[1], "islands") == 0)
 		return islands(argv[2]);
 	if (argc == 3 && strcmp(argv[1], "spawn") == 0)

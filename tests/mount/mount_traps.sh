@@ -264,25 +264,47 @@ count=$(grep -c ' GETXATTR(' "$WORK/requests")
 check "2000 writes: at most one GETXATTR ($count)" [ "$count" -le 1 ]
 count=$(grep -c ' OPEN(' "$WORK/requests")
 check "OPEN is asked once at most ($count)" [ "$count" -le 1 ]
+
+# ---- O_DIRECT without CAP_FSETID: each WRITE asks to clear set-user-id bits, whether there are any or not ----
+chmod 666 "$MNT/appended"
+before=$(grep -c ' GETATTR(' "$WORK/requests")
+"$HELPER" as 65534 "$HELPER" overwrites "$MNT/appended" 2000
+count=$(($(grep -c ' GETATTR(' "$WORK/requests") - before))
+check "2000 direct writes of another user: hardly a GETATTR ($count)" [ "$count" -le 20 ]
+chmod 6777 "$MNT/appended"
+"$HELPER" as 65534 "$HELPER" overwrites "$MNT/appended" 2
+check "suid and sgid cleared by a direct write of another user" same "$(stat -c %a "$MNT/appended")" 777
+drop_caches
+check "and stay cleared" same "$(stat -c %a "$MNT/appended")" 777
 detach
 
 # ---- depth ----
 attach
 dd if=/dev/zero of="$MNT/deep" bs=1M count=200 status=none
 sync -f "$MNT"
-cat "/sys/block/${LOOP#/dev/}/inflight" >/dev/null
-"$HELPER" depth "$MNT/deep" 16 2 >"$WORK/rate" &
-reader=$!
-deepest=0
-while kill -0 $reader 2>/dev/null; do
-	for _ in 1 2 3 4 5 6 7 8 9 10; do
-		read -r reads _ <"/sys/block/${LOOP#/dev/}/inflight"
-		[ "$reads" -gt $deepest ] && deepest=$reads
+# deepest read|write UID: the most requests seen on the device while 16 are in flight from one caller.
+deepest() {
+	local worker reads writes deepest=0
+	"$HELPER" as "$2" "$HELPER" depth "$1" "$MNT/deep" 16 2 >"$WORK/rate" &
+	worker=$!
+	while kill -0 $worker 2>/dev/null; do
+		for _ in 1 2 3 4 5 6 7 8 9 10; do
+			read -r reads writes <"/sys/block/${LOOP#/dev/}/inflight"
+			[ "$1" = write ] && reads=$writes
+			[ "$reads" -gt $deepest ] && deepest=$reads
+		done
+	done
+	wait $worker
+	echo $deepest
+}
+chmod 666 "$MNT/deep"
+for kind in read write; do
+	for user in 0 65534; do
+		deepest=$(deepest $kind $user)
+		note "16 times 256 KiB in flight ($kind, user $user): at most $deepest seen on the device, $(cat "$WORK/rate") per second"
+		check "depth 16 reaches the device ($kind, user $user)" [ "$deepest" -ge 14 ]
 	done
 done
-wait $reader
-note "16 reads of 256 KiB in flight: at most $deepest seen on the device, $(cat "$WORK/rate") per second"
-check "depth 16 reaches the device" [ "$deepest" -ge 14 ]
 
 # ---- execve(2) closes files with dirty pages, and locks /proc of the process meanwhile ----
 "$HELPER" spawn "$MNT" &
