@@ -192,7 +192,8 @@ struct front {
 	struct ash_queue *queue;   /* belongs to the leader */
 	int close_error;           /* of ash_close() */
 	/* kernel */
-	char *mountpoint; /* absolute */
+	char *mountpoint;   /* absolute */
+	dev_t mount_number; /* st_dev of the mount; 0: not known */
 	struct fuse_session *session;
 	struct transport transport;
 	struct crew crew;
@@ -237,7 +238,10 @@ int mount_check_point(struct front *front);
 int mount_arguments(struct front *front, struct fuse_args *args);
 /* Mount and connect the session. On failure a line was printed. */
 int mount_attach(struct front *front);
-/* Ask the kernel to unmount; requests must be served meanwhile. `lazy`: also when it is in use. */
+/*
+ * Ask the kernel to unmount; requests must be served meanwhile. `lazy`: also when it is in use. -ENOENT: the mount point does
+ * not lead to this mount any more, and nothing was done.
+ */
 int mount_detach(struct front *front, bool lazy);
 /* Readahead and dirty limits of the mount, where permitted. */
 void mount_tune(struct front *front);

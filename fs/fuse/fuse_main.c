@@ -8,7 +8,7 @@
  *
  * The main thread then only waits: for the connection to end (somebody unmounted), or for a signal, upon which it
  * unmounts itself, while the workers serve what the kernel writes back. If the mount is in use it is
- * detached, synced, and served for a grace period.
+ * detached, synced, and served for a grace period; if somebody else has detached or covered it, it is only served.
  *
  * No locks.
  */
@@ -116,13 +116,8 @@ static bool wait_down(const struct front *front, int timeout_ms)
 	return poll(&down, 1, timeout_ms) > 0;
 }
 
-/* A signal: unmount. True: the connection has ended or is to be cut. */
-static void unmount_by_signal(struct front *front)
+static void detach_in_use(struct front *front)
 {
-	if (mount_detach(front, false) == 0) {
-		wait_down(front, GRACE_MS);
-		return;
-	}
 	front_log(front, ASH_LOG_WARNING, "%s is in use: detached, its users have %d seconds", front->mountpoint,
 		  GRACE_MS / 1000);
 	int root = open(front->mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -131,6 +126,18 @@ static void unmount_by_signal(struct front *front)
 		syncfs(root); /* the kernel's dirty pages come to us */
 		close(root);
 	}
+}
+
+/* A signal: unmount. Afterwards the connection has ended or is to be cut. */
+static void unmount_by_signal(struct front *front)
+{
+	int rc = mount_detach(front, false);
+
+	if (rc == -ENOENT)
+		front_log(front, ASH_LOG_WARNING, "%s does not lead to this volume any more: its users have %d seconds",
+			  front->mountpoint, GRACE_MS / 1000);
+	else if (rc)
+		detach_in_use(front);
 	wait_down(front, GRACE_MS);
 }
 

@@ -17,6 +17,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -149,14 +151,28 @@ static int attach_root(struct front *front)
 	rc = session_connect(front, descriptor);
 	if (rc) {
 		close(descriptor);
-		umount2(front->mountpoint, MNT_DETACH);
+		umount2(front->mountpoint, MNT_DETACH | UMOUNT_NOFOLLOW);
 	}
 	return rc;
 }
 
+/* Of the filesystem on top at the mount point; 0: not known. No request to ourselves: nothing is asked that we know. */
+static dev_t number_on_top(const struct front *front)
+{
+	struct statx top;
+
+	if (statx(AT_FDCWD, front->mountpoint, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC, 0, &top))
+		return 0;
+	return makedev(top.stx_dev_major, top.stx_dev_minor);
+}
+
 int mount_attach(struct front *front)
 {
-	return geteuid() == 0 ? attach_root(front) : attach_user(front);
+	int rc = geteuid() == 0 ? attach_root(front) : attach_user(front);
+
+	if (rc == 0)
+		front->mount_number = number_on_top(front);
+	return rc;
 }
 
 /* ---- Detaching ---- */
@@ -169,7 +185,7 @@ static int detach_user(struct front *front, bool lazy)
 	if (child < 0)
 		return -errno;
 	if (child == 0) {
-		execlp("fusermount3", "fusermount3", "-u", "-q", lazy ? "-z" : "--", "--", front->mountpoint, NULL);
+		execlp("fusermount3", "fusermount3", lazy ? "-uqz" : "-uq", "--", front->mountpoint, NULL);
 		_exit(127);
 	}
 	while (waitpid(child, &status, 0) < 0)
@@ -180,62 +196,22 @@ static int detach_user(struct front *front, bool lazy)
 
 int mount_detach(struct front *front, bool lazy)
 {
+	/* Ours may have been detached or covered since: what is there now is somebody else's. */
+	if (front->mount_number && number_on_top(front) != front->mount_number)
+		return -ENOENT;
 	if (geteuid() != 0)
 		return detach_user(front, lazy);
-	return umount2(front->mountpoint, lazy ? MNT_DETACH : 0) ? -errno : 0;
+	return umount2(front->mountpoint, UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0)) ? -errno : 0;
 }
 
 /* ---- Limits ---- */
 
-/* Octal escapes of /proc/self/mountinfo. */
-static void unescape(char *text)
-{
-	char *out = text;
-
-	for (; *text; text++) {
-		if (text[0] == '\\' && text[1] >= '0' && text[1] <= '3' && text[2] && text[3]) {
-			*out++ = (char)((text[1] - '0') * 64 + (text[2] - '0') * 8 + (text[3] - '0'));
-			text += 3;
-		} else {
-			*out++ = *text;
-		}
-	}
-	*out = '\0';
-}
-
-/* "MAJOR:MINOR" of the mount. Not by stat(2): that would be a request to ourselves. */
-static bool mount_number(const struct front *front, unsigned *major_out, unsigned *minor_out)
-{
-	FILE *file = fopen("/proc/self/mountinfo", "re");
-	char *line = NULL, *point = NULL;
-	size_t size = 0;
-	bool found = false;
-
-	while (file && getline(&line, &size, file) > 0) {
-		unsigned major, minor;
-		if (sscanf(line, "%*d %*d %u:%u %*s %ms", &major, &minor, &point) == 3) {
-			unescape(point);
-			if (strcmp(point, front->mountpoint) == 0) {
-				*major_out = major;
-				*minor_out = minor;
-				found = true; /* the last one is on top */
-			}
-			free(point);
-			point = NULL;
-		}
-	}
-	free(line);
-	if (file)
-		fclose(file);
-	return found;
-}
-
-static void write_limit(const struct front *front, unsigned major, unsigned minor, const char *name, unsigned value)
+static void write_limit(const struct front *front, const char *name, unsigned value)
 {
 	char path[128], text[16];
 
-	snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u%s/%s", major, minor, front->block_device ? "-fuseblk" : "",
-		 name);
+	snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u%s/%s", major(front->mount_number),
+		 minor(front->mount_number), front->block_device ? "-fuseblk" : "", name);
 	int descriptor = open(path, O_WRONLY | O_CLOEXEC);
 	if (descriptor < 0)
 		return; /* not permitted, or an older kernel: slower, not wrong */
@@ -247,12 +223,10 @@ static void write_limit(const struct front *front, unsigned major, unsigned mino
 
 void mount_tune(struct front *front)
 {
-	unsigned major, minor;
-
-	if (geteuid() != 0 || !mount_number(front, &major, &minor))
+	if (geteuid() != 0 || !front->mount_number)
 		return;
 	/* The kernel distrusts FUSE servers: 1 % of the dirty limit, strictly. This one writes as fast as its device. */
-	write_limit(front, major, minor, "strict_limit", 0);
-	write_limit(front, major, minor, "max_ratio", 100);
-	write_limit(front, major, minor, "read_ahead_kb", READ_AHEAD_KIB);
+	write_limit(front, "strict_limit", 0);
+	write_limit(front, "max_ratio", 100);
+	write_limit(front, "read_ahead_kb", READ_AHEAD_KIB);
 }

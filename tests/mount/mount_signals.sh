@@ -5,10 +5,8 @@
 start
 volume 256M
 
-# gone SECONDS: the daemon ends by itself within this time. Else it is made to: SIGKILL alone may not do.
+# gone SECONDS: SIGTERM ends the daemon within this time. Else it is made to end: SIGKILL alone may not do.
 gone() {
-	local number
-	number=$(mountpoint -d "$MNT")
 	kill -TERM "$DAEMON"
 	for _ in $(seq $(($1 * 10))); do
 		kill -0 "$DAEMON" 2>/dev/null || break
@@ -16,7 +14,7 @@ gone() {
 	done
 	if kill -0 "$DAEMON" 2>/dev/null; then
 		note "the daemon is still there: $(cat /proc/"$DAEMON"/task/*/comm /proc/"$DAEMON"/task/*/wchan | xargs)"
-		abort_connection "$number"
+		abort_connection "$NUMBER"
 		wait "$DAEMON"
 		DAEMON=
 		return 1
@@ -43,6 +41,7 @@ while True:
         os.lseek(fd, 0, os.SEEK_HOLE)
 PY
 attach
+NUMBER=$(mountpoint -d "$MNT")
 echo before >"$MNT/file"
 seekers=()
 for i in 1 2 3 4; do
@@ -58,5 +57,26 @@ check_fails "the volume was closed in order" grep -q "not closed in order" <("$A
 fsck_clean "fsck -n finds nothing"
 attach
 check "what was there before is there" same "$(cat "$MNT/file")" before
-detach
+
+# ---- another filesystem at the same place ----
+other() { mount -t tmpfs none "$MNT" && echo other >"$MNT/other"; }
+is_other() { same "$(cat "$MNT/other")" other; }
+other
+check "SIGTERM ends the daemon of a mount that is covered" gone 30
+check "what covers it stays" is_other
+umount -l "$MNT"
+mountpoint -q "$MNT" && umount "$MNT"
+check "the device is free afterwards" released
+attach
+sleep 1000 <"$MNT/file" &
+user=$!
+umount -l "$MNT"
+other
+check "SIGTERM ends the daemon of a mount that was detached" gone 30
+check "what was mounted there since stays" is_other
+umount "$MNT"
+kill $user
+check "the device is free then, too" released
+check_fails "the volume was closed in order" grep -q "not closed in order" <("$ASHLARCTL" info "$LOOP")
+fsck_clean "fsck -n finds nothing then, too"
 finish

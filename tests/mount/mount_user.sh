@@ -34,5 +34,13 @@ check "content is there" same "$(as cat "$MNT/file")" mine
 PID=$(pgrep -f "^$WORK/ashlarfs $WORK/home/image")
 kill -TERM "$PID"
 check "SIGTERM unmounts" eval 'for i in $(seq 100); do kill -0 "$PID" 2>/dev/null || break; sleep 0.05; done; ! grep -q " $MNT " /proc/mounts'
+"$HELPER" as 65534 "$WORK/ashlarfs" -f "$WORK/home/image" "$MNT" 2>"$WORK/out" &
+DAEMON=$!
+for _ in $(seq 100); do mountpoint -q "$MNT" && break; sleep 0.05; done
+kill -TERM $DAEMON
+wait $DAEMON
+check "SIGTERM in the foreground: exit status 0" same $? 0
+DAEMON=
+check "and no complaint" same "$(cat "$WORK/out")" ""
 [ -n "$FSCK" ] && check "fsck" eval '"$FSCK" -n "$WORK/home/image" >/dev/null'
 finish
