@@ -377,7 +377,8 @@ void crew_quiesce(struct front *front)
 
 	queue_drain(front);
 	pthread_mutex_lock(&crew->lock);
-	while (crew->idle + 1 < crew->total && !atomic_load(&crew->stopping))
+	/* Also when the crew stops meanwhile: who has left counts as idle. */
+	while (crew->idle + 1 < crew->total)
 		pthread_cond_wait(&crew->changed, &crew->lock);
 	pthread_mutex_unlock(&crew->lock);
 }
