@@ -335,4 +335,49 @@ done
 check "umount returns when the device is free and holds everything" same $good 1
 detach
 fsck_clean "fsck after all this"
+
+# ---- link counts while a change waits for the device ----
+# The device lies on a filesystem that can be frozen, so that the flush of a sync mount takes as long as it is to. Meanwhile
+# another worker answers for the name that is left, with the new count. Of a regular file the kernel sends the change time
+# afterwards, and with the answer all is announced once more: so it is done with another kind.
+# counted_once NAME COMMAND...: links of $MNT/two/NAME after a command that takes the other one of its two names away.
+counted_once() {
+	local name=$1 before
+	shift
+	before=$(stat -c %h "$MNT/two/$name")
+	fsfreeze -f "$WORK/slow"
+	"$@" &
+	sleep 0.5
+	note "asked meanwhile: $(timeout 20 stat --cached=never -c %h "$MNT/two/$name")"
+	fsfreeze -u "$WORK/slow"
+	wait $!
+	sleep 0.2
+	same "$before to $(stat -c %h "$MNT/two/$name")" "2 to 1"
+}
+if command -v mkfs.ext4 >/dev/null && command -v fsfreeze >/dev/null; then
+	losetup -d "$LOOP"
+	rm "$IMAGE"
+	truncate -s 300M "$WORK/frozen"
+	mkfs.ext4 -q "$WORK/frozen"
+	mkdir "$WORK/slow"
+	mount "$WORK/frozen" "$WORK/slow"
+	dd if=/dev/zero of="$WORK/slow/image" bs=1M count=128 status=none
+	LOOP=$(losetup -f --show --direct-io=on "$WORK/slow/image")
+	"$MKFS" -q "$LOOP"
+	attach sync
+	mkdir "$MNT/one" "$MNT/two"
+	for name in unlinked replaced; do
+		mkfifo "$MNT/one/$name"
+		ln "$MNT/one/$name" "$MNT/two/$name"
+	done
+	echo new >"$MNT/one/new"
+	check "unlink that waits for the device is counted once" counted_once unlinked rm "$MNT/one/unlinked"
+	check "what is left of it can be linked" ln "$MNT/two/unlinked" "$MNT/two/linked"
+	check "a rename over a name, too" counted_once replaced mv -f "$MNT/one/new" "$MNT/one/replaced"
+	detach
+	losetup -d "$LOOP"
+	umount "$WORK/slow"
+else
+	note "no mkfs.ext4 or no fsfreeze: link counts on a slow device not tested"
+fi
 finish
