@@ -37,13 +37,44 @@ uint64_t ash_alloc_space_take(struct ash_allocator *alloc, uint64_t wanted, unsi
 	return count;
 }
 
+uint64_t ash_alloc_space_withdraw(struct ash_allocator *alloc, uint64_t least, uint64_t most, uint64_t lacks)
+{
+	uint64_t count = 0;
+
+	pthread_mutex_lock(&alloc->space_lock);
+	if (alloc->lacks == lacks)
+		count = space_allowed_locked(alloc, most, 0);
+	count = count >= least ? count : 0;
+	alloc->free -= count;
+	alloc->withdrawn += count;
+	alloc->withdrew |= count != 0;
+	pthread_mutex_unlock(&alloc->space_lock);
+	return count;
+}
+
 void ash_alloc_space_give(struct ash_allocator *alloc, uint64_t count, unsigned flags)
 {
 	pthread_mutex_lock(&alloc->space_lock);
 	alloc->free += count;
+	if (flags & ASH_CLAIM_WITHDRAWN)
+		alloc->withdrawn -= count;
 	if (flags & ASH_CLAIM_RESERVED)
 		alloc->reserved += count;
 	pthread_mutex_unlock(&alloc->space_lock);
+}
+
+bool ash_alloc_lack(struct ash_volume *volume)
+{
+	struct ash_allocator *alloc = volume->alloc;
+	bool withdrew;
+
+	pthread_mutex_lock(&alloc->space_lock);
+	withdrew = alloc->withdrew;
+	/* what is out now may be what the next one lacks, too */
+	alloc->withdrew = alloc->withdrawn != 0;
+	alloc->lacks++;
+	pthread_mutex_unlock(&alloc->space_lock);
+	return withdrew;
 }
 
 static uint64_t space_allowed(struct ash_allocator *alloc, uint64_t wanted, unsigned flags)
@@ -89,7 +120,7 @@ void ash_alloc_counts(struct ash_volume *volume, uint64_t *free_blocks, uint64_t
 	pending = alloc->pending_blocks;
 	pthread_mutex_unlock(&alloc->pending_lock);
 	pthread_mutex_lock(&alloc->space_lock);
-	*free_blocks = alloc->free + pending;
+	*free_blocks = alloc->free + alloc->withdrawn + pending;
 	*available = *free_blocks > alloc->reserved + alloc->emergency ?
 			     *free_blocks - alloc->reserved - alloc->emergency :
 			     0;

@@ -55,8 +55,13 @@ void ash_io_leave(struct ash_volume *volume, unsigned ticket);
 void ash_alloc_reap(struct ash_volume *volume);
 /* All blocks that were freed until now, by their count since the volume was opened; 0 when none of them is pending. */
 uint64_t ash_alloc_freed(struct ash_volume *volume);
-/* Reap and discard. Is nothing pending any more of what ash_alloc_freed() has counted? */
+/* Reap and discard. Is nothing pending any more of what ash_alloc_freed() has counted, and nothing withdrawn by a trim? */
 bool ash_alloc_available(struct ash_volume *volume, uint64_t freed);
+/*
+ * Somebody lacks space: trims under way withdraw no more of it. True: they have withdrawn some since the last call, which
+ * may be what was missing. ash_alloc_available() tells when it is back.
+ */
+bool ash_alloc_lack(struct ash_volume *volume);
 /* Free blocks as statfs shows them: free or on their way there; available: less what is set aside. */
 void ash_alloc_counts(struct ash_volume *volume, uint64_t *free_blocks, uint64_t *available);
 /* Discard what waits for it (option `discard`), and wait for whoever is at it: the worker, and who lacks space. */

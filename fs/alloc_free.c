@@ -291,14 +291,17 @@ uint64_t ash_alloc_freed(struct ash_volume *volume)
 bool ash_alloc_available(struct ash_volume *volume, uint64_t freed)
 {
 	struct ash_allocator *alloc = volume->alloc;
-	bool available;
+	bool available, trimmed;
 
 	ash_alloc_reap(volume);
 	ash_alloc_discard(volume);
 	pthread_mutex_lock(&alloc->pending_lock);
 	available = alloc->pending_added - alloc->pending_blocks >= freed;
 	pthread_mutex_unlock(&alloc->pending_lock);
-	return available;
+	pthread_mutex_lock(&alloc->space_lock);
+	trimmed = alloc->withdrawn == 0;
+	pthread_mutex_unlock(&alloc->space_lock);
+	return available && trimmed;
 }
 
 void ash_alloc_freed_drop(struct ash_allocator *alloc)

@@ -30,7 +30,7 @@ struct ash_alloc_group {
 	uint32_t longest;          /* no free run is longer */
 	uint32_t size;             /* blocks; the last group may be short */
 	bool uninit;
-	bool withdrawn; /* while uninit: being trimmed */
+	bool withdrawn; /* while uninit: being trimmed, `free` is 0 */
 };
 
 struct ash_allocator {
@@ -39,9 +39,12 @@ struct ash_allocator {
 	struct ash_buffer **table;    /* referenced while open */
 
 	pthread_mutex_t space_lock;
-	uint64_t free;      /* sum of group.free */
-	uint64_t reserved;  /* for buffered data; part of free */
-	uint64_t emergency; /* kept back for unlink, truncate and punch */
+	uint64_t free;          /* sum of group.free */
+	uint64_t reserved;      /* for buffered data; part of free */
+	uint64_t emergency;     /* kept back for unlink, truncate and punch */
+	uint64_t withdrawn;     /* out of free for trims, which give them back */
+	bool withdrew;          /* some were, at a time since somebody last lacked space */
+	_Atomic uint64_t lacks; /* how often somebody lacked space; raised under space_lock */
 
 	pthread_mutex_t pending_lock;
 	struct ash_alloc_freed *pending, **pending_end;
@@ -154,6 +157,13 @@ void ash_alloc_release(struct ash_volume *volume, struct ash_extent extent, unsi
 
 /* Take up to `wanted` blocks out of the volume's free count, as the claim's flags allow. How many. Takes space_lock. */
 uint64_t ash_alloc_space_take(struct ash_allocator *alloc, uint64_t wanted, unsigned flags);
+/*
+ * The same for a trim, at least `least` or none. Only what any claim may have, and none at all when somebody lacked space
+ * since `lacks` was read: data that lacks it comes before advice to the device.
+ */
+uint64_t ash_alloc_space_withdraw(struct ash_allocator *alloc, uint64_t least, uint64_t most, uint64_t lacks);
+/* Behind the flags of alloc.h: a trim gives them back. */
+#define ASH_CLAIM_WITHDRAWN 8u
 /* Give blocks back to the free count, and to what is set aside if they came from there. Takes space_lock. */
 void ash_alloc_space_give(struct ash_allocator *alloc, uint64_t count, unsigned flags);
 

@@ -2,6 +2,10 @@
 /*
  * Trim: what is free is told to the device, a piece at a time, withdrawn meanwhile so that nobody takes it.
  *
+ * What is withdrawn is still space: statfs counts it, who lacks it waits for it (space.c), and that ends the trim, for
+ * otherwise the next piece would be gone when he looks again. So nobody gets ENOSPC because of a trim. What is set aside
+ * for buffered data, and the emergency reserve, whose users cannot wait, are never withdrawn.
+ *
  * Locks: group.lock for a look or a piece taken, never over the discard itself.
  */
 #include "alloc_group.h"
@@ -10,6 +14,7 @@ struct trim {
 	uint32_t bit, end; /* what is left to look at, within the group */
 	uint32_t run_end;  /* the free run at `bit` is long enough and ends here; 0: not known yet */
 	uint64_t minimum;  /* blocks */
+	uint64_t lacks;    /* of the allocator, when the trim began */
 };
 /* Withdraw the next piece of a free run of at least `minimum` blocks, so that nobody takes it meanwhile. */
 static bool trim_take(struct ash_volume *volume, uint32_t index, struct trim *trim, struct ash_extent *out)
@@ -25,7 +30,8 @@ static bool trim_take(struct ash_volume *volume, uint32_t index, struct trim *tr
 		uint32_t first = ash_busy_find(group->busy, trim->bit, trim->end, false);
 		uint32_t last = ash_busy_find(group->busy, first, trim->end, true);
 		bool enough = last - first >= trim->minimum || (trim->bit == first && last <= trim->run_end);
-		uint64_t taken;
+		uint64_t least;
+		uint32_t taken;
 
 		trim->bit = last;
 		if (first == last || !enough)
@@ -33,15 +39,15 @@ static bool trim_take(struct ash_volume *volume, uint32_t index, struct trim *tr
 		trim->run_end = last;
 		if (last - first > PIECE)
 			trim->bit = last = first + PIECE;
-		taken = ash_alloc_space_take(volume->alloc, last - first, ASH_CLAIM_EMERGENCY);
-		found = taken == last - first;
-		if (!found) { /* the rest is promised to buffered data */
-			ash_alloc_space_give(volume->alloc, taken, 0);
+		least = last - first < trim->minimum ? last - first : trim->minimum;
+		taken = (uint32_t)ash_alloc_space_withdraw(volume->alloc, least, last - first, trim->lacks);
+		found = taken != 0;
+		if (!found)
 			continue;
-		}
-		ash_busy_fill(group->busy, first, last - first, true);
-		__atomic_store_n(&group->free, group->free - (last - first), __ATOMIC_RELAXED);
-		*out = (struct ash_extent){ ash_group_start(index) + first, last - first };
+		trim->bit = first + taken;
+		ash_busy_fill(group->busy, first, taken, true);
+		__atomic_store_n(&group->free, group->free - taken, __ATOMIC_RELAXED);
+		*out = (struct ash_extent){ ash_group_start(index) + first, taken };
 	}
 	pthread_mutex_unlock(&group->lock);
 	return found;
@@ -56,29 +62,54 @@ static int extent_discard(struct ash_volume *volume, struct ash_extent extent, u
 	return error;
 }
 
+/* group.lock held. Withdraw all of a group that was never used; 0: others may need it, or another trim is at it. */
+static uint32_t uninit_take(struct ash_allocator *alloc, struct ash_alloc_group *group, uint64_t lacks)
+{
+	uint32_t count;
+
+	if (group->withdrawn)
+		return 0;
+	count = (uint32_t)ash_alloc_space_withdraw(alloc, group->free, group->free, lacks);
+	if (count) {
+		group->withdrawn = true;
+		__atomic_store_n(&group->free, 0, __ATOMIC_RELAXED);
+	}
+	return count;
+}
+
+/* What a trim may discard of a group that was never used: an empty extent when it is not enough. */
+static struct ash_extent uninit_extent(struct ash_volume *volume, uint32_t index, const struct trim *trim)
+{
+	uint32_t first = ash_group_has_super(index) ? 2 : 1, end = volume->alloc->groups[index].size;
+
+	end -= ash_alloc_is_last_block(volume, ash_group_start(index) + end - 1);
+	first = trim->bit > first ? trim->bit : first;
+	end = trim->end < end ? trim->end : end;
+	if (end <= first || end - first < trim->minimum)
+		return (struct ash_extent){ 0 };
+	return (struct ash_extent){ ash_group_start(index) + first, end - first };
+}
+
 /* A group that was never used needs no bitmap for this: it is withdrawn as a whole. 1: it is in use by now. */
 static int trim_uninit(struct ash_volume *volume, uint32_t index, const struct trim *trim, uint64_t *trimmed)
 {
 	struct ash_alloc_group *group = &volume->alloc->groups[index];
-	uint32_t first = ash_group_has_super(index) ? 2 : 1, end;
-	int error = 0;
+	struct ash_extent extent = uninit_extent(volume, index, trim);
+	uint32_t count;
+	bool uninit;
+	int error;
 
 	pthread_mutex_lock(&group->lock);
-	if (!group->uninit || group->withdrawn) {
-		error = !group->uninit;
-		pthread_mutex_unlock(&group->lock);
-		return error;
-	}
-	group->withdrawn = true;
-	end = group->size - ash_alloc_is_last_block(volume, ash_group_start(index) + group->size - 1);
+	uninit = group->uninit;
+	count = uninit && extent.count ? uninit_take(volume->alloc, group, trim->lacks) : 0;
 	pthread_mutex_unlock(&group->lock);
-	first = trim->bit > first ? trim->bit : first;
-	end = trim->end < end ? trim->end : end;
-	if (end > first && end - first >= trim->minimum)
-		error = extent_discard(volume, (struct ash_extent){ ash_group_start(index) + first, end - first },
-				       trimmed);
+	if (!count)
+		return !uninit;
+	error = extent_discard(volume, extent, trimmed);
 	pthread_mutex_lock(&group->lock);
 	group->withdrawn = false;
+	__atomic_store_n(&group->free, count, __ATOMIC_RELAXED);
+	ash_alloc_space_give(volume->alloc, count, ASH_CLAIM_WITHDRAWN);
 	pthread_mutex_unlock(&group->lock);
 	return error;
 }
@@ -96,14 +127,14 @@ static int trim_group(struct ash_volume *volume, uint32_t index, struct trim tri
 	pthread_mutex_unlock(&volume->alloc->groups[index].lock);
 	while (!error && trim_take(volume, index, &trim, &extent)) {
 		error = extent_discard(volume, extent, trimmed);
-		ash_alloc_release(volume, extent, 0);
+		ash_alloc_release(volume, extent, ASH_CLAIM_WITHDRAWN);
 	}
 	return error;
 }
 
 int ash_trim(struct ash_volume *volume, uint64_t start, uint64_t length, uint64_t minimum, uint64_t *trimmed)
 {
-	uint64_t first = start / ASH_BLOCK_SIZE + (start % ASH_BLOCK_SIZE != 0), end;
+	uint64_t first = start / ASH_BLOCK_SIZE + (start % ASH_BLOCK_SIZE != 0), end, lacks;
 	int error = ash_check_writable(volume);
 
 	*trimmed = 0;
@@ -119,14 +150,16 @@ int ash_trim(struct ash_volume *volume, uint64_t start, uint64_t length, uint64_
 	minimum = minimum / ASH_BLOCK_SIZE ? minimum / ASH_BLOCK_SIZE : 1;
 	/* frees that nobody can see yet become trimmable */
 	error = ash_sync(volume);
-	for (uint64_t at = first; !error && at < end;) {
+	lacks = atomic_load(&volume->alloc->lacks);
+	for (uint64_t at = first; !error && at < end && atomic_load(&volume->alloc->lacks) == lacks;) {
 		uint32_t index = (uint32_t)(at / ASH_BLOCKS_PER_GROUP);
 		uint64_t group_end = ash_group_start(index + 1) < end ? ash_group_start(index + 1) : end;
 
 		error = trim_group(volume, index,
 				   (struct trim){ .bit = at % ASH_BLOCKS_PER_GROUP,
 						  .end = (uint32_t)(group_end - ash_group_start(index)),
-						  .minimum = minimum },
+						  .minimum = minimum,
+						  .lacks = lacks },
 				   trimmed);
 		at = group_end;
 	}

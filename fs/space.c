@@ -130,8 +130,8 @@ void ash_wb_drop_preallocations(struct ash_volume *volume)
 }
 
 /*
- * Wait until what was freed until now is available. The log is forced at once, but a checkpoint that runs, I/O in flight and
- * whoever else is just making it available take their time, and there is space: data that was acknowledged must not
+ * Wait until what was freed until now is available. The log is forced at once, but a checkpoint that runs, I/O in flight, a
+ * trim and whoever else is just making it available take their time, and there is space: data that was acknowledged must not
  * be lost to their being slow. What this thread has in flight itself it must reap itself. Bounded, for a device may hang.
  * False: it was not to be had in time.
  */
@@ -158,6 +158,7 @@ static bool settle_freed(struct ash_volume *volume, uint64_t freed)
 /* True: something may have been freed. */
 static bool reclaim(struct ash_volume *volume)
 {
+	bool withdrawn = ash_alloc_lack(volume);
 	bool freed = ash_wb_drop_kept(volume, UINT64_MAX);
 	uint64_t buffered = ash_wb_reserved_blocks(volume), pending;
 
@@ -165,7 +166,7 @@ static bool reclaim(struct ash_volume *volume)
 	if (buffered && !ash_wb_flush_all(volume))
 		freed = true;
 	pending = ash_alloc_freed(volume);
-	if (!pending || ash_log_force(volume, ash_log_end(volume)))
+	if ((!pending && !withdrawn) || ash_log_force(volume, ash_log_end(volume)))
 		return freed;
 	return settle_freed(volume, pending) || freed;
 }

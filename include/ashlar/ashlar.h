@@ -116,7 +116,10 @@ int ash_sync(struct ash_volume *volume);
 int ash_checkpoint(struct ash_volume *volume);
 /* Turn read-only for good (errors=remount-ro, forced shutdown). */
 void ash_set_read_only(struct ash_volume *volume, const char *reason);
-/* Discard free space in [start, start + length) bytes, runs of at least `minimum` bytes. */
+/*
+ * Discard free space in [start, start + length) bytes, runs of at least `minimum` bytes. `trimmed`: bytes. What is being
+ * discarded is still space: whoever lacks it waits for it, which ends the trim early, with 0.
+ */
 int ash_trim(struct ash_volume *volume, uint64_t start, uint64_t length, uint64_t minimum, uint64_t *trimmed);
 
 /* Counters since open, for `ashlarctl`, benchmarks and tests. */

@@ -395,3 +395,115 @@ Test(alloc, trim_finds_free_runs_and_leaves_groups_alone_that_were_never_used)
 	cr_expect_gt(trimmed, 100u << 20);
 	engine_close(&engine);
 }
+
+/* ---- A trim under way ---- */
+
+struct trimmer {
+	struct engine *engine;
+	uint64_t start; /* bytes */
+	pthread_t thread;
+	_Atomic bool ended;
+	int result;
+	uint64_t trimmed;
+};
+
+static void *trim_all(void *argument)
+{
+	struct trimmer *trimmer = argument;
+
+	trimmer->result = ash_trim(trimmer->engine->volume, trimmer->start, UINT64_MAX, 0, &trimmer->trimmed);
+	trimmer->ended = true;
+	return NULL;
+}
+
+/* A volume whose discards do not end. */
+static void open_held(struct engine *engine, const char *device)
+{
+	struct bdev *memory = engine_device(device);
+
+	*engine = (struct engine){ .options = { .no_threads = true } };
+	engine_format(memory, 0);
+	cr_assert_eq(delay_open(memory, &engine->dev), 0);
+	engine_mount(engine);
+	delay_set(engine->dev, &(struct delay_rule){ .ops = DELAY_OP(BDEV_DISCARD), .nanoseconds = DELAY_HELD });
+}
+
+/* Returns when the trim waits for its first discard, or found nothing to discard. */
+static void trim_begin(struct trimmer *trimmer)
+{
+	cr_assert_eq(pthread_create(&trimmer->thread, NULL, trim_all, trimmer), 0);
+	while (!delay_caught(trimmer->engine->dev) && !trimmer->ended)
+		usleep(1000);
+}
+
+static void trim_end(struct trimmer *trimmer)
+{
+	delay_release(trimmer->engine->dev);
+	pthread_join(trimmer->thread, NULL);
+	cr_expect_eq(trimmer->result, 0);
+}
+
+/* What was promised to buffered data is there when it is written out, if only in a group that was never used. */
+Test(alloc, trim_leaves_what_is_set_aside, .timeout = 60)
+{
+	struct engine engine;
+	struct trimmer trimmer = { .engine = &engine, .start = ASH_BLOCKS_PER_GROUP * ASH_BLOCK_SIZE };
+	uint64_t all, available;
+	struct ash_extent extent;
+
+	open_held(&engine, "mem:256M");
+	/* group 2, then group 0; group 1 has its bitmap and a superblock */
+	while (free_blocks(&engine) > ASH_BLOCKS_PER_GROUP - 2)
+		cr_assert_neq(claim(&engine, ash_group_start(2), 1, 0).start / ASH_BLOCKS_PER_GROUP, 1);
+	ash_alloc_counts(engine.volume, &all, &available);
+	cr_assert_eq(ash_space_reserve(engine.volume, available), 0);
+	trim_begin(&trimmer);
+	cr_expect_eq(ash_claim(engine.volume, 0, 1, ASH_CLAIM_RESERVED, &extent), 0);
+	trim_end(&trimmer);
+	engine_close(&engine);
+}
+
+Test(alloc, trim_leaves_the_emergency_reserve, .timeout = 60)
+{
+	struct engine engine;
+	struct trimmer trimmer = { .engine = &engine };
+	struct ash_extent extent;
+
+	open_held(&engine, "mem:24M");
+	claim_all(&engine, 0);
+	trim_begin(&trimmer);
+	cr_expect_eq(ash_claim(engine.volume, 0, 1, ASH_CLAIM_EMERGENCY, &extent), 0);
+	trim_end(&trimmer);
+	engine_close(&engine);
+}
+
+/* Otherwise the next piece would be away when space is looked for again, and so on to the end. */
+Test(alloc, who_lacks_space_ends_a_trim, .timeout = 60)
+{
+	struct engine engine;
+	struct trimmer trimmer = { .engine = &engine };
+
+	open_held(&engine, "mem:256M");
+	trim_begin(&trimmer);
+	cr_expect(ash_alloc_lack(engine.volume), "some is away");
+	cr_expect(!ash_alloc_available(engine.volume, 0));
+	trim_end(&trimmer);
+	cr_expect(ash_alloc_available(engine.volume, 0));
+	cr_expect_gt(trimmer.trimmed, 0);
+	cr_expect_leq(trimmer.trimmed, 8u << 20, "one piece of 256 MiB");
+	engine_close(&engine);
+}
+
+/* A claim may have failed for what a trim has given back by the time that somebody looks. */
+Test(alloc, a_trim_is_worth_a_second_try)
+{
+	struct engine engine;
+	uint64_t trimmed;
+
+	engine_open(&engine, "mem:24M", 0);
+	cr_expect(!ash_reclaim_space(engine.volume));
+	cr_assert_eq(ash_trim(engine.volume, 0, UINT64_MAX, 0, &trimmed), 0);
+	cr_expect(ash_reclaim_space(engine.volume));
+	cr_expect(!ash_reclaim_space(engine.volume), "once");
+	engine_close(&engine);
+}

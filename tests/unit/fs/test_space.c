@@ -133,3 +133,56 @@ Test(space, allocating_what_is_buffered_needs_no_space)
 	bdev_buffer_free(bytes, PIECE);
 	fixture_close(&f);
 }
+
+struct trimmer {
+	struct fixture *f;
+	uint64_t start; /* bytes */
+};
+
+static void *run_trim(void *context)
+{
+	struct trimmer *trimmer = context;
+	uint64_t trimmed;
+
+	cr_expect_eq(ash_trim(trimmer->f->volume, trimmer->start, UINT64_MAX, 0, &trimmed), 0);
+	return NULL;
+}
+
+/* Ask for nearly all there is while a trim from `start` on is at its first discard. */
+static void allocate_while_trimmed(const char *device, uint64_t start)
+{
+	struct fixture f = { .options = { .no_threads = true, .log = quiet_log } };
+	struct trimmer trimmer = { &f, start };
+	struct delay_rule slow = { .ops = DELAY_OP(BDEV_DISCARD), .nanoseconds = 300000000 };
+	char error[BDEV_ERROR_TEXT] = "";
+	struct bdev *memory;
+	struct ash_statfs before;
+	pthread_t thread;
+
+	cr_assert_eq(bdev_open(device, &(struct bdev_open_options){ 0 }, &memory, error), 0, "%s", error);
+	cr_assert_eq(delay_open(memory, &f.dev), 0);
+	cr_assert_eq(ash_mkfs(f.dev, &(struct ash_mkfs_options){ 0 }, error), 0, "mkfs: %s", error);
+	fixture_mount(&f);
+	uint64_t ino = make_file(&f, "f");
+	cr_assert_eq(ash_statfs(f.volume, &before), 0);
+	delay_set(f.dev, &slow);
+	cr_assert_eq(pthread_create(&thread, NULL, run_trim, &trimmer), 0);
+	for (int i = 0; i < 10000 && !delay_caught(f.dev); i++)
+		usleep(1000);
+	cr_assert_geq(delay_caught(f.dev), 1);
+	cr_expect_eq(free_blocks(&f), before.free_blocks, "it is space still");
+	cr_expect_eq(ash_fallocate(f.volume, ino, 0, 0, (before.available_blocks - 64) * 4096), 0);
+	pthread_join(thread, NULL);
+	fixture_close(&f);
+}
+
+/* What a trim has withdrawn comes back: who lacks it waits, and the trim takes no more. */
+Test(space, withdrawn_by_a_trim, .timeout = 60)
+{
+	allocate_while_trimmed("mem:24M", 0);
+}
+
+Test(space, withdrawn_by_a_trim_of_a_group_that_was_never_used, .timeout = 60)
+{
+	allocate_while_trimmed("mem:256M", 128u << 20);
+}
