@@ -148,8 +148,9 @@ int ash_trim(struct ash_volume *volume, uint64_t start, uint64_t length, uint64_
 		length = (volume->block_count - first) * ASH_BLOCK_SIZE;
 	end = first + length / ASH_BLOCK_SIZE;
 	minimum = minimum / ASH_BLOCK_SIZE ? minimum / ASH_BLOCK_SIZE : 1;
-	/* frees that nobody can see yet become trimmable */
-	error = ash_sync(volume);
+	/* what was freed becomes trimmable; no more than that, for a sync tells of data that was lost, and would tell a trim */
+	error = ash_log_force(volume, ash_log_end(volume));
+	ash_alloc_reap(volume);
 	lacks = atomic_load(&volume->alloc->lacks);
 	for (uint64_t at = first; !error && at < end && atomic_load(&volume->alloc->lacks) == lacks;) {
 		uint32_t index = (uint32_t)(at / ASH_BLOCKS_PER_GROUP);

@@ -405,6 +405,7 @@ Test(wbuf, sync_tells_of_data_lost_in_the_background)
 	struct ash_open_options small = { .no_threads = true, .write_behind_bytes = 256 << 10 };
 	uint8_t *bytes = aligned(100 << 10);
 	struct fixture f;
+	uint64_t trimmed;
 
 	fixture_open(&f, "mem:64M", &small);
 	uint64_t lost = make_file(&f, "lost"), other = make_file(&f, "other");
@@ -415,6 +416,8 @@ Test(wbuf, sync_tells_of_data_lost_in_the_background)
 	cr_assert_eq(ash_write(f.volume, other, bytes, 100 << 10, 0, 0), 100 << 10, "the caller is somebody else");
 	cr_assert_eq(fault_hits(f.dev), 2, "as one of a batch, then alone");
 	fault_clear(f.dev);
+	cr_expect_eq(ash_trim(f.volume, 0, UINT64_MAX, 0, &trimmed), 0, "not the one to be told");
+	cr_expect_gt(trimmed, 0);
 	cr_expect_eq(ash_sync(f.volume), -EIO);
 	cr_expect_eq(ash_sync(f.volume), 0, "once");
 	cr_expect_eq(ash_fsync(f.volume, other, false), 0);
