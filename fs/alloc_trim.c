@@ -55,8 +55,11 @@ static bool trim_take(struct ash_volume *volume, uint32_t index, struct trim *tr
 
 static int extent_discard(struct ash_volume *volume, struct ash_extent extent, uint64_t *trimmed)
 {
-	int error = bdev_discard(volume->dev, extent.start * ASH_BLOCK_SIZE, extent.count * ASH_BLOCK_SIZE);
+	int error;
 
+	ash_wait_begin(volume);
+	error = bdev_discard(volume->dev, extent.start * ASH_BLOCK_SIZE, extent.count * ASH_BLOCK_SIZE);
+	ash_wait_end(volume);
 	if (!error)
 		*trimmed += extent.count * ASH_BLOCK_SIZE;
 	return error;

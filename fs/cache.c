@@ -392,13 +392,15 @@ static int buffer_match(struct ash_volume *volume, struct ash_buffer *buffer, st
 }
 
 /* Shard lock held, dropped while sleeping; a reference keeps the buffer. */
-static void wait_loaded(struct shard *shard, struct ash_buffer *buffer)
+static void wait_loaded(struct ash_volume *volume, struct shard *shard, struct ash_buffer *buffer)
 {
 	ash_unlock(&shard->lock);
+	ash_wait_begin(volume);
 	pthread_mutex_lock(&shard->load_lock);
 	while (buffer->loading)
 		pthread_cond_wait(&shard->loaded, &shard->load_lock);
 	pthread_mutex_unlock(&shard->load_lock);
+	ash_wait_end(volume);
 	ash_lock(&shard->lock);
 }
 
@@ -453,7 +455,7 @@ static inline int buffer_get(struct ash_volume *volume, struct ash_block_id id, 
 	buffer->accessed = true;
 	atomic_fetch_add(&buffer->references, 1);
 	if (buffer->loading)
-		wait_loaded(shard, buffer);
+		wait_loaded(volume, shard, buffer);
 	error = buffer->load_error;
 	if (!error && buffer->replayed && buffer->id.type == id.type) {
 		/* the log says what it holds; whether it makes sense is seen here, at its first use */

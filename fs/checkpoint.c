@@ -441,7 +441,7 @@ int ash_log_checkpoint(struct ash_volume *volume, bool all)
 		return 0;
 	if (atomic_load(&volume->failed))
 		return -EIO;
-	pthread_mutex_lock(&log->checkpoint_lock);
+	ash_lock_long(volume, &log->checkpoint_lock);
 	atomic_fetch_add(&log->checkpoint_started, 1);
 	atomic_fetch_add(&log->checkpoints, 1);
 	error = ash_log_force(volume, ash_log_end(volume));

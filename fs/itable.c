@@ -670,7 +670,7 @@ static int grow_table(struct ash_volume *volume, uint64_t seen)
 	struct ash_itable *itable = volume->itable;
 	int result = 0;
 
-	pthread_mutex_lock(&itable->grow_lock);
+	ash_lock_long(volume, &itable->grow_lock);
 	if (atomic_load(&itable->run_count) == seen)
 		result = grow_locked(volume, seen);
 	pthread_mutex_unlock(&itable->grow_lock);

@@ -434,7 +434,7 @@ static int rename_locked(struct mover *mover)
 	int result;
 
 	if (two_parents)
-		pthread_mutex_lock(&volume->rename_lock);
+		ash_lock_long(volume, &volume->rename_lock);
 	result = rename_placed(mover);
 	if (two_parents)
 		pthread_mutex_unlock(&volume->rename_lock);

@@ -230,7 +230,7 @@ static void look_at_backup(struct scrub *scrub, uint64_t block)
 	const char *wrong = backup_wrong(scrub, block);
 
 	if (wrong) {
-		pthread_mutex_lock(&scrub->volume->rename_lock);
+		ash_lock_long(scrub->volume, &scrub->volume->rename_lock);
 		if (block < scrub->volume->block_count)
 			wrong = backup_wrong(scrub, block);
 		pthread_mutex_unlock(&scrub->volume->rename_lock);

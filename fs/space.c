@@ -177,9 +177,7 @@ static void reclaim_lock(struct ash_volume *volume)
 	while (pthread_mutex_trylock(&volume->wb->reclaim_lock)) {
 		if (ash_async_reap_own(volume))
 			continue;
-		ash_wait_begin(volume);
-		pthread_mutex_lock(&volume->wb->reclaim_lock);
-		ash_wait_end(volume);
+		ash_lock_long(volume, &volume->wb->reclaim_lock);
 		return;
 	}
 }

@@ -865,7 +865,7 @@ static int super_field_set(struct ash_volume *volume, uint32_t offset, const voi
 	uint64_t lsn;
 	int error;
 
-	pthread_mutex_lock(&volume->rename_lock);
+	ash_lock_long(volume, &volume->rename_lock);
 	error = ash_txn_begin(volume, ASH_TXN_SMALL, &txn);
 	if (!error) {
 		ash_txn_set(txn, volume->super, offset, value, length);

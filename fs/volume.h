@@ -78,6 +78,15 @@ static inline void ash_wait_end(struct ash_volume *volume)
 	if (volume->options.wait_end)
 		volume->options.wait_end(volume->options.context);
 }
+/* Take a lock that is held over the device. */
+static inline void ash_lock_long(struct ash_volume *volume, pthread_mutex_t *lock)
+{
+	if (!pthread_mutex_trylock(lock))
+		return;
+	ash_wait_begin(volume);
+	pthread_mutex_lock(lock);
+	ash_wait_end(volume);
+}
 /* Now, as time stamps want it. */
 struct timespec ash_now(void);
 /* -EROFS (or the failure) when nothing may be changed, else 0. */

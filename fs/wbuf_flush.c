@@ -596,7 +596,7 @@ int ash_wb_flush_all(struct ash_volume *volume)
 	struct ash_write_behind *wb = volume->wb;
 	int error = 0;
 
-	pthread_mutex_lock(&wb->flush_lock);
+	ash_lock_long(volume, &wb->flush_lock);
 	pthread_mutex_lock(&wb->lock);
 	uint64_t sequence = wb->sequence;
 	pthread_mutex_unlock(&wb->lock);
@@ -619,7 +619,7 @@ int ash_wb_flush_down(struct ash_volume *volume, uint32_t pages)
 	struct ash_write_behind *wb = volume->wb;
 	int error = 0;
 
-	pthread_mutex_lock(&wb->flush_lock);
+	ash_lock_long(volume, &wb->flush_lock);
 	while (pages_in_use(wb) > pages && flush_some(volume, UINT64_MAX, &error))
 		;
 	pthread_mutex_unlock(&wb->flush_lock);
@@ -668,7 +668,7 @@ bool ash_wb_tick(struct ash_volume *volume)
 		ash_wb_flush_down(volume, wb->page_count / 4);
 	uint64_t sequence = sequence_before(wb, now > interval / 2 ? now - interval / 2 : 0);
 	if (sequence) {
-		pthread_mutex_lock(&wb->flush_lock);
+		ash_lock_long(volume, &wb->flush_lock);
 		while (flush_some(volume, sequence, &error))
 			;
 		pthread_mutex_unlock(&wb->flush_lock);

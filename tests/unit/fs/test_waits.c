@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Whoever waits for the device or a lock for long says so: the hooks of the options, by which others go on meanwhile. */
+#include "engine_fixture.h"
+
+#include <pthread.h>
+#include <unistd.h>
+
+#include "fs/wbuf.h"
+
+static _Atomic int waiting; /* threads */
+static _Thread_local int nested;
+
+static void wait_begin(void *context)
+{
+	(void)context;
+	if (nested++ == 0)
+		atomic_fetch_add(&waiting, 1);
+}
+
+static void wait_end(void *context)
+{
+	(void)context;
+	if (--nested == 0)
+		atomic_fetch_sub(&waiting, 1);
+}
+
+/* So many threads wait, now or in a while. */
+static bool waiting_reaches(int threads)
+{
+	for (int i = 0; i < 5000 && atomic_load(&waiting) != threads; i++)
+		usleep(1000);
+	return atomic_load(&waiting) == threads;
+}
+
+static void open_watched(struct engine *engine)
+{
+	struct bdev *memory = engine_device("mem:64M");
+
+	*engine = (struct engine){
+		.options = { .no_threads = true, .wait_begin = wait_begin, .wait_end = wait_end },
+	};
+	engine_format(memory, 0);
+	cr_assert_eq(delay_open(memory, &engine->dev), 0);
+	engine_mount(engine);
+}
+
+/* The next request of this kind does not end. */
+static void hold(struct engine *engine, unsigned op)
+{
+	const struct delay_rule rule = { .ops = DELAY_OP(op), .count = 1, .nanoseconds = DELAY_HELD };
+
+	delay_set(engine->dev, &rule);
+}
+
+/* A call in a thread of its own. */
+struct call {
+	struct engine *engine;
+	int (*run)(struct engine *engine);
+	pthread_t thread;
+};
+
+static void *call_run(void *argument)
+{
+	struct call *call = argument;
+
+	cr_expect_eq(call->run(call->engine), 0);
+	return NULL;
+}
+
+static void call_begin(struct call *call)
+{
+	cr_assert_eq(pthread_create(&call->thread, NULL, call_run, call), 0);
+}
+
+static void call_end(struct call *call)
+{
+	pthread_join(call->thread, NULL);
+	cr_expect_eq(atomic_load(&waiting), 0);
+}
+
+/* The call waits for this lock, which somebody holds over the device. */
+static void waits_for(struct engine *engine, pthread_mutex_t *lock, int (*run)(struct engine *engine))
+{
+	struct call call = { .engine = engine, .run = run };
+
+	pthread_mutex_lock(lock);
+	call_begin(&call);
+	cr_expect(waiting_reaches(1));
+	pthread_mutex_unlock(lock);
+	call_end(&call);
+}
+
+static int run_sync(struct engine *engine)
+{
+	return ash_sync(engine->volume);
+}
+
+static int run_flush_down(struct engine *engine)
+{
+	return ash_wb_flush_down(engine->volume, 0);
+}
+
+static int run_checkpoint(struct engine *engine)
+{
+	return ash_log_checkpoint(engine->volume, true);
+}
+
+static int run_label(struct engine *engine)
+{
+	return ash_set_label(engine->volume, "label");
+}
+
+static int run_reclaim(struct engine *engine)
+{
+	ash_reclaim_space(engine->volume);
+	return 0;
+}
+
+static int run_trim(struct engine *engine)
+{
+	uint64_t trimmed;
+
+	return ash_trim(engine->volume, 0, UINT64_MAX, 0, &trimmed);
+}
+
+Test(waits, locks_held_over_the_device, .timeout = 60)
+{
+	struct engine engine;
+
+	open_watched(&engine);
+	waits_for(&engine, &engine.volume->wb->flush_lock, run_sync);
+	waits_for(&engine, &engine.volume->wb->flush_lock, run_flush_down);
+	waits_for(&engine, &engine.volume->wb->reclaim_lock, run_reclaim);
+	waits_for(&engine, &engine.volume->log->checkpoint_lock, run_checkpoint);
+	waits_for(&engine, &engine.volume->rename_lock, run_label);
+	engine_close(&engine);
+}
+
+Test(waits, discards_of_a_trim, .timeout = 60)
+{
+	struct engine engine;
+	struct call trim = { .engine = &engine, .run = run_trim };
+
+	open_watched(&engine);
+	hold(&engine, BDEV_DISCARD);
+	call_begin(&trim);
+	while (!delay_caught(engine.dev))
+		usleep(1000);
+	cr_expect(waiting_reaches(1));
+	delay_release(engine.dev);
+	call_end(&trim);
+	engine_close(&engine);
+}
+
+static uint64_t node; /* a block that is not in the cache */
+
+static int run_get(struct engine *engine)
+{
+	struct ash_buffer *buffer;
+	int error = ash_buffer_get(engine->volume, node_id(node, 77), &buffer);
+
+	if (!error)
+		ash_buffer_put(engine->volume, buffer);
+	return error;
+}
+
+/* The second to ask for a block waits as long as the first, who reads it. */
+Test(waits, a_block_that_another_thread_reads, .timeout = 60)
+{
+	struct engine engine;
+	struct call first = { .engine = &engine, .run = run_get }, second = first;
+
+	open_watched(&engine);
+	node = node_new(&engine, 77, 5);
+	cr_assert_eq(ash_checkpoint(engine.volume), 0);
+	engine_again(&engine);
+	hold(&engine, BDEV_READ);
+	call_begin(&first);
+	while (!delay_caught(engine.dev))
+		usleep(1000);
+	call_begin(&second);
+	cr_expect(waiting_reaches(2));
+	delay_release(engine.dev);
+	pthread_join(first.thread, NULL);
+	call_end(&second);
+	engine_close(&engine);
+}
