@@ -6,9 +6,18 @@
  * A claim looks group by group, from the goal on, first for all blocks in one piece and then for less. The look at
  * a group's figures is without its lock; what is found there is taken under it.
  *
+ * A group whose bitmap is damaged or cannot be read is passed by (I8): the others have room. It is tried again now and
+ * then, for a fault of reading may go away, and when nothing else is left.
+ *
  * Locks: alloc_group.h.
  */
 #include "alloc_group.h"
+#include "recover.h"
+
+/* So many claims pass a group by before its bitmap is tried again: a disk may take seconds to say that it cannot read. */
+#define SHUNNED_CLAIMS 1024u
+/* Besides ASH_CLAIM_*: try those groups, too. */
+#define CLAIM_SHUNNED 0x100u
 
 /* ---- Free counts ---- */
 
@@ -164,6 +173,32 @@ static uint32_t run_find(struct ash_alloc_group *group, uint32_t from, uint32_t 
 	return best;
 }
 
+/*
+ * Does a claim from a group fail for its bitmap, which is a matter of that group only (I8)? Not so without memory or device,
+ * nor when the volume has become read-only; and without log space the group is as good as before.
+ */
+static bool spoils_group(int result)
+{
+	return result < 0 && ash_unreadable(result) && result != -EROFS && result != -ENOSPC;
+}
+
+static bool group_shunned(struct ash_alloc_group *group)
+{
+	uint32_t claims = atomic_load_explicit(&group->shunned, memory_order_relaxed);
+
+	if (claims > 1)
+		atomic_store_explicit(&group->shunned, claims - 1, memory_order_relaxed);
+	return claims > 1;
+}
+
+static void group_shun(struct ash_volume *volume, uint32_t index, int error)
+{
+	if (!atomic_exchange(&volume->alloc->groups[index].shunned, SHUNNED_CLAIMS))
+		ash_say(volume, ASH_LOG_ERROR,
+			"the bitmap of group %u cannot be had (%s): its free blocks are not used", index,
+			strerror(-error));
+}
+
 /* Try one group; at least `minimum` adjacent blocks (fewer when another claim took the last) or nothing. 1 claimed, 0 not here. */
 static int group_claim(struct ash_volume *volume, uint32_t index, uint32_t from, uint64_t wanted, uint64_t minimum,
 		       unsigned flags, struct ash_extent *out)
@@ -176,9 +211,15 @@ static int group_claim(struct ash_volume *volume, uint32_t index, uint32_t from,
 	if (__atomic_load_n(&group->free, __ATOMIC_RELAXED) < minimum ||
 	    __atomic_load_n(&group->longest, __ATOMIC_RELAXED) < minimum)
 		return 0;
+	if (!(flags & CLAIM_SHUNNED) && group_shunned(group))
+		return -EIO;
 	error = ash_alloc_lock_loaded(volume, index);
+	if (spoils_group(error))
+		group_shun(volume, index, error);
 	if (error)
 		return error;
+	if (atomic_load_explicit(&group->shunned, memory_order_relaxed))
+		atomic_store_explicit(&group->shunned, 0, memory_order_relaxed);
 	found = run_find(group, from, limit, &first);
 	found = found >= minimum ? (uint32_t)ash_alloc_space_take(volume->alloc, found, flags) : 0;
 	if (found) {
@@ -192,26 +233,25 @@ static int group_claim(struct ash_volume *volume, uint32_t index, uint32_t from,
 	return 1;
 }
 
+/* 1 claimed; 0 no group has that much; an error that spoils_group(): none that could be looked at has. */
 static int claim_round(struct ash_volume *volume, uint64_t goal, uint64_t wanted, uint64_t minimum, unsigned flags,
 		       struct ash_extent *out)
 {
 	struct ash_allocator *alloc = volume->alloc;
-	uint32_t start = (uint32_t)(goal / ASH_BLOCKS_PER_GROUP), damaged = 0;
-	int result = 0;
+	uint32_t start = (uint32_t)(goal / ASH_BLOCKS_PER_GROUP);
+	int result = 0, spoilt = 0;
 
 	for (uint32_t i = 0; i < alloc->group_count; i++) {
 		uint32_t index = (start + i) % alloc->group_count;
 
 		result = group_claim(volume, index, i ? 0 : goal % ASH_BLOCKS_PER_GROUP, wanted, minimum, flags, out);
-		if (result == -EUCLEAN) { /* a damaged bitmap spoils its group only (I8) */
-			damaged++;
-			continue;
-		}
-		/* no log space now to write the first bitmap of this group, or it is being trimmed: others will do */
-		if (result && result != -ENOSPC)
+		/* -ENOSPC: no log space now to write the first bitmap of this group, or it is being trimmed: others will do */
+		if (spoils_group(result))
+			spoilt = result;
+		else if (result && result != -ENOSPC)
 			return result;
 	}
-	return damaged ? -EUCLEAN : 0;
+	return spoilt;
 }
 
 int ash_claim(struct ash_volume *volume, uint64_t goal, uint64_t wanted, unsigned flags, struct ash_extent *out)
@@ -235,10 +275,14 @@ int ash_claim(struct ash_volume *volume, uint64_t goal, uint64_t wanted, unsigne
 			atomic_store(&alloc->rotor, (uint32_t)(out->start / ASH_BLOCKS_PER_GROUP));
 			return 0;
 		}
-		if (result < 0 && result != -EUCLEAN)
+		if (result && !spoils_group(result))
 			return result;
-		if (minimum == 1)
-			return result ? result : -ENOSPC;
+		if (minimum > 1)
+			continue;
+		/* with blocks that will be free soon there is hope, and buffered data is given up for any other error */
+		if (!result || flags & CLAIM_SHUNNED)
+			return result && !ash_alloc_freed(volume) ? result : -ENOSPC;
+		flags |= CLAIM_SHUNNED;
 	}
 }
 

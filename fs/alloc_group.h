@@ -31,6 +31,8 @@ struct ash_alloc_group {
 	uint32_t size;             /* blocks; the last group may be short */
 	bool uninit;
 	bool withdrawn; /* while uninit: being trimmed, `free` is 0 */
+	/* its bitmap could not be had (I8): so many claims pass it by before one tries again (alloc.c); 0: never failed */
+	_Atomic uint32_t shunned;
 };
 
 struct ash_allocator {

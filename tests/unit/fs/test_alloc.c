@@ -329,6 +329,106 @@ Test(alloc, damaged_bitmap_spoils_its_group_only)
 	engine_close(&engine);
 }
 
+/* Group 0 without a free block, group 1 in use, group 2 not; then the bitmap of group 1 cannot be read. */
+static void open_without_bitmap(struct engine *engine)
+{
+	struct bdev *memory = engine_device("mem:300M");
+	struct ash_extent extent;
+
+	memset(engine, 0, sizeof(*engine));
+	cr_assert_eq(fault_open(memory, &engine->dev), 0);
+	engine_format(engine->dev, ASH_LOG_MIN_BLOCKS);
+	engine->options.no_threads = true;
+	engine_mount(engine);
+	for (uint64_t wanted = 1024; wanted; wanted = wanted > 1 ? 1 : 0)
+		do {
+			extent = claim(engine, 5000, wanted, 0);
+			log_claim(engine, extent);
+		} while (extent.start < ash_group_start(1));
+	cr_assert_lt(extent.start, ash_group_start(2));
+	cr_assert_eq(ash_close(engine->volume), 0);
+	engine->errors = 0;
+	cr_assert_eq(fault_add(engine->dev, &(struct fault_rule){ .ops = FAULT_OP(BDEV_READ),
+								  .offset = ash_group_bitmap(1) * ASH_BLOCK_SIZE,
+								  .length = ASH_BLOCK_SIZE }),
+		     0);
+	engine_mount(engine);
+}
+
+Test(alloc, a_bitmap_that_cannot_be_read_spoils_its_group_only)
+{
+	struct engine engine;
+
+	open_without_bitmap(&engine);
+	for (unsigned i = 0; i < 500; i++) {
+		struct ash_extent extent = claim(&engine, ash_group_start(1) + 100, 10, 0);
+
+		cr_expect_geq(extent.start, ash_group_start(2));
+		cr_expect_eq(extent.count, 10);
+	}
+	cr_expect_eq(fault_hits(engine.dev), 1, "it is not read at every claim");
+	cr_expect_eq(engine.errors, 2, "nor told of");
+	cr_expect(strstr(engine.last_error, "group 1 "), "%s", engine.last_error);
+	engine_close(&engine);
+}
+
+Test(alloc, a_bitmap_that_cannot_be_read_costs_no_buffered_data)
+{
+	const struct ash_create create = { .mode = S_IFREG | 0644 };
+	struct engine engine;
+	struct ash_attr attr;
+	char data[100000];
+
+	open_without_bitmap(&engine);
+	memset(data, 'x', sizeof(data));
+	cr_assert_eq(ash_create(engine.volume, ASH_INO_ROOT, "file", &create, &attr), 0);
+	cr_assert_eq(ash_write(engine.volume, attr.ino, data, sizeof(data), 0, 0), sizeof(data));
+	cr_expect_eq(ash_fsync(engine.volume, attr.ino, false), 0);
+	memset(data, 0, sizeof(data));
+	cr_expect_eq(ash_read(engine.volume, attr.ino, data, sizeof(data), 0), sizeof(data));
+	cr_expect_eq(data[sizeof(data) - 1], 'x');
+	cr_expect_gt(fault_hits(engine.dev), 0);
+	engine_close(&engine);
+}
+
+Test(alloc, a_bitmap_that_could_not_be_read_is_tried_again)
+{
+	struct engine engine;
+	struct ash_extent extent;
+	unsigned claims = 0;
+	int error;
+
+	open_without_bitmap(&engine);
+	claim(&engine, ash_group_start(1) + 100, 10, 0);
+	fault_clear(engine.dev);
+	do {
+		extent = claim(&engine, ash_group_start(1) + 5000, 1, 0);
+	} while (extent.start >= ash_group_start(2) && ++claims < 2000);
+	cr_expect_eq(extent.start / ASH_BLOCKS_PER_GROUP, 1, "after some claims");
+	engine_close(&engine);
+
+	open_without_bitmap(&engine);
+	while (!(error = ash_claim(engine.volume, 0, 100000, 0, &extent)))
+		cr_assert_geq(extent.start, ash_group_start(2));
+	cr_expect_eq(error, -EIO);
+	fault_clear(engine.dev);
+	extent = claim(&engine, 0, 100, 0);
+	cr_expect_eq(extent.start / ASH_BLOCKS_PER_GROUP, 1, "at once when nothing else is left");
+	engine_close(&engine);
+}
+
+Test(alloc, a_device_that_is_gone_is_no_matter_of_one_group)
+{
+	struct engine engine;
+	struct ash_extent extent;
+
+	open_without_bitmap(&engine);
+	fault_clear(engine.dev);
+	cr_assert_eq(fault_add(engine.dev, &(struct fault_rule){ .error = -ENODEV, .sticky = true }), 0);
+	cr_expect_eq(ash_claim(engine.volume, ash_group_start(1) + 100, 10, 0, &extent), -ENODEV);
+	engine_close(&engine);
+}
+
 static uint64_t discarded(struct bdev *record, struct ash_extent extent)
 {
 	uint64_t count = 0;
