@@ -53,10 +53,14 @@ struct ctl_entry {
 	size_t name_length;
 	struct ash_attr attr; /* for "." and ".." only ino is set */
 	bool dot;             /* "." or "..": no lookup count is held */
+	bool counted;         /* a lookup count is held */
+	int error;            /* why there are no attributes but the number; 0: they are there */
 };
 typedef int (*ctl_visit)(void *context, const struct ctl_entry *entry);
 /* Calls `visit` for every entry, "." and ".." too; nonzero ends it and is returned. Negative errno without message. */
 int ctl_each_entry(struct ash_volume *volume, uint64_t ino, ctl_visit visit, void *context);
+/* For a message about an entry with an error. */
+const char *ctl_entry_wrong(const struct ctl_entry *entry);
 
 /*
  * Folders visited in a walk. A folder has one name; a damaged volume may give it several, even below itself: without

@@ -272,7 +272,10 @@ static int visit_entry(void *context, const struct ctl_entry *entry)
 		return 0;
 	}
 	snprintf(getter->path + length, sizeof(getter->path) - length, "/%s", entry->name);
-	get_entry(getter, entry->name, &entry->attr);
+	if (entry->error)
+		complain(getter, entry->error, ctl_entry_wrong(entry));
+	else
+		get_entry(getter, entry->name, &entry->attr);
 	getter->path[length] = 0;
 	return 0;
 }

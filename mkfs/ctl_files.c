@@ -114,20 +114,37 @@ static int collect(void *context, const char *name, size_t name_length, uint64_t
 	if (attr)
 		entry->attr = *attr;
 	entry->attr.ino = ino;
+	entry->counted = attr && !entry->dot;
 	batch->position = next_position;
 	batch->count++;
 	return 0;
 }
 
-static int visit_batch(struct ash_volume *volume, const struct batch *batch, ctl_visit visit, void *context)
+/* No attributes came with the name: its inode is damaged, or they were not to be had just then. */
+static void entry_look_up(struct ash_volume *volume, uint64_t folder, struct ctl_entry *entry)
+{
+	struct ash_attr attr;
+
+	entry->error = ash_lookup(volume, folder, entry->name, &attr);
+	if (entry->error)
+		return;
+	entry->attr = attr;
+	entry->counted = true;
+}
+
+static int visit_batch(struct ash_volume *volume, uint64_t folder, struct batch *batch, ctl_visit visit, void *context)
 {
 	int result = 0;
 
 	for (unsigned i = 0; i < batch->count; i++) {
+		struct ctl_entry *entry = &batch->entries[i];
+
+		if (!result && !entry->counted && !entry->dot)
+			entry_look_up(volume, folder, entry);
 		if (!result)
-			result = visit(context, &batch->entries[i]);
-		if (!batch->entries[i].dot)
-			ash_forget(volume, batch->entries[i].attr.ino, 1);
+			result = visit(context, entry);
+		if (entry->counted)
+			ash_forget(volume, entry->attr.ino, 1);
 	}
 	return result;
 }
@@ -145,12 +162,17 @@ int ctl_each_entry(struct ash_volume *volume, uint64_t ino, ctl_visit visit, voi
 
 		batch->count = 0;
 		result = ash_readdir(volume, ino, batch->position, true, collect, batch);
-		visited = visit_batch(volume, batch, visit, context);
+		visited = visit_batch(volume, ino, batch, visit, context);
 		if (visited)
 			result = visited;
 	} while (!result && batch->count);
 	free(batch);
 	return result;
+}
+
+const char *ctl_entry_wrong(const struct ctl_entry *entry)
+{
+	return entry->error == -EUCLEAN ? "damaged inode, run fsck.ashlar" : "reading the inode";
 }
 
 /* ---- Folders already visited ---- */
@@ -299,7 +321,9 @@ static void list_details(const struct ash_attr *attr)
 
 static void list_text(struct lister *lister, const struct ctl_entry *entry, const char *target)
 {
-	if (lister->ctl->detailed)
+	if (lister->ctl->detailed && entry->error)
+		printf("%8" PRIu64 " %-10s %3s %5s %5s %11s %-16s ", entry->attr.ino, "?", "?", "?", "?", "?", "?");
+	else if (lister->ctl->detailed)
 		list_details(&entry->attr);
 	tool_print_text(entry->name);
 	if (lister->ctl->detailed && target[0]) {
@@ -315,7 +339,12 @@ static void list_json(struct lister *lister, const struct ctl_entry *entry, cons
 	if (lister->ctl->recursive)
 		json_string(&lister->json, "folder", lister->path);
 	json_bytes(&lister->json, "name", entry->name, entry->name_length);
-	json_attr(&lister->json, &entry->attr);
+	if (entry->error) {
+		json_number(&lister->json, "inode", entry->attr.ino);
+		json_string(&lister->json, "error", strerror(-entry->error));
+	} else {
+		json_attr(&lister->json, &entry->attr);
+	}
 	if (target[0])
 		json_string(&lister->json, "target", target);
 	json_close(&lister->json, '}');
@@ -331,6 +360,9 @@ static int list_entry(void *context, const struct ctl_entry *found)
 		return 0;
 	if (entry.dot && ash_getattr(lister->volume, entry.attr.ino, &entry.attr))
 		return 0;
+	if (entry.error)
+		lister->result = tool_error(entry.error, "%s/%s: %s: %s", strcmp(lister->path, "/") ? lister->path : "",
+					    entry.name, ctl_entry_wrong(&entry), strerror(-entry.error));
 	if (link_target(lister->volume, &entry.attr, target))
 		lister->result = tool_error(-EUCLEAN, "%s/%s: damaged link", lister->path, entry.name);
 	if (lister->ctl->json)

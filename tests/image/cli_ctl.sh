@@ -87,6 +87,36 @@ ashlarctl get trap.img / outside/twin >out 2>err
 [ $? -ne 0 ] && [ "$before" = "$(stat -c '%a %u %g %y %z' secret)" ] && [ -d outside/twin/locked ]
 ok "a tree does not lead out of the target, and the rest is copied" $?
 
+# A damaged inode: its name is listed, nothing is made in its place, and the rest is copied.
+mkdir -p hurt/folder/sub
+echo lost >hurt/folder/lost
+echo kept >hurt/folder/kept
+echo below >hurt/folder/sub/below
+mkfs.ashlar -q -d hurt hurt.img 16M
+python3 - "$(ashlarctl stat --json hurt.img /folder/lost | python3 -c 'import json, sys; print(json.load(sys.stdin)["inode"])')" <<'END'
+import sys
+image = open('hurt.img', 'r+b')
+data = image.read()
+at = -512
+while True:
+    at = data.index(b'ASIN', at + 512)
+    if at % 512 == 0 and int.from_bytes(data[at + 8:at + 16], 'little') == int(sys.argv[1]):
+        break
+image.seek(at + 4)
+image.write(bytes([data[at + 4] ^ 0x40]))
+END
+ashlarctl get hurt.img /folder rescued >out 2>err
+[ $? -eq 1 ] && grep -q "rescued/lost: damaged inode, run fsck.ashlar" err
+ok "get of a folder with a damaged inode: status 1, and names it" $?
+[ ! -e rescued/lost ] && [ "$(cat rescued/kept rescued/sub/below)" = "$(printf 'kept\nbelow')" ]
+ok "nothing is made in its place, and the rest is copied" $?
+for options in "" -l -R -lR --json; do
+	ashlarctl ls $options hurt.img /folder >out 2>err
+	[ $? -eq 1 ] && grep -q "/folder/lost: damaged inode, run fsck.ashlar" err && grep -q lost out && grep -q kept out
+	ok "ls $options says so and lists the rest: status 1" $?
+done
+json "of a damaged inode there is its number" "[sorted(e) for e in v if e['name'] == 'lost'] == [['error', 'inode', 'name']]"
+
 works "log" ashlarctl log volume
 has "shows the control block" "control"
 works "log --json" ashlarctl log --json volume
