@@ -48,6 +48,7 @@ static void usage(FILE *out)
 	for (unsigned i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
 		fprintf(out, "  %-7s%-22s %s\n", commands[i].name, commands[i].arguments, commands[i].text);
 	fputs("\n      --json     info, ls, stat, log, scrub: print JSON\n"
+	      "      --export   info: print what udev wants to know, also of a volume in use\n"
 	      "  -p, --progress scrub: show how far it is, on a terminal\n"
 	      "  -q, --quiet    scrub: print problems only\n"
 	      "  -v, --verbose  scrub: print notes as well\n"
@@ -88,6 +89,10 @@ static int check_arguments(const struct command *command, const struct ctl *ctl)
 				  command->name, ctl->arguments[command->most], command->name, command->arguments);
 	if (ctl->json && !command->json)
 		return tool_error(-1, "%s has no --json; try 'ashlarctl --help'", command->name);
+	if (ctl->export && command->run != ctl_info)
+		return tool_error(-1, "%s has no --export; try 'ashlarctl --help'", command->name);
+	if (ctl->export && ctl->json)
+		return tool_error(-1, "--export and --json are two forms: choose one");
 	return 0;
 }
 
@@ -118,8 +123,8 @@ static int run(const struct command *command, struct ctl *ctl)
 	} else {
 		ctl->arguments[0] = (char *)name;
 		result = command->run(ctl);
-		if (!command->as_fsck)
-			result = result != 0;
+		if (result < 0)
+			result = 1;
 		free(device);
 	}
 	if (result && ctl->json && !json_has_begun())
@@ -138,13 +143,16 @@ static int usage_code(int argc, char **argv)
 	return command && command->as_fsck ? USAGE_AS_FSCK : 1;
 }
 
-enum { OPTION_JSON = 256 };
+enum { OPTION_JSON = 256, OPTION_EXPORT };
 
 static int parse_option(struct ctl *ctl, int option)
 {
 	switch (option) {
 	case OPTION_JSON:
 		ctl->json = true;
+		return 0;
+	case OPTION_EXPORT:
+		ctl->export = true;
 		return 0;
 	case 'a':
 		ctl->all = true;
@@ -180,13 +188,10 @@ static int parse_option(struct ctl *ctl, int option)
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "json", no_argument, NULL, OPTION_JSON },
-		{ "progress", no_argument, NULL, 'p' },
-		{ "quiet", no_argument, NULL, 'q' },
-		{ "verbose", no_argument, NULL, 'v' },
-		{ "version", no_argument, NULL, 'V' },
-		{ "help", no_argument, NULL, 'h' },
-		{ 0 },
+		{ "json", no_argument, NULL, OPTION_JSON }, { "export", no_argument, NULL, OPTION_EXPORT },
+		{ "progress", no_argument, NULL, 'p' },     { "quiet", no_argument, NULL, 'q' },
+		{ "verbose", no_argument, NULL, 'v' },      { "version", no_argument, NULL, 'V' },
+		{ "help", no_argument, NULL, 'h' },         { 0 },
 	};
 	const struct command *command;
 	struct ctl ctl = { 0 };

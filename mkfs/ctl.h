@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * ashlarctl: one function per command, each with the arguments behind its name. They return 0, or nonzero after a
- * one-line message.
+ * one-line message; positive is the exit status.
  */
 #ifndef MKFS_CTL_H
 #define MKFS_CTL_H
@@ -14,6 +14,7 @@
 struct ctl {
 	bool json, all, detailed, recursive, hexadecimal; /* --json -a -l -R -x */
 	bool quiet, progress, verbose;                    /* -q -p -v */
+	bool export;                                      /* --export */
 	int count;
 	char **arguments;
 };

@@ -196,11 +196,38 @@ static void info_json(const struct info *info)
 	json_end(&json);
 }
 
+/* ---- info --export ---- */
+
+#define EXPORT_NO_VOLUME 2 /* as of blkid(8) */
+
+/* For udev, which asks about every device that nobody else knows: no message about what is not ours. */
+static int info_export(const char *device)
+{
+	const char *path = tool_device_path(device);
+	char uuid[TOOL_UUID_TEXT];
+	struct probe_volume volume;
+	int result = path ? probe_volume(path, &volume) : -EINVAL;
+
+	if (result < 0)
+		return tool_error(result, "%s: %s", device, strerror(-result));
+	if (!result)
+		return EXPORT_NO_VOLUME;
+	tool_format_uuid(volume.uuid, uuid);
+	printf("ID_FS_TYPE=ashlar\nID_FS_USAGE=filesystem\nID_FS_VERSION=%" PRIu32 "\n", volume.version);
+	printf("ID_FS_UUID=%s\nID_FS_UUID_ENC=%s\n", uuid, uuid);
+	if (volume.label_encoded[0])
+		printf("ID_FS_LABEL=%s\nID_FS_LABEL_ENC=%s\n", volume.label, volume.label_encoded);
+	return 0;
+}
+
 int ctl_info(const struct ctl *ctl)
 {
 	struct info info = { .device = ctl->arguments[0] };
-	int result = info_read(&info);
+	int result;
 
+	if (ctl->export)
+		return info_export(ctl->arguments[0]);
+	result = info_read(&info);
 	if (result)
 		return result;
 	if (ctl->json)

@@ -8,6 +8,8 @@
  */
 #include "mkfs/probe.h"
 
+#include "fs/checksum.h"
+
 #include <ashlar/format.h>
 
 #include <blkid/blkid.h>
@@ -69,6 +71,38 @@ static int describe_volume(const struct ash_super *super, char what[PROBE_TEXT])
 	else
 		snprintf(what, PROBE_TEXT, "contains an Ashlar volume");
 	return 1;
+}
+
+/* As udev does, with what a shell would take for more than a character replaced, too. */
+static int encode_label(const char *label, struct probe_volume *out)
+{
+	if (!label[0])
+		return 0;
+	if (blkid_safe_string(label, out->label, sizeof(out->label)) ||
+	    blkid_encode_string(label, out->label_encoded, sizeof(out->label_encoded)))
+		return -EINVAL;
+	for (char *p = out->label; *p; p++)
+		if ((unsigned char)*p < 128 && !isalnum((unsigned char)*p) && !strchr("#+-.:=@_/%,", *p))
+			*p = '_';
+	return 0;
+}
+
+int probe_volume(const char *path, struct probe_volume *out)
+{
+	char label[ASH_LABEL_SIZE + 1] = "";
+	struct ash_super super;
+	int result = read_super(path, &super);
+
+	memset(out, 0, sizeof(*out));
+	if (result <= 0)
+		return result;
+	if (ash_get32(super.header.crc) != ash_block_crc(0, &super))
+		return 0;
+	memcpy(out->uuid, super.uuid, sizeof(out->uuid));
+	out->version = ash_get32(super.version);
+	memcpy(label, super.label, ASH_LABEL_SIZE);
+	result = encode_label(label, out);
+	return result ? result : 1;
 }
 
 /* ---- Foreign signatures ---- */

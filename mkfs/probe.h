@@ -22,6 +22,15 @@ int probe_signature(const char *path, char what[PROBE_TEXT]);
 /* As probe_signature(), but for what is not ours: an Ashlar volume is 0, by block 0's own magic and by nothing else. */
 int probe_foreign_signature(const char *path, char what[PROBE_TEXT]);
 
+struct probe_volume {
+	uint8_t uuid[16];
+	uint32_t version;
+	/* As udev keeps it (ID_FS_LABEL), and as it names the link in /dev/disk (ID_FS_LABEL_ENC); "": none. */
+	char label[PROBE_TEXT], label_encoded[PROBE_TEXT];
+};
+/* 1: block 0 is a superblock of ours, with a right checksum; 0: it is not. Nothing else is read, nobody is asked. */
+int probe_volume(const char *path, struct probe_volume *out);
+
 /*
  * Use by somebody else: 1 and a text as "is mounted on /mnt" in `what`; 0: free as far as can be seen. Looks at
  * mounts, swap areas, exclusive claims of the kernel (O_EXCL), the owner lock of Ashlar programs, and all of

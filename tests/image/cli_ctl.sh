@@ -197,6 +197,33 @@ sys.exit(b'\033' in b''.join(seen) or b'a?b?c' not in b''.join(seen))
 END
 ok "a label's control characters do not reach the terminal" $?
 
+# For udev: names as it wants them, one line each whatever the label holds, and no word about what is no volume.
+mkfs.ashlar -q -L "$(printf ' a/b "c"\nID_FS_TYPE=ext4 $(d)\\\377\303\244 ')" -U 01234567-89ab-cdef-0123-456789abcdef hostile.img 16M
+works "info --export" ashlarctl info --export hostile.img
+[ "$(cut -d= -f1 out | tr '\n' ' ')" = "ID_FS_TYPE ID_FS_USAGE ID_FS_VERSION ID_FS_UUID ID_FS_UUID_ENC ID_FS_LABEL ID_FS_LABEL_ENC " ]
+ok "each key once: a label adds no line" $?
+has "the type" "ID_FS_TYPE=ashlar"
+has "the UUID" "ID_FS_UUID_ENC=01234567-89ab-cdef-0123-456789abcdef"
+grep -qxF 'ID_FS_LABEL_ENC=\x20a\x2fb\x20\x22c\x22\x0aID_FS_TYPE=ext4\x20\x24\x28d\x29\x5c\xff'"$(printf '\303\244')"'\x20' out
+ok "the label as the name of a link" $?
+grep -qE '^ID_FS_LABEL=[^"$()[:cntrl:]]*$' out
+ok "and without what could be taken for something else" $?
+mkfs.ashlar -q plain.img 16M
+works "info --export without a label" ashlarctl info --export plain.img
+[ "$(grep -c LABEL out)" -eq 0 ] && [ "$(wc -l <out)" -eq 5 ]
+ok "prints none" $?
+cp plain.img bad_super
+printf 'x' | dd of=bad_super bs=1 seek=600 conv=notrunc status=none
+for file in six bad_super empty.img; do
+	[ -e $file ] || truncate -s 1M $file
+	ashlarctl info --export $file >out 2>err
+	[ $? -eq 2 ] && [ ! -s out ] && [ ! -s err ]
+	ok "info --export of $file: status 2 and not a word" $?
+done
+fails "info --export of what is not there" "No such file" ashlarctl info --export missing
+fails "label has no --export" "label has no --export" ashlarctl --export label volume
+fails "two forms" "choose one" ashlarctl --export --json info volume
+
 # ---- Changing ----
 
 works "label is set" ashlarctl label volume 'new label'
@@ -355,6 +382,8 @@ for i in $(seq 100); do [ -e locked ] && break; sleep 0.05; done
 scrubs 8 "scrub of a volume that another program has" sound
 grep -q "in use by another Ashlar program" err
 ok "says so" $?
+works "info --export of it" ashlarctl info --export sound
+has "gives its names" "ID_FS_LABEL=scrub"
 kill $locker
 wait $locker 2>/dev/null
 # An interrupt is heeded where the check tells of its progress: -INT is a child's to take only when it is not in the background.
