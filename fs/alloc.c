@@ -12,7 +12,6 @@
  * Locks: alloc_group.h.
  */
 #include "alloc_group.h"
-#include "recover.h"
 
 /* So many claims pass a group by before its bitmap is tried again: a disk may take seconds to say that it cannot read. */
 #define SHUNNED_CLAIMS 1024u
@@ -173,15 +172,6 @@ static uint32_t run_find(struct ash_alloc_group *group, uint32_t from, uint32_t 
 	return best;
 }
 
-/*
- * Does a claim from a group fail for its bitmap, which is a matter of that group only (I8)? Not so without memory or device,
- * nor when the volume has become read-only; and without log space the group is as good as before.
- */
-static bool spoils_group(int result)
-{
-	return result < 0 && ash_unreadable(result) && result != -EROFS && result != -ENOSPC;
-}
-
 static bool group_shunned(struct ash_alloc_group *group)
 {
 	uint32_t claims = atomic_load_explicit(&group->shunned, memory_order_relaxed);
@@ -214,7 +204,7 @@ static int group_claim(struct ash_volume *volume, uint32_t index, uint32_t from,
 	if (!(flags & CLAIM_SHUNNED) && group_shunned(group))
 		return -EIO;
 	error = ash_alloc_lock_loaded(volume, index);
-	if (spoils_group(error))
+	if (ash_alloc_spoils_group(error))
 		group_shun(volume, index, error);
 	if (error)
 		return error;
@@ -233,7 +223,7 @@ static int group_claim(struct ash_volume *volume, uint32_t index, uint32_t from,
 	return 1;
 }
 
-/* 1 claimed; 0 no group has that much; an error that spoils_group(): none that could be looked at has. */
+/* 1 claimed; 0 no group has that much; an error that ash_alloc_spoils_group(): none that could be looked at has. */
 static int claim_round(struct ash_volume *volume, uint64_t goal, uint64_t wanted, uint64_t minimum, unsigned flags,
 		       struct ash_extent *out)
 {
@@ -246,7 +236,7 @@ static int claim_round(struct ash_volume *volume, uint64_t goal, uint64_t wanted
 
 		result = group_claim(volume, index, i ? 0 : goal % ASH_BLOCKS_PER_GROUP, wanted, minimum, flags, out);
 		/* -ENOSPC: no log space now to write the first bitmap of this group, or it is being trimmed: others will do */
-		if (spoils_group(result))
+		if (ash_alloc_spoils_group(result))
 			spoilt = result;
 		else if (result && result != -ENOSPC)
 			return result;
@@ -275,7 +265,7 @@ int ash_claim(struct ash_volume *volume, uint64_t goal, uint64_t wanted, unsigne
 			atomic_store(&alloc->rotor, (uint32_t)(out->start / ASH_BLOCKS_PER_GROUP));
 			return 0;
 		}
-		if (result && !spoils_group(result))
+		if (result && !ash_alloc_spoils_group(result))
 			return result;
 		if (minimum > 1)
 			continue;

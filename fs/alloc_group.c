@@ -3,6 +3,7 @@
  * The groups of the allocator: their bitmaps made and loaded, blocks given back (alloc_group.h).
  */
 #include "alloc_group.h"
+#include "recover.h"
 
 #include <stdlib.h>
 
@@ -78,6 +79,11 @@ static int group_fill(struct ash_volume *volume, uint32_t index)
 	__atomic_store_n(&group->longest, group->size, __ATOMIC_RELAXED);
 	group->busy = busy;
 	return 0;
+}
+
+bool ash_alloc_spoils_group(int result)
+{
+	return result < 0 && ash_unreadable(result) && result != -EROFS && result != -ENOSPC;
 }
 
 /* Returns with group.lock held when 0. The bitmap is read before the lock is taken. */

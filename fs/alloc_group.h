@@ -152,6 +152,11 @@ static inline uint32_t ash_busy_count(const uint64_t *words, uint32_t end)
 /* Lock the group and have its `busy`: returns with group.lock held when 0. The bitmap is read before the lock is taken.
  * -EIO, -EUCLEAN, -ENOMEM; -ENOSPC: never used, and no log space for its first bitmap now, or being trimmed. */
 int ash_alloc_lock_loaded(struct ash_volume *volume, uint32_t index);
+/*
+ * Is that a matter of the group only, whose bitmap cannot be had (I8)? Not so without memory or device, nor when the
+ * volume has become read-only; and without log space the group is as good as before.
+ */
+bool ash_alloc_spoils_group(int result);
 /* Blocks that are busy become free, group by group. No lock held; the groups are loaded. `flags` as at the claim. */
 void ash_alloc_release(struct ash_volume *volume, struct ash_extent extent, unsigned flags);
 

@@ -126,7 +126,7 @@ static int trim_group(struct ash_volume *volume, uint32_t index, struct trim tri
 		return error;
 	error = ash_alloc_lock_loaded(volume, index);
 	if (error)
-		return error == -EUCLEAN ? 0 : error; /* a damaged bitmap spoils its group only (I8) */
+		return ash_alloc_spoils_group(error) ? 0 : error;
 	pthread_mutex_unlock(&volume->alloc->groups[index].lock);
 	while (!error && trim_take(volume, index, &trim, &extent)) {
 		error = extent_discard(volume, extent, trimmed);

@@ -358,6 +358,7 @@ static void open_without_bitmap(struct engine *engine)
 Test(alloc, a_bitmap_that_cannot_be_read_spoils_its_group_only)
 {
 	struct engine engine;
+	uint64_t trimmed;
 
 	open_without_bitmap(&engine);
 	for (unsigned i = 0; i < 500; i++) {
@@ -369,6 +370,8 @@ Test(alloc, a_bitmap_that_cannot_be_read_spoils_its_group_only)
 	cr_expect_eq(fault_hits(engine.dev), 1, "it is not read at every claim");
 	cr_expect_eq(engine.errors, 2, "nor told of");
 	cr_expect(strstr(engine.last_error, "group 1 "), "%s", engine.last_error);
+	cr_expect_eq(ash_trim(engine.volume, 0, UINT64_MAX, 0, &trimmed), 0);
+	cr_expect_gt(trimmed, 16u << 20, "the other groups");
 	engine_close(&engine);
 }
 
