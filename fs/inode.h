@@ -81,7 +81,8 @@ const char *ash_inode_check(uint32_t seed, uint64_t ino, const struct ash_inode 
 
 /*
  * Inode numbers, two steps as blocks: a claim (no transaction, no locks; may grow the table or initialise a block in
- * system transactions of their own), then logging it. `near` is the parent's number.
+ * system transactions of their own), then logging it. `near` is the parent's number. A block that cannot be read costs
+ * the numbers that lie in it; its error is the claim's when no others are to be had.
  */
 int ash_inode_claim(struct ash_volume *volume, uint64_t near, uint64_t *ino);
 void ash_inode_unclaim(struct ash_volume *volume, uint64_t ino);

@@ -30,6 +30,8 @@
 #define FORMAT_BATCH 8u        /* inode blocks formatted at a time */
 #define SEGMENTS_MAX 16u       /* extents that a new run may consist of */
 #define GROW_BYTES (64u << 10) /* log bytes after which a growth in pieces gives up */
+#define RUN_UNREADABLE_MAX 4u  /* blocks of records that a search passes by before it leaves the run */
+#define UNREADABLE_MAX 16u     /* blocks before it ends, and the table grows */
 
 #define RESERVED_BITS ((1ull << ASH_INO_FIRST_FREE) - 1)
 
@@ -485,10 +487,73 @@ static int check_free(struct ash_volume *volume, uint64_t ino)
 	return result == -ESTALE ? 0 : result;
 }
 
-static int claim_in_run(struct ash_volume *volume, struct run *run, uint64_t *ino)
+/* The other free numbers of the block of number `index`, which cannot be read, are of no use either. */
+static void take_block(struct run *run, uint32_t index)
+{
+	uint32_t first = index - index % ASH_INODES_PER_BLOCK;
+
+	pthread_mutex_lock(&run->lock);
+	for (uint32_t i = first; i < first + ASH_INODES_PER_BLOCK; i++) {
+		uint64_t bit = 1ull << i % 64;
+
+		if (run->busy[i / 64] & bit)
+			continue;
+		run->busy[i / 64] |= bit;
+		atomic_fetch_sub(&run->free, 1);
+	}
+	pthread_mutex_unlock(&run->lock);
+}
+
+/* A search for a free number passes by blocks that cannot be read, but not by all of a device that is gone. */
+struct search {
+	uint64_t ino;        /* what was found */
+	unsigned unreadable; /* so many blocks were passed by */
+	int error;           /* of the last of them */
+};
+
+/* -EAGAIN: go on elsewhere; or `error`, when that would be in vain. */
+static int pass_by(const struct ash_volume *volume, struct search *search, int error)
+{
+	if (!ash_unreadable(error) || ash_check_writable(volume))
+		return error;
+	search->unreadable++;
+	search->error = error;
+	return -EAGAIN;
+}
+
+/* Numbers whose records are damaged or cannot be read stay busy. */
+static int claim_checked(struct ash_volume *volume, struct run *run, struct ash_buffer *bitmap, struct search *search)
+{
+	uint32_t index;
+
+	for (unsigned unreadable = 0; unreadable < RUN_UNREADABLE_MAX;) {
+		int result;
+
+		pthread_mutex_lock(&run->lock);
+		result = claim_locked(volume, run, bitmap, &index);
+		pthread_mutex_unlock(&run->lock);
+		if (result)
+			return result;
+		search->ino = run->number * volume->inodes_per_run + index;
+		result = check_free(volume, search->ino);
+		if (!result || (result == -EUCLEAN && ash_check_writable(volume)))
+			return result;
+		if (result == -EUCLEAN)
+			continue;
+		result = pass_by(volume, search, result);
+		if (result != -EAGAIN) {
+			ash_inode_unclaim(volume, search->ino);
+			return result;
+		}
+		take_block(run, index);
+		unreadable++;
+	}
+	return -EAGAIN;
+}
+
+static int claim_in_run(struct ash_volume *volume, struct run *run, struct search *search)
 {
 	struct ash_buffer *bitmap;
-	uint32_t index;
 	int result;
 
 	if (!atomic_load_explicit(&run->free, memory_order_relaxed) &&
@@ -496,21 +561,13 @@ static int claim_in_run(struct ash_volume *volume, struct run *run, uint64_t *in
 		return -EAGAIN;
 	result = ash_buffer_get(volume, bitmap_id(run), &bitmap);
 	if (result)
-		return result;
-	do {
-		pthread_mutex_lock(&run->lock);
-		result = claim_locked(volume, run, bitmap, &index);
-		pthread_mutex_unlock(&run->lock);
-		if (!result) {
-			*ino = run->number * volume->inodes_per_run + index;
-			result = check_free(volume, *ino);
-		}
-	} while (result == -EUCLEAN && !ash_check_writable(volume));
+		return pass_by(volume, search, result);
+	result = claim_checked(volume, run, bitmap, search);
 	ash_buffer_put(volume, bitmap);
 	return result;
 }
 
-static int try_run(struct ash_volume *volume, struct run *run, bool load, uint64_t *ino)
+static int try_run(struct ash_volume *volume, struct run *run, bool load, struct search *search)
 {
 	int state = atomic_load_explicit(&run->state, memory_order_acquire);
 	int result;
@@ -518,25 +575,25 @@ static int try_run(struct ash_volume *volume, struct run *run, bool load, uint64
 	if (state == RUN_UNLOADED && load) {
 		result = run_load(volume, run);
 		if (result)
-			return result;
+			return pass_by(volume, search, result);
 		state = atomic_load(&run->state);
 	}
-	return state == RUN_LOADED ? claim_in_run(volume, run, ino) : -EAGAIN;
+	return state == RUN_LOADED ? claim_in_run(volume, run, search) : -EAGAIN;
 }
 
-/* The run of `near`, then the one that had a number last, other loaded ones, unloaded ones. -EAGAIN: all are full. */
-static int try_runs(struct ash_volume *volume, uint64_t near, uint64_t runs, uint64_t *ino)
+/* The run of `near`, then the one that had a number last, other loaded ones, unloaded ones. -EAGAIN: none was found. */
+static int try_runs(struct ash_volume *volume, uint64_t near, uint64_t runs, struct search *search)
 {
 	struct ash_itable *itable = volume->itable;
 	uint64_t hint = atomic_load_explicit(&itable->run_hint, memory_order_relaxed);
 	uint32_t index;
 	struct run *run = run_of(volume, near, &index);
-	int result = run ? try_run(volume, run, true, ino) : -EAGAIN;
+	int result = run ? try_run(volume, run, true, search) : -EAGAIN;
 
-	for (uint64_t i = 0; i < 2 * runs && result == -EAGAIN; i++) {
+	for (uint64_t i = 0; i < 2 * runs && result == -EAGAIN && search->unreadable < UNREADABLE_MAX; i++) {
 		uint64_t number = (hint + i) % runs;
 
-		result = try_run(volume, run_at(itable, number), i >= runs, ino);
+		result = try_run(volume, run_at(itable, number), i >= runs, search);
 		if (!result)
 			atomic_store_explicit(&itable->run_hint, number, memory_order_relaxed);
 	}
@@ -679,17 +736,23 @@ static int grow_table(struct ash_volume *volume, uint64_t seen)
 
 int ash_inode_claim(struct ash_volume *volume, uint64_t near, uint64_t *ino)
 {
+	struct search search = { 0 };
 	int result = ash_check_writable(volume);
 
 	while (!result) {
 		uint64_t runs = atomic_load(&volume->itable->run_count);
 
-		result = try_runs(volume, near, runs, ino);
-		if (result != -EAGAIN)
-			break;
-		result = grow_table(volume, runs);
+		search.unreadable = 0;
+		result = try_runs(volume, near, runs, &search);
+		if (!result) {
+			*ino = search.ino;
+			return 0;
+		}
+		if (result == -EAGAIN)
+			result = grow_table(volume, runs);
 	}
-	return result;
+	/* What cannot be read may have numbers. */
+	return result == -ENOSPC && search.error ? search.error : result;
 }
 
 void ash_inode_unclaim(struct ash_volume *volume, uint64_t ino)

@@ -4,6 +4,7 @@
 #include "fs/inode.h"
 #include "fs/volume.h"
 #include "names_fixture.h"
+#include "tests/support/fault.h"
 
 static struct ash_volume_info info_of(struct names *names)
 {
@@ -158,5 +159,146 @@ Test(itable, a_damaged_bitmap_spoils_no_inode)
 	c = names_file(&names, 1, "c");
 	cr_assert_geq(c, 256u, "in a new run");
 	cr_assert_eq(names_find(&names, 1, "c"), (int64_t)c);
+	names_close(&names);
+}
+
+/* ---- Blocks that cannot be read ---- */
+
+/* A volume whose device fails on demand, mounted anew: hardly anything is in memory. */
+static void open_faulty(struct names *names, const char *device, int files)
+{
+	struct ash_mkfs_options options = { .inodes_per_run = 256 };
+	char error[BDEV_ERROR_TEXT] = "", name[16];
+	struct bdev *memory;
+
+	*names = (struct names){ .options = { .no_threads = true, .log = names_quiet } };
+	cr_assert_eq(bdev_open(device, NULL, &memory, error), 0, "%s", error);
+	cr_assert_eq(fault_open(memory, &names->dev), 0);
+	cr_assert_eq(ash_mkfs(names->dev, &options, error), 0, "%s", error);
+	names_mount(names);
+	for (int i = 0; i < files; i++) {
+		snprintf(name, sizeof(name), "%d", i);
+		names_file(names, 1, name);
+	}
+	names_remount(names);
+}
+
+static uint64_t block_of(struct names *names, uint64_t ino)
+{
+	struct ash_block_id id;
+	uint32_t offset;
+
+	cr_assert_eq(ash_itable_locate(names->volume, ino, &id, &offset), 0);
+	return id.block;
+}
+
+static void fail_reads(struct names *names, uint64_t block, uint64_t count)
+{
+	const struct fault_rule rule = { .ops = FAULT_OP(BDEV_READ),
+					 .offset = block * ASH_BLOCK_SIZE,
+					 .length = count * ASH_BLOCK_SIZE };
+
+	cr_assert_eq(fault_add(names->dev, &rule), 0);
+}
+
+/* Until there is no room for another run either. */
+static void fill_volume(struct names *names)
+{
+	static char block[4096] = "x";
+	uint64_t f = names_file(names, 1, "big");
+
+	for (uint64_t at = 0;; at += sizeof(block)) {
+		int64_t written = ash_write(names->volume, f, block, sizeof(block), at, ASH_WRITE_THROUGH);
+
+		if (written == -ENOSPC)
+			return;
+		cr_assert_eq(written, (int64_t)sizeof(block));
+	}
+}
+
+Test(itable, an_unreadable_bitmap_leaves_the_other_runs)
+{
+	struct names names;
+
+	open_faulty(&names, "mem:64M", 300);
+	fail_reads(&names, block_of(&names, 256) - 1, 1);
+	names_remount(&names); /* forgets the bitmap that finding the block has read */
+	for (int i = 0; i < 300; i++) {
+		char name[16];
+
+		snprintf(name, sizeof(name), "more%d", i);
+		cr_assert_geq(names_file(&names, 1, name), 512u, "in a new run");
+	}
+	cr_assert_geq(fault_hits(names.dev), 1u);
+	names_close(&names);
+}
+
+/* Numbers 16 to 23 are in the block, of which 16 to 18 are used: 19 would be next. */
+Test(itable, an_unreadable_block_of_records_costs_its_numbers)
+{
+	struct names names;
+
+	open_faulty(&names, "mem:64M", 11);
+	fail_reads(&names, block_of(&names, 19), 1);
+	cr_assert_eq(names_file(&names, 1, "a"), 24u);
+	cr_assert_eq(names_file(&names, 1, "b"), 25u);
+	cr_assert_eq(fault_hits(names.dev), 1u, "it is not read again");
+	cr_assert_eq(names_used_inodes(&names), 8u + 13u);
+	fault_clear(names.dev);
+	names_remount(&names);
+	cr_assert_eq(names_file(&names, 1, "c"), 19u);
+	names_close(&names);
+}
+
+/* Many in a row are not all tried for one file: there are other runs. */
+Test(itable, many_unreadable_blocks_of_records)
+{
+	struct names names;
+	unsigned hits;
+	char name[16];
+
+	open_faulty(&names, "mem:64M", 248);
+	for (int i = 0; i < 240; i++) {
+		snprintf(name, sizeof(name), "%d", i);
+		cr_assert_eq(ash_unlink(names.volume, 1, name, NULL), 0);
+	}
+	names_remount(&names);
+	fail_reads(&names, block_of(&names, 8), 30);
+	cr_assert_geq(names_file(&names, 1, "a"), 256u);
+	hits = fault_hits(names.dev);
+	cr_assert_leq(hits, 16u);
+	cr_assert_geq(names_file(&names, 1, "b"), 256u);
+	cr_assert_leq(fault_hits(names.dev), hits + 4);
+	cr_assert_eq(info_of(&names).inode_runs, 2u);
+	names_close(&names);
+}
+
+Test(itable, a_device_that_is_gone_says_so)
+{
+	const struct fault_rule gone = { .ops = FAULT_OP(BDEV_READ), .error = -ENODEV };
+	struct names names;
+
+	open_faulty(&names, "mem:64M", 11);
+	names_attr(&names, 1);
+	cr_assert_eq(fault_add(names.dev, &gone), 0);
+	cr_assert_eq(names_make(&names, 1, "a", S_IFREG | 0644), -ENODEV);
+	cr_assert_eq(fault_hits(names.dev), 1u);
+	fault_clear(names.dev);
+	cr_assert_eq(names_file(&names, 1, "a"), 19u, "the number was given back");
+	names_close(&names);
+}
+
+Test(itable, an_unreadable_device_without_space_is_no_lack_of_space)
+{
+	struct names names;
+
+	open_faulty(&names, "mem:8M", 600);
+	fill_volume(&names);
+	names_remount(&names);
+	names_attr(&names, 1);
+	fail_reads(&names, 0, 1 << 20);
+	cr_assert_eq(names_make(&names, 1, "a", S_IFREG | 0644), -EIO);
+	cr_assert_leq(fault_hits(names.dev), 40u);
+	fault_clear(names.dev);
 	names_close(&names);
 }
