@@ -33,6 +33,7 @@
 #define RUN_UNREADABLE_MAX 4u  /* blocks of records that a search passes by before it leaves the run */
 #define UNREADABLE_MAX 16u     /* blocks before it ends, and the table grows */
 
+#define TRY_AGAIN UINT64_MAX /* no LSN */
 #define RESERVED_BITS ((1ull << ASH_INO_FIRST_FREE) - 1)
 
 enum run_state { RUN_UNLOADED, RUN_LOADED, RUN_DAMAGED };
@@ -53,7 +54,7 @@ struct run {
 	uint64_t *freed[2]; /* 0 waits until freed_lsn[0] is durable, 1 collects */
 	uint32_t freed_count[2];
 	uint64_t freed_lsn[2];
-	uint64_t tried_at; /* durable LSN at the last try to make freed numbers available */
+	uint64_t tried_at; /* durable LSN at the last try to make freed numbers available, or TRY_AGAIN */
 };
 
 struct ash_itable {
@@ -392,7 +393,8 @@ static void note_freed(struct ash_volume *volume, uint64_t ino, uint64_t lsn)
 	pthread_mutex_lock(&run->lock);
 	run->freed[1][index / 64] |= 1ull << index % 64;
 	run->freed_count[1]++;
-	run->freed_lsn[1] = lsn; /* ends of records grow: a later one covers those before */
+	run->freed_lsn[1] = lsn;   /* ends of records grow: a later one covers those before */
+	run->tried_at = TRY_AGAIN; /* it may be durable already */
 	atomic_fetch_add(&run->pending, 1);
 	pthread_mutex_unlock(&run->lock);
 }
@@ -734,9 +736,29 @@ static int grow_table(struct ash_volume *volume, uint64_t seen)
 	return result;
 }
 
+/* Make freed numbers durable, and look at all again that wait. -ENOSPC: there are none. */
+static int settle_freed(struct ash_volume *volume)
+{
+	uint64_t runs = atomic_load(&volume->itable->run_count);
+	bool waiting = false;
+
+	for (uint64_t number = 0; number < runs; number++) {
+		struct run *run = run_at(volume->itable, number);
+
+		if (!atomic_load_explicit(&run->pending, memory_order_relaxed))
+			continue;
+		pthread_mutex_lock(&run->lock);
+		run->tried_at = TRY_AGAIN; /* a number whose inode somebody still had then */
+		pthread_mutex_unlock(&run->lock);
+		waiting = true;
+	}
+	return waiting ? ash_log_force(volume, ash_log_end(volume)) : -ENOSPC;
+}
+
 int ash_inode_claim(struct ash_volume *volume, uint64_t near, uint64_t *ino)
 {
 	struct search search = { 0 };
+	bool settled = false;
 	int result = ash_check_writable(volume);
 
 	while (!result) {
@@ -750,6 +772,10 @@ int ash_inode_claim(struct ash_volume *volume, uint64_t near, uint64_t *ino)
 		}
 		if (result == -EAGAIN)
 			result = grow_table(volume, runs);
+		if (result == -ENOSPC && !settled) {
+			settled = true;
+			result = settle_freed(volume);
+		}
 	}
 	/* What cannot be read may have numbers. */
 	return result == -ENOSPC && search.error ? search.error : result;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Inode numbers: claims, growth of the table, counting after a crash, and distrust of bitmap and records (I8). */
 #include "fs/cache.h"
-#include "fs/inode.h"
+#include "fs/names.h"
 #include "fs/volume.h"
 #include "names_fixture.h"
 #include "tests/support/fault.h"
@@ -301,4 +301,68 @@ Test(itable, an_unreadable_device_without_space_is_no_lack_of_space)
 	cr_assert_leq(fault_hits(names.dev), 40u);
 	fault_clear(names.dev);
 	names_close(&names);
+}
+
+/* ---- Freed numbers ---- */
+
+struct claims {
+	uint64_t *list;
+	size_t count;
+};
+
+/* A full volume with a file "x" and no free number. */
+static void open_without_numbers(struct names *names, struct claims *claims)
+{
+	int result;
+
+	names_open(names, "mem:8M", false);
+	names_file(names, 1, "x");
+	fill_volume(names);
+	*claims = (struct claims){ .list = malloc(10000 * sizeof(*claims->list)) };
+	while (!(result = ash_inode_claim(names->volume, 1, &claims->list[claims->count])))
+		cr_assert_lt(++claims->count, 10000u);
+	cr_assert_eq(result, -ENOSPC);
+}
+
+static void close_with_claims(struct names *names, struct claims *claims)
+{
+	while (claims->count)
+		ash_inode_unclaim(names->volume, claims->list[--claims->count]);
+	free(claims->list);
+	names_close(names);
+}
+
+/* A number waits until its freeing is durable; who needs one makes it durable. */
+Test(itable, the_last_number_is_used_again)
+{
+	struct claims claims;
+	struct names names;
+
+	open_without_numbers(&names, &claims);
+	for (int i = 0; i < 3; i++) {
+		int64_t x = names_find(&names, 1, "x");
+
+		cr_assert_eq(ash_unlink(names.volume, 1, "x", NULL), 0);
+		cr_assert_eq(names_make(&names, 1, "x", S_IFREG | 0644), x);
+	}
+	cr_assert_eq(names_make(&names, 1, "y", S_IFREG | 0644), -ENOSPC);
+	close_with_claims(&names, &claims);
+}
+
+/* All is durable, so the next look finds no later LSN than the one that found the number in use. */
+Test(itable, a_number_that_was_in_use_at_the_last_look)
+{
+	struct claims claims;
+	struct names names;
+	uint64_t x;
+
+	open_without_numbers(&names, &claims);
+	x = (uint64_t)names_find(&names, 1, "x");
+	cr_assert_eq(ash_unlink(names.volume, 1, "x", NULL), 0);
+	cr_assert_eq(ash_sync(names.volume), 0);
+	cr_assert_eq(ash_lookup_take(names.volume, x, 1), 0);
+	cr_assert_eq(names_make(&names, 1, "y", S_IFREG | 0644), -ENOSPC);
+	ash_lookup_drop(names.volume, x, 1);
+	cr_assert_eq(names_make(&names, 1, "y", S_IFREG | 0644), (int64_t)x);
+	close_with_claims(&names, &claims);
 }
