@@ -243,9 +243,7 @@ static int log_name(struct ash_txn *txn, struct maker *maker, struct ash_held *p
 		return -EMLINK;
 	ash_record_tree(maker->volume, &parent->record, false, &tree);
 	result = ash_dir_add(txn, &tree, maker->name, maker->name_length, maker->ino, IFTODT(maker->create->mode));
-	if (!result)
-		ash_directory_changed(txn, parent, 1, directory, &maker->now);
-	return result;
+	return result ? result : ash_directory_changed(txn, parent, 1, directory, &maker->now);
 }
 
 static int log_create(struct ash_txn *txn, struct maker *maker, struct ash_held *parent)

@@ -122,9 +122,17 @@ bool ash_name_is_dots(const char *name);
 int ash_check_directory(const struct ash_held *held);
 /* May names be added to it? Also -EPERM; an append-only directory takes new names. */
 int ash_check_may_add(const struct ash_held *parent);
-/* Entry count and links of a directory, mtime and ctime now. */
-void ash_directory_changed(struct ash_txn *txn, struct ash_held *parent, int entries, int links,
-			   const struct timespec *now);
+/*
+ * Is nothing in it? 0, -ENOTEMPTY; -EUCLEAN when its record counts no entries and there are some. A sound directory costs no
+ * look at its tree.
+ */
+int ash_check_empty(struct ash_volume *volume, const struct ash_held *held);
+/*
+ * Entry count and links of a directory, which lose or gain so many, mtime and ctime now. After the change of the tree.
+ * -EUCLEAN when they cannot have been right.
+ */
+int ash_directory_changed(struct ash_txn *txn, struct ash_held *parent, int entries, int links,
+			  const struct timespec *now);
 /* The operation is committed: durable too, if the options or the S flag of one of the inodes ask for it. */
 int ash_finish_sync(struct ash_volume *volume, uint64_t lsn, uint32_t flags);
 

@@ -21,6 +21,7 @@
 #include <dirent.h>
 
 #define LINKS_MAX 0x80000000u /* of files */
+#define LINKS_OF_DIRECTORY 2  /* without subdirectories */
 
 /* ---- Locked inodes ---- */
 
@@ -109,17 +110,50 @@ int ash_finish_sync(struct ash_volume *volume, uint64_t lsn, uint32_t flags)
 	return ash_log_force(volume, lsn);
 }
 
-void ash_directory_changed(struct ash_txn *txn, struct ash_held *parent, int entries, int links,
-			   const struct timespec *now)
+static int stop_at_entry(void *context, const struct ash_entry *entry, const char *name, size_t length)
+{
+	(void)context;
+	(void)entry;
+	(void)name;
+	(void)length;
+	return 1;
+}
+
+int ash_check_empty(struct ash_volume *volume, const struct ash_held *held)
+{
+	struct ash_tree tree;
+	int result;
+
+	if (ash_get64(held->record.inode->size))
+		return -ENOTEMPTY;
+	if (held->record.inode->data_kind == ASH_FORK_EMPTY)
+		return 0;
+	/* With a wrong count everything below would lose its name (I8). A tree without entries is in order (FORMAT.md, 6.1). */
+	ash_record_tree(volume, &held->record, false, &tree);
+	result = ash_dir_walk(&tree, 0, stop_at_entry, NULL);
+	return result > 0 ? ash_damaged(volume, held->record.buffer->id.block, "directory with entries counts none") :
+			    result;
+}
+
+int ash_directory_changed(struct ash_txn *txn, struct ash_held *parent, int entries, int links,
+			  const struct timespec *now)
 {
 	struct ash_inode header;
+	int64_t size, nlink;
 
 	ash_record_header(&parent->record, &header);
-	header.size = ash_put64(ash_get64(header.size) + (uint64_t)(int64_t)entries);
-	header.nlink = ash_put32(ash_get32(header.nlink) + (uint32_t)links);
+	size = (int64_t)(ash_get64(header.size) + (uint64_t)(int64_t)entries);
+	nlink = (int64_t)ash_get32(header.nlink) + links;
+	/* The record would be refused when it is read the next time, with all that is in the directory. */
+	if (size < 0 || nlink < LINKS_OF_DIRECTORY || (size && header.data_kind == ASH_FORK_EMPTY))
+		return ash_damaged(ash_txn_volume(txn), parent->record.buffer->id.block,
+				   "entry or link count of a directory");
+	header.size = ash_put64((uint64_t)size);
+	header.nlink = ash_put32((uint32_t)nlink);
 	ash_header_set_mtime(&header, now);
 	ash_header_set_ctime(&header, now);
 	ash_record_set_header(txn, &parent->record, &header);
+	return 0;
 }
 
 /* ---- Lookup ---- */
@@ -233,9 +267,10 @@ static int log_link(struct ash_txn *txn, struct linker *linker, struct ash_held 
 	ash_record_tree(linker->volume, &parent->record, false, &tree);
 	result = ash_dir_add(txn, &tree, linker->name, linker->name_length, source->icore->ino,
 			     IFTODT(ash_record_mode(&source->record)));
+	if (!result)
+		result = ash_directory_changed(txn, parent, 1, 0, &now);
 	if (result)
 		return result;
-	ash_directory_changed(txn, parent, 1, 0, &now);
 	ash_record_header(&source->record, &header);
 	linker->was_orphan = !ash_get32(header.nlink);
 	header.nlink = ash_put32(ash_get32(header.nlink) + 1);

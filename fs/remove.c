@@ -79,7 +79,7 @@ static int check_empty(const struct remover *remover, const struct ash_held *chi
 		return -ENOTDIR;
 	if (ash_get64(child->record.inode->parent) != remover->parent->ino)
 		return ash_damaged(remover->volume, child->record.buffer->id.block, "directory with another parent");
-	return ash_get64(child->record.inode->size) ? -ENOTEMPTY : 0;
+	return ash_check_empty(remover->volume, child);
 }
 
 static int check_victim(const struct remover *remover, const struct ash_held *child)
@@ -106,10 +106,9 @@ static int log_remove(struct ash_txn *txn, struct remover *remover, struct ash_h
 		return result;
 	ash_record_tree(remover->volume, &parent->record, false, &tree);
 	result = ash_dir_remove(txn, &tree, entry);
-	if (result)
-		return result;
-	ash_directory_changed(txn, parent, -1, remover->directory ? -1 : 0, &now);
-	return ash_drop_link(txn, child, &now, remover->may_free, &remover->last);
+	if (!result)
+		result = ash_directory_changed(txn, parent, -1, remover->directory ? -1 : 0, &now);
+	return result ? result : ash_drop_link(txn, child, &now, remover->may_free, &remover->last);
 }
 
 /* The parent is locked: find the name and lock what it stands for. */

@@ -247,7 +247,7 @@ static int check_target(const struct mover *mover)
 		return is_directory(&mover->from) ? -ENOTDIR : 0;
 	if (!is_directory(&mover->from))
 		return -EISDIR;
-	return ash_get64(mover->to.child.record.inode->size) ? -ENOTEMPTY : 0;
+	return ash_check_empty(mover->volume, &mover->to.child);
 }
 
 static int check_children(struct mover *mover)
@@ -298,13 +298,14 @@ static int log_exchange(struct ash_txn *txn, struct mover *mover, const struct t
 
 	if (!result)
 		result = set_entry(txn, to, from);
-	if (result)
-		return result;
 	if (from->held == to->held)
 		links = 0;
-	ash_directory_changed(txn, from->held, 0, links, now);
-	if (from->held != to->held)
-		ash_directory_changed(txn, to->held, 0, -links, now);
+	if (!result)
+		result = ash_directory_changed(txn, from->held, 0, links, now);
+	if (!result && from->held != to->held)
+		result = ash_directory_changed(txn, to->held, 0, -links, now);
+	if (result)
+		return result;
 	child_moved(txn, from, to->parent, now);
 	child_moved(txn, to, from->parent, now);
 	return 0;
@@ -323,17 +324,19 @@ static int log_new_name(struct ash_txn *txn, struct mover *mover)
 			   IFTODT(ash_record_mode(&from->child.record)));
 }
 
-static void log_parents(struct ash_txn *txn, struct mover *mover, const struct timespec *now)
+static int log_parents(struct ash_txn *txn, struct mover *mover, const struct timespec *now)
 {
 	struct place *from = &mover->from, *to = &mover->to;
 	int directory = is_directory(from), replaced = to->exists, replaced_directory = replaced && is_directory(to);
 
-	if (from->held == to->held) {
-		ash_directory_changed(txn, from->held, -replaced, -replaced_directory, now);
-		return;
-	}
-	ash_directory_changed(txn, from->held, -1, -directory, now);
-	ash_directory_changed(txn, to->held, 1 - replaced, directory - replaced_directory, now);
+	int result;
+
+	if (from->held == to->held)
+		return ash_directory_changed(txn, from->held, -replaced, -replaced_directory, now);
+	result = ash_directory_changed(txn, from->held, -1, -directory, now);
+	if (result)
+		return result;
+	return ash_directory_changed(txn, to->held, 1 - replaced, directory - replaced_directory, now);
 }
 
 static int log_move(struct ash_txn *txn, struct mover *mover, const struct timespec *now)
@@ -346,9 +349,10 @@ static int log_move(struct ash_txn *txn, struct mover *mover, const struct times
 		return result;
 	ash_record_tree(mover->volume, &from->held->record, false, &tree);
 	result = ash_dir_remove(txn, &tree, &from->entry); /* keys of entries never change */
+	if (!result)
+		result = log_parents(txn, mover, now);
 	if (result)
 		return result;
-	log_parents(txn, mover, now);
 	child_moved(txn, from, to->parent, now);
 	return to->exists ? ash_drop_link(txn, &to->child, now, mover->may_free, &mover->last) : 0;
 }
