@@ -245,8 +245,7 @@ static int check_link(const struct linker *linker, const struct ash_held *source
 {
 	uint32_t nlink = ash_record_nlink(&source->record);
 
-	if (S_ISDIR(ash_record_mode(&source->record)) ||
-	    ash_record_flags(&source->record) & (ASH_INODE_IMMUTABLE | ASH_INODE_APPEND))
+	if (ash_record_flags(&source->record) & (ASH_INODE_IMMUTABLE | ASH_INODE_APPEND))
 		return -EPERM;
 	if (!nlink && !(ash_lookup_marks(linker->volume, source->icore->ino) & ASH_LOOKUP_TMPFILE))
 		return -ENOENT; /* unlinked: it has begun to go */
@@ -332,6 +331,23 @@ static int link_icores(struct linker *linker, struct ash_attr *attr)
 	return result;
 }
 
+/*
+ * Directories have one name. Found out with nothing else locked: behind a parent that may lie below it, a directory's lock
+ * would be taken out of order. The type stays while the inode is referenced.
+ */
+static int check_source_type(struct linker *linker)
+{
+	struct ash_held held;
+	int result = ash_hold_icore(linker->volume, linker->source, false, &held);
+
+	if (result)
+		return result;
+	if (S_ISDIR(ash_record_mode(&held.record)))
+		result = -EPERM;
+	ash_unhold(linker->volume, &held);
+	return result;
+}
+
 int ash_link(struct ash_volume *volume, uint64_t ino, uint64_t parent, const char *name, struct ash_attr *attr)
 {
 	struct linker linker = { .volume = volume, .name = name };
@@ -343,7 +359,9 @@ int ash_link(struct ash_volume *volume, uint64_t ino, uint64_t parent, const cha
 	if (result)
 		return result;
 	linker.name_length = (size_t)length;
-	result = ash_icore_get(volume, parent, &linker.parent);
+	result = check_source_type(&linker);
+	if (!result)
+		result = ash_icore_get(volume, parent, &linker.parent);
 	if (!result) {
 		result = link_icores(&linker, attr);
 		ash_icore_put(volume, linker.parent);

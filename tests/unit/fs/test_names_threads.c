@@ -110,7 +110,7 @@ static int one_operation(struct worker *worker)
 
 	any_name(worker, name);
 	any_name(worker, other);
-	switch (draw(worker, 12)) {
+	switch (draw(worker, 13)) {
 	case 0:
 	case 1:
 		result = ash_create(volume, here, name, &create, &attr);
@@ -141,6 +141,10 @@ static int one_operation(struct worker *worker)
 	case 9:
 		result = ash_tmpfile(volume, here, &create, &attr);
 		break;
+	case 10: /* refused, whichever of the two is above the other */
+		result = ash_link(volume, here, there, other, &attr);
+		cr_expect_eq(result, -EPERM);
+		return result;
 	default:
 		return use_file(worker, here, name);
 	}

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Names: lookup, create, link, readlink, and what a remount and a crash leave of them (I5, I7, I9). */
+#include <pthread.h>
+#include <semaphore.h>
+#include "fs/names.h"
 #include "names_fixture.h"
 
 Test(namespace, create_then_lookup_gives_the_same_inode)
@@ -201,6 +204,60 @@ Test(namespace, hard_links_count_and_share)
 	cr_assert_eq(names_attr(&names, f).nlink, 1u);
 	cr_assert_eq(names_find(&names, d, "g"), (int64_t)f);
 	names_close(&names);
+}
+
+/* A thread that links directory `source` into `parent` tells when it has to wait. */
+struct linking {
+	struct names names;
+	sem_t waits;
+	uint64_t source, parent;
+};
+
+static void tell_wait(void *context)
+{
+	struct linking *linking = context;
+
+	sem_post(&linking->waits);
+}
+
+static void *link_directory(void *context)
+{
+	struct linking *linking = context;
+	struct ash_attr attr;
+
+	cr_expect_eq(ash_link(linking->names.volume, linking->source, linking->parent, "x", &attr), -EPERM);
+	return NULL;
+}
+
+/* A directory's lock is not waited for with that of one below it held: who goes down the tree would wait for ever. */
+Test(namespace, a_directory_is_refused_before_the_parent_is_locked, .timeout = 30)
+{
+	struct linking linking = { 0 };
+	struct names *names = &linking.names;
+	struct ash_icore *below;
+	struct ash_held above;
+	pthread_t thread;
+	int busy;
+
+	names_open(names, "mem:64M", false);
+	linking.source = names_directory(names, 1, "d");
+	linking.parent = names_directory(names, linking.source, "e");
+	names->options.context = &linking;
+	names->options.wait_begin = tell_wait;
+	names_remount(names);
+	cr_assert_eq(ash_icore_get(names->volume, linking.parent, &below), 0);
+	cr_assert_eq(ash_hold(names->volume, linking.source, true, &above), 0);
+	sem_init(&linking.waits, 0, 0); /* what came before was for the device */
+	cr_assert_eq(pthread_create(&thread, NULL, link_directory, &linking), 0);
+	sem_wait(&linking.waits);
+	busy = pthread_rwlock_trywrlock(&below->lock);
+	cr_expect_eq(busy, 0);
+	if (!busy)
+		ash_icore_unlock(below);
+	ash_release(names->volume, &above);
+	pthread_join(thread, NULL);
+	ash_icore_put(names->volume, below);
+	names_close(names);
 }
 
 Test(namespace, tmpfile_can_be_linked_once_and_vanishes_otherwise)
