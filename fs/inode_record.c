@@ -146,19 +146,56 @@ static void read_header(void *context)
 	ash_record_header(read->record, &read->header);
 }
 
-/* Somebody works with the inode: wait for its lock. */
-static int read_locked(struct ash_volume *volume, uint64_t ino, struct ash_attr *attr, uint64_t *parent)
+/* A record without the inode's lock: it may be changing. To be put when 0 is returned. */
+static int record_glance(struct ash_volume *volume, uint64_t ino, struct ash_record *out)
 {
-	struct ash_held held;
-	int result = ash_hold(volume, ino, false, &held);
+	struct ash_block_id id;
+	int result = ino == ASH_INO_TABLE ? -ESTALE : ash_itable_locate(volume, ino, &id, &out->offset);
+
+	if (!result)
+		result = ash_buffer_get_at(volume, id, out->offset, &out->buffer);
+	if (result)
+		return result;
+	out->inode = (const void *)(out->buffer->data + out->offset);
+	if (!(out->buffer->bad_records & 1u << out->offset / ASH_INODE_SIZE))
+		return 0;
+	ash_record_put(volume, out);
+	return ash_damaged(volume, id.block, "inode record");
+}
+
+/* Of an inode that is referenced: the type does not change, but bytes beside it may. */
+static bool glance_is_directory(const struct ash_record *record)
+{
+	bool directory;
+
+	ash_lock(&record->buffer->lock);
+	directory = S_ISDIR(ash_record_mode(record));
+	ash_unlock(&record->buffer->lock);
+	return directory;
+}
+
+/* Somebody works with the inode: wait for its lock. `patient`: a directory's, too; else -EBUSY. */
+static int read_locked(struct ash_volume *volume, const struct ash_record *glance, uint64_t ino, bool patient,
+		       struct ash_attr *attr, uint64_t *parent)
+{
+	struct ash_held held = { 0 };
+	struct ash_icore *icore;
+	int result = ash_icore_get(volume, ino, &icore);
 
 	if (result)
 		return result;
-	ash_record_attr(&held.record, held.icore, attr);
-	if (parent)
-		*parent = ash_get64(held.record.inode->parent);
-	ash_release(volume, &held);
-	return 0;
+	if (patient || !glance_is_directory(glance))
+		result = ash_hold_icore(volume, icore, false, &held);
+	else
+		result = ash_try_hold_icore(volume, icore, &held);
+	if (!result) {
+		ash_record_attr(&held.record, icore, attr);
+		if (parent)
+			*parent = ash_get64(held.record.inode->parent);
+	}
+	ash_unhold(volume, &held);
+	ash_icore_put(volume, icore);
+	return result;
 }
 
 /* Header only: kinds are in it, fork bytes are not. */
@@ -175,26 +212,30 @@ static int read_idle(struct ash_volume *volume, const struct read_context *read,
 	return 0;
 }
 
-int ash_inode_read(struct ash_volume *volume, uint64_t ino, struct ash_attr *attr, uint64_t *parent)
+static int inode_read(struct ash_volume *volume, uint64_t ino, bool patient, struct ash_attr *attr, uint64_t *parent)
 {
-	struct read_context read;
 	struct ash_record record;
-	struct ash_block_id id;
-	bool idle, bad;
-	int result = ino == ASH_INO_TABLE ? -ESTALE : ash_itable_locate(volume, ino, &id, &record.offset);
+	struct read_context read = { .record = &record };
+	int result = record_glance(volume, ino, &record);
 
-	if (!result)
-		result = ash_buffer_get_at(volume, id, record.offset, &record.buffer);
 	if (result)
 		return result;
-	record.inode = (const void *)(record.buffer->data + record.offset);
-	read.record = &record;
-	bad = record.buffer->bad_records & 1u << record.offset / ASH_INODE_SIZE;
-	idle = !bad && ash_icore_if_idle(volume, ino, read_header, &read);
-	ash_buffer_put(volume, record.buffer);
-	if (bad)
-		return ash_damaged(volume, id.block, "inode record");
-	return idle ? read_idle(volume, &read, attr, parent) : read_locked(volume, ino, attr, parent);
+	if (ash_icore_if_idle(volume, ino, read_header, &read))
+		result = read_idle(volume, &read, attr, parent);
+	else
+		result = read_locked(volume, &record, ino, patient, attr, parent);
+	ash_record_put(volume, &record);
+	return result;
+}
+
+int ash_inode_read(struct ash_volume *volume, uint64_t ino, struct ash_attr *attr, uint64_t *parent)
+{
+	return inode_read(volume, ino, true, attr, parent);
+}
+
+int ash_inode_try_read(struct ash_volume *volume, uint64_t ino, struct ash_attr *attr)
+{
+	return inode_read(volume, ino, false, attr, NULL);
 }
 
 /* ---- Trust (I8) ---- */

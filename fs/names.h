@@ -100,6 +100,8 @@ static inline uint32_t ash_record_nlink(const struct ash_record *record)
 void ash_inode_attr(const struct ash_inode *inode, struct ash_attr *out);
 /* Attributes of an inode that the caller holds no lock of. `parent` may be NULL. */
 int ash_inode_read(struct ash_volume *volume, uint64_t ino, struct ash_attr *attr, uint64_t *parent);
+/* The same for a caller that holds a directory's lock: -EBUSY when it would have to wait for that of another directory. */
+int ash_inode_try_read(struct ash_volume *volume, uint64_t ino, struct ash_attr *attr);
 
 /* ---- A locked inode: namespace.c and others ---- */
 
@@ -111,6 +113,8 @@ struct ash_held {
 int ash_hold(struct ash_volume *volume, uint64_t ino, bool exclusive, struct ash_held *held);
 /* The same for an in-core inode that the caller already references ; its reference stays the caller's. */
 int ash_hold_icore(struct ash_volume *volume, struct ash_icore *icore, bool exclusive, struct ash_held *held);
+/* The same, shared, without waiting: -EBUSY. */
+int ash_try_hold_icore(struct ash_volume *volume, struct ash_icore *icore, struct ash_held *held);
 /* Unlock; the reference stays the caller's. Harmless on what is not held. */
 void ash_unhold(struct ash_volume *volume, struct ash_held *held);
 /* Unlock and put; harmless on what is not held. */

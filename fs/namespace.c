@@ -25,18 +25,27 @@
 
 /* ---- Locked inodes ---- */
 
-int ash_hold_icore(struct ash_volume *volume, struct ash_icore *icore, bool exclusive, struct ash_held *held)
+static int look_at_locked(struct ash_volume *volume, struct ash_icore *icore, struct ash_held *held)
 {
-	int result;
+	int result = ash_record_get(volume, icore->ino, &held->record);
 
-	ash_icore_lock(volume, icore, exclusive);
-	result = ash_record_get(volume, icore->ino, &held->record);
 	if (result) {
 		ash_icore_unlock(icore);
 		return result;
 	}
 	held->icore = icore;
 	return 0;
+}
+
+int ash_hold_icore(struct ash_volume *volume, struct ash_icore *icore, bool exclusive, struct ash_held *held)
+{
+	ash_icore_lock(volume, icore, exclusive);
+	return look_at_locked(volume, icore, held);
+}
+
+int ash_try_hold_icore(struct ash_volume *volume, struct ash_icore *icore, struct ash_held *held)
+{
+	return pthread_rwlock_tryrdlock(&icore->lock) ? -EBUSY : look_at_locked(volume, icore, held);
 }
 
 int ash_hold(struct ash_volume *volume, uint64_t ino, bool exclusive, struct ash_held *held)

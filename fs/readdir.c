@@ -10,7 +10,9 @@
  * taken before `emit` and given back when the entry is not consumed; the name, kept by the lock, keeps the inode. An
  * entry whose inode is damaged is still emitted, without attributes and without a count.
  *
- * Locks: the directory's, then one child's at a time (inode.h: a parent before its children).
+ * Locks: the directory's, then one child's at a time (inode.h: a parent before its children). No directory's is waited
+ * for: in a damaged volume the child may be a parent of this one, and who has locked it may wait for ours. An entry that is
+ * busy so is emitted as one that is damaged; who wants its attributes can ask for them.
  */
 #include "names.h"
 
@@ -48,7 +50,7 @@ static int emit_counted(struct reader *reader, const struct ash_entry *entry, co
 		reader->error = result;
 		return 1;
 	}
-	result = ash_inode_read(reader->volume, entry->ino, &attr, NULL);
+	result = ash_inode_try_read(reader->volume, entry->ino, &attr);
 	if (result) {
 		ash_forget(reader->volume, entry->ino, 1);
 		return emit_entry(reader, entry, name, length, NULL);

@@ -198,7 +198,8 @@ int ash_parent(struct ash_volume *volume, uint64_t ino, uint64_t *parent);
  * it). Calls `emit` for "." and ".." and every entry with the position to continue from; it returns
  * nonzero to stop (that entry is then not consumed). `emit` runs under the directory's shared lock: it may
  * call nothing of this API. With `attributes`, `attr` is filled ([+1] for each consumed entry except
- * "." and ".."), else NULL. Entries that exist throughout are returned exactly once.
+ * "." and ".."), else NULL; also NULL, and no [+1], when the inode is damaged, or is a directory that
+ * another thread is changing just then. Entries that exist throughout are returned exactly once.
  */
 typedef int (*ash_emit)(void *context, const char *name, size_t name_length, uint64_t ino, unsigned type,
 			uint64_t next_position, const struct ash_attr *attr);

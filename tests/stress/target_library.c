@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The library as a target. */
+#include "linear.h"
 #include "target.h"
 
 #include <ashlar/ashlar.h>
@@ -127,8 +128,9 @@ static int take_entry(void *context, const char *name, size_t length, uint64_t i
 	if (list->count == TARGET_LIST || length >= sizeof(list->entries[0].name))
 		return 1;
 	memcpy(list->entries[list->count].name, name, length + 1);
-	list->entries[list->count].owner = attr->uid;
-	listing->numbers[list->count++] = ino;
+	/* A directory that somebody is just changing has neither attributes nor a count. */
+	list->entries[list->count].owner = attr ? attr->uid : LINEAR_ANY;
+	listing->numbers[list->count++] = attr ? ino : 0;
 	return 0;
 }
 
@@ -140,7 +142,8 @@ static int library_list(struct target *target, enum target_folder folder, struct
 	list->count = 0;
 	rc = ash_readdir(target->volume, target->folders[folder], 0, true, take_entry, &listing);
 	for (size_t i = 0; i < list->count; i++)
-		ash_forget(target->volume, listing.numbers[i], 1);
+		if (listing.numbers[i])
+			ash_forget(target->volume, listing.numbers[i], 1);
 	return rc;
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Reading directories: completeness, stable positions under changes, attributes and their counts. */
-#include "names_fixture.h"
+#include <pthread.h>
+#include "forge_fixture.h"
 
 #define FILES 3000
 
@@ -143,4 +144,45 @@ Test(readdir, not_a_directory_and_atime)
 	cr_assert_eq(ash_readdir(names.volume, d, 0, false, note, &seen), 0);
 	cr_assert_eq(names_attr(&names, d).atime.tv_nsec, after.atime.tv_nsec);
 	names_close(&names);
+}
+
+struct reading {
+	struct names names;
+	uint64_t directory;
+	struct seen seen;
+};
+
+static void *read_directory(void *context)
+{
+	struct reading *reading = context;
+
+	cr_expect_eq(ash_readdir(reading->names.volume, reading->directory, 0, true, note, &reading->seen), 0);
+	return NULL;
+}
+
+/* Who holds A's lock may wait for B's, so who reads B must not wait for A's: with each in the other that never ends. */
+Test(readdir, a_cycle_of_directories, .timeout = 20)
+{
+	static struct reading reading;
+	struct names *names = &reading.names;
+	struct ash_held held;
+	pthread_t thread;
+	uint64_t a, b;
+
+	names_open(names, "mem:64M", false);
+	a = names_directory(names, 1, "a");
+	b = names_directory(names, a, "b");
+	forge_directory_name(names, b, "a", a);
+	reading.directory = b;
+	read_directory(&reading);
+	cr_assert_eq(reading.seen.without_attributes, 0u);
+	memset(&reading.seen, 0, sizeof(reading.seen));
+	cr_assert_eq(ash_hold(names->volume, a, true, &held), 0);
+	cr_assert_eq(pthread_create(&thread, NULL, read_directory, &reading), 0);
+	pthread_join(thread, NULL);
+	cr_assert_eq(reading.seen.entries, 3u);
+	cr_assert_eq(reading.seen.without_attributes, 1u);
+	ash_release(names->volume, &held);
+	ash_abandon(names->volume);
+	bdev_close(names->dev);
 }
