@@ -174,6 +174,22 @@ static bool glance_is_directory(const struct ash_record *record)
 	return directory;
 }
 
+int ash_inode_parent(struct ash_volume *volume, uint64_t ino, uint64_t *parent)
+{
+	struct ash_record record;
+	uint32_t mode;
+	int result = record_glance(volume, ino, &record);
+
+	if (result)
+		return result;
+	ash_lock(&record.buffer->lock);
+	mode = ash_record_mode(&record);
+	*parent = S_ISDIR(mode) ? ash_get64(record.inode->parent) : 0;
+	ash_unlock(&record.buffer->lock);
+	ash_record_put(volume, &record);
+	return mode ? 0 : -ESTALE;
+}
+
 /* Somebody works with the inode: wait for its lock. `patient`: a directory's, too; else -EBUSY. */
 static int read_locked(struct ash_volume *volume, const struct ash_record *glance, uint64_t ino, bool patient,
 		       struct ash_attr *attr, uint64_t *parent)

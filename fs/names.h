@@ -102,6 +102,11 @@ void ash_inode_attr(const struct ash_inode *inode, struct ash_attr *out);
 int ash_inode_read(struct ash_volume *volume, uint64_t ino, struct ash_attr *attr, uint64_t *parent);
 /* The same for a caller that holds a directory's lock: -EBUSY when it would have to wait for that of another directory. */
 int ash_inode_try_read(struct ash_volume *volume, uint64_t ino, struct ash_attr *attr);
+/*
+ * The parent of a directory, 0 for other inodes, without its lock. Of one whose name the caller's lock keeps where it is both
+ * stay. -ESTALE, -EUCLEAN.
+ */
+int ash_inode_parent(struct ash_volume *volume, uint64_t ino, uint64_t *parent);
 
 /* ---- A locked inode: namespace.c and others ---- */
 
@@ -119,6 +124,11 @@ int ash_try_hold_icore(struct ash_volume *volume, struct ash_icore *icore, struc
 void ash_unhold(struct ash_volume *volume, struct ash_held *held);
 /* Unlock and put; harmless on what is not held. */
 void ash_release(struct ash_volume *volume, struct ash_held *held);
+/*
+ * Lock, exclusively, what a name in `parent` stands for, whose exclusive lock is held. -EUCLEAN when that is free, or a
+ * directory with another parent: it is not waited for, since it may lie above.
+ */
+int ash_hold_child(struct ash_volume *volume, const struct ash_held *parent, uint64_t ino, struct ash_held *child);
 /* -EINVAL, -ENAMETOOLONG or the length. "." and ".." are names here. */
 int ash_name_length(const char *name);
 bool ash_name_is_dots(const char *name);

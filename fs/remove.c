@@ -72,13 +72,11 @@ struct remover {
 	uint32_t parent_flags;
 };
 
-/* A directory that may go: its own place is here, and nothing is in it. */
+/* A directory goes when nothing is in it. */
 static int check_empty(const struct remover *remover, const struct ash_held *child)
 {
 	if (!S_ISDIR(ash_record_mode(&child->record)))
 		return -ENOTDIR;
-	if (ash_get64(child->record.inode->parent) != remover->parent->ino)
-		return ash_damaged(remover->volume, child->record.buffer->id.block, "directory with another parent");
 	return ash_check_empty(remover->volume, child);
 }
 
@@ -124,10 +122,7 @@ static int hold_child(const struct remover *remover, const struct ash_held *pare
 	result = ash_dir_find(&tree, remover->name, remover->name_length, entry);
 	if (result)
 		return result;
-	if (entry->ino == remover->parent->ino)
-		return ash_damaged(remover->volume, parent->record.buffer->id.block, "directory contains itself");
-	result = ash_hold(remover->volume, entry->ino, true, child);
-	return result == -ESTALE ? ash_damaged(remover->volume, 0, "a name of a free inode") : result;
+	return ash_hold_child(remover->volume, parent, entry->ino, child);
 }
 
 static int remove_once(struct remover *remover)

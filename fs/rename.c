@@ -145,12 +145,7 @@ static int find_entry(struct mover *mover, struct place *place)
 
 static int lock_child(struct mover *mover, struct place *place)
 {
-	int result;
-
-	if (place->entry.ino == mover->from.parent || place->entry.ino == mover->to.parent)
-		return ash_damaged(mover->volume, place->held->record.buffer->id.block, "directory contains itself");
-	result = ash_hold(mover->volume, place->entry.ino, true, &place->child);
-	return result == -ESTALE ? ash_damaged(mover->volume, 0, "a name of a free inode") : result;
+	return ash_hold_child(mover->volume, place->held, place->entry.ino, &place->child);
 }
 
 static int lock_children(struct mover *mover)
@@ -219,27 +214,13 @@ static int check_entries(struct mover *mover)
 		return -EINVAL;
 	if (mover->to.exists && ancestors_have(&mover->from.ancestors, mover->to.entry.ino))
 		return exchange ? -EINVAL : -ENOTEMPTY;
-	/* In one directory no ancestors were noted: its own number in it is damage, which lock_child() sees. */
-	return 0;
-}
-
-static int check_place(const struct mover *mover, const struct place *place)
-{
-	if (is_frozen(&place->child))
-		return -EPERM;
-	if (is_directory(place) && ash_get64(place->child.record.inode->parent) != place->parent)
-		return ash_damaged(mover->volume, place->child.record.buffer->id.block,
-				   "directory with another parent");
+	/* In one directory no ancestors were noted: one of them in it is damage, which ash_hold_child() sees. */
 	return 0;
 }
 
 static int check_target(const struct mover *mover)
 {
-	int result = check_place(mover, &mover->to);
-
-	if (result)
-		return result;
-	if (is_frozen(mover->to.held))
+	if (is_frozen(&mover->to.child) || is_frozen(mover->to.held))
 		return -EPERM; /* append-only: names are not taken away */
 	if (mover->flags & RENAME_EXCHANGE)
 		return 0;
@@ -253,7 +234,7 @@ static int check_target(const struct mover *mover)
 static int check_children(struct mover *mover)
 {
 	const struct place *from = &mover->from, *to = &mover->to;
-	int result = check_place(mover, from);
+	int result = is_frozen(&from->child) ? -EPERM : 0;
 
 	if (!result && to->exists)
 		result = check_target(mover);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Removal from directories whose records tell what is not so (I8). What unlink and rmdir do otherwise: test_namespace.c. */
+#include <pthread.h>
 #include "forge_fixture.h"
 
 static void open_for_damage(struct names *names)
@@ -123,4 +124,85 @@ Test(remove, an_exchange_with_fewer_links_counted)
 	cr_assert_eq(names_find(&names, 1, "f"), (int64_t)f);
 	cr_assert_gt(names_find(&names, d, "a"), 0);
 	names_close(&names);
+}
+
+/* ---- Cycles: root -> "a" = A -> "b" = B -> "a" = A ---- */
+
+struct cycle {
+	struct names names;
+	uint64_t a, b;
+};
+
+static void open_cycle(struct cycle *cycle)
+{
+	struct names *names = &cycle->names;
+
+	open_for_damage(names);
+	cycle->a = names_directory(names, 1, "a");
+	cycle->b = names_directory(names, cycle->a, "b");
+	forge_directory_name(names, cycle->b, "a", cycle->a);
+}
+
+/* Who works in A holds its lock, and may wait for B's. So who works in B must not wait for A's. */
+static void *work_in_b(void *context)
+{
+	struct cycle *cycle = context;
+	struct ash_volume *volume = cycle->names.volume;
+
+	cr_expect_eq(ash_rmdir(volume, cycle->b, "a", NULL), -EUCLEAN);
+	cr_expect_eq(ash_unlink(volume, cycle->b, "a", NULL), -EUCLEAN);
+	cr_expect_eq(ash_rename(volume, cycle->b, "a", cycle->b, "c", 0), -EUCLEAN);
+	return NULL;
+}
+
+static void work_beside_a(struct cycle *cycle)
+{
+	struct ash_held held;
+	pthread_t thread;
+
+	cr_assert_eq(ash_hold(cycle->names.volume, cycle->a, true, &held), 0);
+	cr_assert_eq(pthread_create(&thread, NULL, work_in_b, cycle), 0);
+	pthread_join(thread, NULL);
+	ash_release(cycle->names.volume, &held);
+	ash_abandon(cycle->names.volume);
+	bdev_close(cycle->names.dev);
+}
+
+Test(remove, a_directory_with_another_parent_is_not_waited_for, .timeout = 20)
+{
+	struct cycle cycle;
+
+	open_cycle(&cycle);
+	work_beside_a(&cycle);
+}
+
+/* The forger did not forget A's parent. */
+Test(remove, a_parent_within_its_child_is_not_waited_for, .timeout = 20)
+{
+	struct cycle cycle;
+	ash_le64 parent;
+
+	open_cycle(&cycle);
+	parent = ash_put64(cycle.b);
+	forge_field(&cycle.names, cycle.a, offsetof(struct ash_inode, parent), &parent, sizeof(parent));
+	work_beside_a(&cycle);
+}
+
+Test(remove, a_directory_within_itself_is_not_waited_for, .timeout = 20)
+{
+	struct names names;
+	ash_le64 parent;
+	uint64_t a;
+
+	open_for_damage(&names);
+	a = names_directory(&names, 1, "a");
+	forge_directory_name(&names, a, "a", a);
+	parent = ash_put64(a);
+	forge_field(&names, a, offsetof(struct ash_inode, parent), &parent, sizeof(parent));
+	forge_directory_name(&names, 1, "root", 1);
+	cr_expect_eq(ash_rmdir(names.volume, a, "a", NULL), -EUCLEAN);
+	cr_expect_eq(ash_rename(names.volume, a, "a", a, "c", 0), -EUCLEAN);
+	cr_expect_eq(ash_rmdir(names.volume, 1, "root", NULL), -EUCLEAN);
+	ash_abandon(names.volume);
+	bdev_close(names.dev);
 }
