@@ -223,6 +223,17 @@ static int group_claim(struct ash_volume *volume, uint32_t index, uint32_t from,
 	return 1;
 }
 
+/* Will blocks be free soon that are not now? */
+static bool comes_back(struct ash_volume *volume)
+{
+	bool withdrawn;
+
+	pthread_mutex_lock(&volume->alloc->space_lock);
+	withdrawn = volume->alloc->withdrawn;
+	pthread_mutex_unlock(&volume->alloc->space_lock);
+	return withdrawn || ash_alloc_freed(volume);
+}
+
 /* 1 claimed; 0 no group has that much; an error that ash_alloc_spoils_group(): none that could be looked at has. */
 static int claim_round(struct ash_volume *volume, uint64_t goal, uint64_t wanted, uint64_t minimum, unsigned flags,
 		       struct ash_extent *out)
@@ -271,7 +282,7 @@ int ash_claim(struct ash_volume *volume, uint64_t goal, uint64_t wanted, unsigne
 			continue;
 		/* with blocks that will be free soon there is hope, and buffered data is given up for any other error */
 		if (!result || flags & CLAIM_SHUNNED)
-			return result && !ash_alloc_freed(volume) ? result : -ENOSPC;
+			return result && !comes_back(volume) ? result : -ENOSPC;
 		flags |= CLAIM_SHUNNED;
 	}
 }

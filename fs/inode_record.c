@@ -174,7 +174,7 @@ static bool glance_is_directory(const struct ash_record *record)
 	return directory;
 }
 
-int ash_inode_parent(struct ash_volume *volume, uint64_t ino, uint64_t *parent)
+int ash_inode_parent(struct ash_volume *volume, uint64_t ino, bool *directory, uint64_t *parent)
 {
 	struct ash_record record;
 	uint32_t mode;
@@ -184,7 +184,8 @@ int ash_inode_parent(struct ash_volume *volume, uint64_t ino, uint64_t *parent)
 		return result;
 	ash_lock(&record.buffer->lock);
 	mode = ash_record_mode(&record);
-	*parent = S_ISDIR(mode) ? ash_get64(record.inode->parent) : 0;
+	*directory = S_ISDIR(mode);
+	*parent = ash_get64(record.inode->parent);
 	ash_unlock(&record.buffer->lock);
 	ash_record_put(volume, &record);
 	return mode ? 0 : -ESTALE;

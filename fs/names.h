@@ -103,10 +103,10 @@ int ash_inode_read(struct ash_volume *volume, uint64_t ino, struct ash_attr *att
 /* The same for a caller that holds a directory's lock: -EBUSY when it would have to wait for that of another directory. */
 int ash_inode_try_read(struct ash_volume *volume, uint64_t ino, struct ash_attr *attr);
 /*
- * The parent of a directory, 0 for other inodes, without its lock. Of one whose name the caller's lock keeps where it is both
- * stay. -ESTALE, -EUCLEAN.
+ * Is it a directory, and which is its parent (of no use for others), without its lock. Of one whose name the caller's lock
+ * keeps where it is both stay. -ESTALE, -EUCLEAN.
  */
-int ash_inode_parent(struct ash_volume *volume, uint64_t ino, uint64_t *parent);
+int ash_inode_parent(struct ash_volume *volume, uint64_t ino, bool *directory, uint64_t *parent);
 
 /* ---- A locked inode: namespace.c and others ---- */
 

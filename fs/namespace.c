@@ -67,11 +67,11 @@ int ash_hold(struct ash_volume *volume, uint64_t ino, bool exclusive, struct ash
  * Threads that wait for children go down by what directories tell of their parents, so that they wait in a circle only when
  * that is one. One of two directories is seen here; one of more, which takes as many threads, is not.
  */
-static const char *place_wrong(const struct ash_held *parent, uint64_t ino, uint64_t parent_of_ino)
+static const char *place_wrong(const struct ash_held *parent, uint64_t ino, bool directory, uint64_t parent_of_ino)
 {
 	if (ino == parent->icore->ino)
 		return "directory contains itself";
-	if (parent_of_ino && parent_of_ino != parent->icore->ino)
+	if (directory && parent_of_ino != parent->icore->ino)
 		return "directory with another parent";
 	return ino == ash_get64(parent->record.inode->parent) ? "directory contains its parent" : NULL;
 }
@@ -80,10 +80,11 @@ int ash_hold_child(struct ash_volume *volume, const struct ash_held *parent, uin
 {
 	uint64_t parent_of_ino;
 	const char *wrong;
-	int result = ash_inode_parent(volume, ino, &parent_of_ino);
+	bool directory;
+	int result = ash_inode_parent(volume, ino, &directory, &parent_of_ino);
 
 	if (!result) {
-		wrong = place_wrong(parent, ino, parent_of_ino);
+		wrong = place_wrong(parent, ino, directory, parent_of_ino);
 		if (wrong)
 			return ash_damaged(volume, parent->record.buffer->id.block, wrong);
 		result = ash_hold(volume, ino, true, child);

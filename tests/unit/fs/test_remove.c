@@ -176,6 +176,17 @@ Test(remove, a_directory_with_another_parent_is_not_waited_for, .timeout = 20)
 	work_beside_a(&cycle);
 }
 
+Test(remove, a_directory_that_tells_of_no_parent_is_not_waited_for, .timeout = 20)
+{
+	struct cycle cycle;
+	ash_le64 none = ash_put64(0);
+
+	open_cycle(&cycle);
+	forge_field(&cycle.names, cycle.a, offsetof(struct ash_inode, parent), &none, sizeof(none));
+	forge_field(&cycle.names, cycle.b, offsetof(struct ash_inode, parent), &none, sizeof(none));
+	work_beside_a(&cycle);
+}
+
 /* The forger did not forget A's parent. */
 Test(remove, a_parent_within_its_child_is_not_waited_for, .timeout = 20)
 {
