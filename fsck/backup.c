@@ -3,9 +3,9 @@
  * Backups of the superblock: where they are, which to believe when block 0 is gone, and when they outvote it.
  *
  * When block 0 is gone, backups are looked for where mkfs and resize put them: the last block of the device, then the
- * groups 1, 3, 5, 7, 9 ..., and anywhere in the first group, where a small volume on a large device ends. A device may
- * have held another Ashlar volume before, or a volume may have grown: then copies are found that are good and out of date.
- * So all of them are gathered, and the one is taken by which most of the volume is found (evidence.c).
+ * groups 1, 3, 5, 7, 9 ..., and then anywhere in the first group, where a small volume on a large device ends. A device
+ * may have held another Ashlar volume before, or a volume may have grown: then copies are found that are good and out of
+ * date. So all of them are gathered, and the one is taken by which most of the volume is found (evidence.c).
  *
  * No locks: one thread.
  */
@@ -116,33 +116,30 @@ bool same_constants(const struct ash_super *a, const struct ash_super *b)
 }
 
 struct backup_rank {
+	const struct ash_super *super;
 	unsigned evidence, alike;
-	uint64_t block_count;
 };
 
 static struct backup_rank backup_rank(struct checker *checker, const struct backups *backups, unsigned index)
 {
 	const struct ash_super *super = &backups->copies[index];
-	struct backup_rank rank = { .evidence = super_evidence(checker, super),
-				    .block_count = ash_get64(super->block_count) };
+	struct backup_rank rank = { .super = super, .evidence = super_evidence(checker, super) };
 
 	for (unsigned i = 0; i < backups->count; i++)
-		rank.alike += backups->copies[i].block_count.raw == super->block_count.raw &&
-			      same_constants(&backups->copies[i], super);
+		rank.alike += same_constants(&backups->copies[i], super);
 	return rank;
 }
 
-/* Of one volume that has grown, an old copy is alone where the new ones are several, or tells of fewer blocks. */
+/* Volumes only grow: of two copies of one, that of more blocks is the newer one, whatever an older one knows of the table. */
 static bool ranks_before(const struct backup_rank *a, const struct backup_rank *b)
 {
-	if (a->evidence != b->evidence)
-		return a->evidence > b->evidence;
-	if (a->alike != b->alike)
-		return a->alike > b->alike;
-	return a->block_count > b->block_count;
+	if (same_constants(a->super, b->super))
+		return ash_get64(a->super->block_count) > ash_get64(b->super->block_count);
+	return a->evidence != b->evidence ? a->evidence > b->evidence : a->alike > b->alike;
 }
 
-static void backup_choose(struct checker *checker, const struct backups *backups)
+/* The best of them into checker->super. Is anything but the inode table found where it says? */
+static bool backup_choose(struct checker *checker, const struct backups *backups)
 {
 	struct backup_rank best = { 0 };
 	unsigned chosen = 0;
@@ -155,9 +152,12 @@ static void backup_choose(struct checker *checker, const struct backups *backups
 		best = rank;
 		chosen = i;
 	}
+	if (!backups->count)
+		return false;
 	*checker->super = backups->copies[chosen];
 	checker->super_from = backups->blocks[chosen];
 	checker->stale_super = true;
+	return super_evidence_is_fixed(best.evidence);
 }
 
 /* 0, -ENOENT, -ENOMEM or -ENODEV. */
@@ -170,12 +170,14 @@ int backup_find(struct checker *checker, uint64_t device_blocks)
 
 	for (unsigned i = 0; i < count && !result; i++)
 		backup_try(checker, &backups, list[i], device_blocks);
-	if (!result)
+	/* What lies elsewhere may be some file's content: it is asked only when no place of a backup has a good one. */
+	if (!result && !backup_choose(checker, &backups)) {
 		result = backups_search(checker, &backups, device_blocks);
-	if (!result && !backups.count)
-		result = -ENOENT;
-	if (!result)
-		backup_choose(checker, &backups);
+		if (!result)
+			backup_choose(checker, &backups);
+		if (!result && !backups.count)
+			result = -ENOENT;
+	}
 	bdev_buffer_free(backups.copies, BACKUP_MAX * sizeof(*backups.copies));
 	return result;
 }

@@ -80,10 +80,32 @@ bool table_leads_further(struct checker *checker, const struct ash_super *super,
 	return false;
 }
 
+/* Is any block of the tree where the root says? */
+static bool tree_found(struct checker *checker, const struct ash_super *super)
+{
+	const uint8_t *root = super->table_inode.data, *value;
+	uint32_t length;
+	uint64_t key;
+
+	if (ash_node_check(root, ASH_DATA_FORK_SIZE, UINT32_MAX))
+		return false;
+	for (uint32_t i = 0; i < ash_node_count(root) && ash_node_level(root); i++) {
+		ash_le64 child;
+
+		ash_node_record(root, i, &key, &value, &length);
+		memcpy(&child, value, sizeof(child));
+		if (bears(checker, super, ash_get64(child), ASH_MAGIC_TREE_NODE, ASH_INO_TABLE))
+			return true;
+	}
+	return false;
+}
+
 static unsigned table_evidence(struct checker *checker, const struct ash_super *super)
 {
 	unsigned found = 0;
 
+	if (tree_found(checker, super)) /* so large a table has many runs */
+		return EVIDENCE_RUNS;
 	for (uint64_t run = 0; run < EVIDENCE_RUNS && table_readable(super); run++)
 		found += run_found(checker, super, run);
 	return found;
@@ -98,4 +120,9 @@ unsigned super_evidence(struct checker *checker, const struct ash_super *super)
 			 bears(checker, super, log + 1, ASH_MAGIC_LOG_CONTROL, 0);
 
 	return fixed * (EVIDENCE_RUNS + 1) + table_evidence(checker, super);
+}
+
+bool super_evidence_is_fixed(unsigned evidence)
+{
+	return evidence > EVIDENCE_RUNS;
 }

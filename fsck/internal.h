@@ -221,6 +221,8 @@ void backup_outvote(struct checker *checker);
 bool same_constants(const struct ash_super *a, const struct ash_super *b);
 /* How much of the volume is found where this superblock says (evidence.c). The second block of checker->scratch is used. */
 unsigned super_evidence(struct checker *checker, const struct ash_super *super);
+/* Is some of it from places that never change: group table, log? */
+bool super_evidence_is_fixed(unsigned evidence);
 /* Does its table inode lead to a run to which the other's does not? */
 bool table_leads_further(struct checker *checker, const struct ash_super *super, const struct ash_super *than);
 int super_check(struct checker *checker);

@@ -119,8 +119,17 @@ static int kept_back(struct checker *checker)
 	return -EUCLEAN;
 }
 
-/* Ask about all that the overlay could not read and, when repairing, give it up. -EUCLEAN: that is not wanted. */
-static int unreadable_resolve(struct checker *checker, const struct ash_overlay *overlay)
+/* Without the block at its end the log would be damaged, for its epoch begins behind that: what it holds would be lost. */
+static bool end_is_needed(const struct ash_overlay_info *info)
+{
+	return info->end_unknown && info->end_position < ash_get64(info->control.epoch_position);
+}
+
+/*
+ * Ask about all that the overlay could not read and, when repairing, give it up. -EUCLEAN: that is not wanted. *ends, when
+ * repairing: the log itself is to be given up, with nothing in it touched yet.
+ */
+static int unreadable_resolve(struct checker *checker, const struct ash_overlay *overlay, bool *ends)
 {
 	bool end = ash_overlay_info(overlay)->end_unknown, wanted = true;
 	const uint64_t *ring, *lost;
@@ -144,6 +153,9 @@ static int unreadable_resolve(struct checker *checker, const struct ash_overlay 
 		return 0;
 	if (!wanted)
 		return kept_back(checker);
+	*ends = end_is_needed(ash_overlay_info(overlay));
+	if (*ends)
+		return 0;
 	for (size_t i = 0; end && i < count && !result; i++)
 		result = block_give_up(checker, ring[i]);
 	if (!result)
@@ -336,6 +348,7 @@ static int overlay_open(struct checker *checker)
 {
 	struct problem_context context = { .why = checker->result->error };
 	int result = ash_overlay_open(checker->dev, checker->super, &checker->overlay, checker->result->error);
+	bool ends = false;
 
 	if (result == -ENOMEM || result == -EIO)
 		return result;
@@ -348,7 +361,7 @@ static int overlay_open(struct checker *checker)
 	ash_overlay_orphans(checker->overlay, &checker->orphans, &checker->orphan_count);
 	checker->log_clean = ash_overlay_info(checker->overlay)->clean;
 	report_damaged(checker);
-	unreadable_resolve(checker, checker->overlay);
+	unreadable_resolve(checker, checker->overlay, &ends);
 	super_again(checker);
 	return 0;
 }
@@ -380,17 +393,17 @@ static int controls_check(struct checker *checker)
 }
 
 /* The overlay knows whether records follow the control block's tail. A log that it cannot follow is not clean. */
-static int journal_look(struct checker *checker, bool *clean)
+static int journal_look(struct checker *checker, bool *clean, bool *ends)
 {
 	struct ash_overlay *overlay = NULL;
 	char error[BDEV_ERROR_TEXT];
 	int result = ash_overlay_open(checker->dev, checker->super, &overlay, error);
 
-	*clean = false;
+	*clean = *ends = false;
 	if (result)
 		return result == -EIO || result == -ENOMEM ? result : 0;
 	*clean = ash_overlay_info(overlay)->clean;
-	result = unreadable_resolve(checker, overlay);
+	result = unreadable_resolve(checker, overlay, ends);
 	ash_overlay_close(overlay);
 	return result;
 }
@@ -398,14 +411,15 @@ static int journal_look(struct checker *checker, bool *clean)
 /* The engine leaves orphans that it cannot release in its log. From now on they are judged by their records alone. */
 static int journal_apply(struct checker *checker)
 {
-	bool clean;
-	int result = journal_look(checker, &clean);
+	bool clean, ends;
+	int result = journal_look(checker, &clean, &ends);
 
 	if (result || clean)
 		return result;
-	result = replay(checker);
-	if (!result)
-		result = journal_look(checker, &clean);
+	if (!ends)
+		result = replay(checker);
+	if (!result && !ends)
+		result = journal_look(checker, &clean, &ends);
 	return result || clean ? result : log_give_up(checker);
 }
 

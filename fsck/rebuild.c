@@ -691,8 +691,12 @@ static int rebuild_one(struct checker *checker, const struct rebuild *rebuild, b
 		return 0;
 	gather.directory = S_ISDIR(ash_get32(gather.record.mode));
 	/* Which of its entries lead somewhere, and which name of a directory counts, only pass 2 knows: next round. */
-	if (gather.directory && !gather.attribute && !names_known)
+	if (gather.directory && !gather.attribute && !names_known) {
+		/* it will be met, and asked about, again */
+		checker->result->problems--;
+		checker->result->fixed--;
 		return 0;
+	}
 	result = rebuild_gathered(&gather);
 	if (result == -ENOSPC) {
 		problem(checker, PROBLEM_NO_SPACE, &(struct problem_context){ .ino = rebuild->ino });

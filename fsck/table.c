@@ -484,27 +484,39 @@ static void give_back(struct reader *reader, unsigned slot)
 	pthread_mutex_unlock(&reader->lock);
 }
 
+/* Write it anew, which also heals a disk's sector. */
+static int block_give_up(struct checker *checker, uint64_t block, void *data)
+{
+	int result;
+
+	memset(data, 0, ASH_BLOCK_SIZE);
+	result = block_write_raw(checker, block, data, 1);
+	if (result) {
+		say(checker, "block %llu cannot be written either: %s", (unsigned long long)block, strerror(-result));
+		checker->result->fixed--;
+		checker->result->left++;
+	} else {
+		checker->changed = true;
+	}
+	return result;
+}
+
 /*
- * A block of the table that cannot be read. The device may only have stumbled, so once more. Else it can be written
- * anew, which also heals a disk's sector; where that is not wanted its inodes count as damaged: their names and numbers
- * stay. *usable: `data` is what the block holds.
+ * A block of the table that cannot be read: it can be given up. Where that is not wanted, or the device does not take it,
+ * its inodes count as damaged: their names and numbers stay, and nobody gets one of them.
  */
-static int unreadable_block(struct checker *checker, uint64_t first_ino, uint64_t block, void *data, bool *usable)
+static int unreadable_block(struct checker *checker, uint64_t first_ino, uint64_t block, void *data)
 {
 	struct problem_context context = { .ino = first_ino, .block = block };
-	int result = block_read(checker, block, data);
+	int result = 0;
 
-	*usable = !result;
-	if (!result || !ash_unreadable(result))
-		return result;
 	if (problem(checker, PROBLEM_BLOCK_UNREADABLE, &context)) {
-		memset(data, 0, ASH_BLOCK_SIZE);
-		checker->changed = true;
-		return block_write_raw(checker, block, data, 1);
+		result = block_give_up(checker, block, data);
+		if (!result || !ash_unreadable(result))
+			return result;
 	}
 	for (uint32_t i = 0; i < ASH_INODES_PER_BLOCK; i++)
-		if (inode_bit(checker, first_ino + i))
-			checker->state[first_ino + i] |= INODE_DAMAGED;
+		checker->state[first_ino + i] |= INODE_DAMAGED;
 	return 0;
 }
 
@@ -513,14 +525,14 @@ static int visit_block(struct reader *reader, unsigned slot, uint32_t index, uns
 	const struct piece *piece = &reader->pieces[slot];
 	uint64_t first_ino = piece->first_ino + (uint64_t)index * ASH_INODES_PER_BLOCK;
 	uint8_t *data = reader->buffers[slot] + ((size_t)index << ASH_BLOCK_SHIFT);
-	bool usable = !reader->bad[slot][index];
-	int result = 0;
+	uint64_t block = piece->block + index;
+	/* The device may only have stumbled. */
+	int result = reader->bad[slot][index] ? block_read(reader->checker, block, data) : 0;
 
+	if (!result)
+		return visit(reader->checker, first_ino, (void *)data);
 	/* Later passes lean on pass 1, which has read it. */
-	if (!usable)
-		result = pass == 1 ? unreadable_block(reader->checker, first_ino, piece->block + index, data, &usable) :
-				     -EIO;
-	return result || !usable ? result : visit(reader->checker, first_ino, (void *)data);
+	return pass == 1 && ash_unreadable(result) ? unreadable_block(reader->checker, first_ino, block, data) : result;
 }
 
 static int visit_piece(struct reader *reader, unsigned slot, unsigned pass, table_visit visit)

@@ -3,6 +3,16 @@
 # Told to go by a signal while the mount is in use, or no longer where it was.
 . "$(dirname "$0")/lib.sh"
 start
+USERS=() NUMBER=
+# Interrupted: nobody may be left who waits for pages that a daemon that was killed will not write.
+let_go() {
+	local status=$?
+	[ ${#USERS[@]} = 0 ] || kill -9 "${USERS[@]}" 2>/dev/null
+	[ -z "$DAEMON" ] || [ -z "$NUMBER" ] || abort_connection "$NUMBER" 2>/dev/null
+	(exit "$status")
+	cleanup
+}
+trap let_go EXIT
 volume 256M
 
 # gone SECONDS: SIGTERM ends the daemon within this time. Else it is made to end: SIGKILL alone may not do.
@@ -43,15 +53,18 @@ PY
 attach
 NUMBER=$(mountpoint -d "$MNT")
 echo before >"$MNT/file"
-seekers=()
 for i in 1 2 3 4; do
 	python3 "$WORK/seeker.py" "$MNT/seek$i" 2>/dev/null &
-	seekers+=($!)
+	USERS+=($!)
 done
-until [ -s "$MNT/seek1" ] && [ -s "$MNT/seek2" ] && [ -s "$MNT/seek3" ] && [ -s "$MNT/seek4" ]; do sleep 0.1; done
+for _ in $(seq 300); do
+	[ -s "$MNT/seek1" ] && [ -s "$MNT/seek2" ] && [ -s "$MNT/seek3" ] && [ -s "$MNT/seek4" ] && break
+	sleep 0.1
+done
 check "SIGTERM ends the daemon of a mount whose users write and seek" gone 30
-kill "${seekers[@]}" 2>/dev/null
-wait "${seekers[@]}" 2>/dev/null
+kill "${USERS[@]}" 2>/dev/null
+wait "${USERS[@]}" 2>/dev/null
+USERS=()
 check "the device is free afterwards" released
 check_fails "the volume was closed in order" grep -q "not closed in order" <("$ASHLARCTL" info "$LOOP")
 fsck_clean "fsck -n finds nothing"
@@ -69,13 +82,14 @@ mountpoint -q "$MNT" && umount "$MNT"
 check "the device is free afterwards" released
 attach
 sleep 1000 <"$MNT/file" &
-user=$!
+USERS=($!)
 umount -l "$MNT"
 other
 check "SIGTERM ends the daemon of a mount that was detached" gone 30
 check "what was mounted there since stays" is_other
 umount "$MNT"
-kill $user
+kill "${USERS[@]}"
+USERS=()
 check "the device is free then, too" released
 check_fails "the volume was closed in order" grep -q "not closed in order" <("$ASHLARCTL" info "$LOOP")
 fsck_clean "fsck -n finds nothing then, too"

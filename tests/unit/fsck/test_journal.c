@@ -65,6 +65,28 @@ Test(journal, unreadable_durable_log_block)
 	engine_close(&sick.engine);
 }
 
+/* Of an epoch that began behind it: what is before it in the log is still there, and is kept. */
+Test(journal, unreadable_log_block_before_the_epoch)
+{
+	struct ash_setattr change = { .valid = ASH_SET_MODE, .mode = 0640 };
+	struct sick sick;
+	uint64_t position;
+
+	sick_open(&sick, false);
+	engine_mount(&sick.engine);
+	position = sick.engine.volume->log->written;
+	cr_assert_eq(ash_setattr(sick.engine.volume, sick.file, &change, NULL), 0);
+	cr_assert_eq(ash_log_force(sick.engine.volume, ash_log_end(sick.engine.volume)), 0);
+	ash_abandon(sick.engine.volume);
+	engine_mount(&sick.engine);
+	ash_abandon(sick.engine.volume);
+	sick.engine.volume = NULL;
+	make_unreadable(&sick, sick.log_start + 2 + position % sick.ring);
+	expect_healed(&sick, "log-end-unreadable");
+	expect_files(&sick, true);
+	engine_close(&sick.engine);
+}
+
 Test(journal, unreadable_home_block)
 {
 	struct sick sick;

@@ -117,6 +117,52 @@ Test(table, unreadable_block_is_kept_where_nobody_gives_it_up)
 	engine_close(&sick.engine);
 }
 
+/* Nor does a block that cannot be written anew keep the rest of the volume from being repaired. */
+Test(table, block_that_cannot_be_written_either)
+{
+	struct fault_rule rule = { .ops = FAULT_OP(BDEV_READ) | FAULT_OP(BDEV_WRITE), .length = ASH_BLOCK_SIZE };
+	struct ash_check_result result;
+	struct sick sick;
+
+	sick_open(&sick, true);
+	rule.offset = sick.table * ASH_BLOCK_SIZE;
+	cr_assert_eq(fault_add(sick.engine.dev, &rule), 0);
+	result = check(&sick, ASH_CHECK_YES);
+	cr_expect_eq(result.left, 1, "%s", sick.codes);
+	cr_expect_eq(result.problems, 1, "%s", sick.codes);
+	fault_clear(sick.engine.dev);
+	cr_expect_eq(check(&sick, ASH_CHECK_YES).left, 0, "%s", sick.codes);
+	cr_expect_eq(names_left(&sick), FILES);
+	engine_close(&sick.engine);
+}
+
+/* The log has all of a block that was new when the power went: what is at home is not needed. */
+Test(table, unreadable_block_that_the_log_has)
+{
+	const struct ash_create create = { .mode = S_IFDIR | 0755 };
+	struct ash_block_id id = { 0 };
+	struct ash_attr attr;
+	struct sick sick;
+	uint32_t offset;
+	char name[16];
+
+	sick_open(&sick, true);
+	engine_mount(&sick.engine);
+	for (unsigned i = 0; i < 100; i++) {
+		snprintf(name, sizeof(name), "folder%u", i);
+		cr_assert_eq(ash_create(sick.engine.volume, ASH_INO_ROOT, name, &create, &attr), 0);
+	}
+	cr_assert_eq(ash_itable_locate(sick.engine.volume, attr.ino, &id, &offset), 0);
+	cr_assert_eq(ash_log_force(sick.engine.volume, ash_log_end(sick.engine.volume)), 0);
+	ash_abandon(sick.engine.volume);
+	sick.engine.volume = NULL;
+	make_unreadable(&sick, id.block);
+	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
+	fault_clear(sick.engine.dev);
+	engine_mount(&sick.engine);
+	engine_close(&sick.engine);
+}
+
 /* ---- Tree blocks of the table ---- */
 
 /* Behind the records that the node has. */
@@ -214,6 +260,44 @@ Test(table, file_that_claims_a_tree_block_of_the_table)
 	cr_expect_gt(check(&sick, ASH_CHECK_NO).problems, 0);
 	cr_expect(strstr(sick.codes, "duplicate-blocks"), "%s", sick.codes);
 	cr_expect_eq(check(&sick, ASH_CHECK_YES).left, 0, "%s", sick.codes);
+	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
+	cr_expect_eq(names_left(&sick), FILES);
+	engine_close(&sick.engine);
+}
+
+/* ---- An old backup ---- */
+
+/* It grew, and the block of its last backup before that is free now; its table, which is large, has grown a tree. */
+Test(table, old_backup_of_a_volume_that_has_grown)
+{
+	static const char text[ASH_BLOCK_SIZE] = "content";
+	const uint64_t before = 4096, after = 8192;
+	struct ash_mkfs_options options = { .block_count = before, .log_blocks = ASH_LOG_MIN_BLOCKS };
+	char error[BDEV_ERROR_TEXT] = "";
+	struct ash_super super;
+	struct sick sick = { 0 };
+
+	cr_assert_eq(fault_open(engine_device("mem:32M"), &sick.engine.dev), 0);
+	cr_assert_eq(ash_mkfs(sick.engine.dev, &options, error), 0, "%s", error);
+	sick.engine.options.no_threads = true;
+	engine_mount(&sick.engine);
+	files_make(&sick);
+	cr_assert_eq(ash_grow(sick.engine.volume, after), 0);
+	cr_assert_eq(ash_write(sick.engine.volume, sick.file, text, sizeof(text), 0, 0), sizeof(text));
+	cr_assert_eq(ash_close(sick.engine.volume), 0);
+	sick.engine.volume = NULL;
+	image_read(&sick.engine, before - 1, &super);
+	cr_assert_eq(ash_get32(super.header.magic), ASH_MAGIC_SUPER, "the old backup is still there");
+	table_grow_tree(&sick, after - 100);
+	image_read(&sick.engine, 0, &super);
+	super.header.address = ash_put64(after - 1);
+	super.header.crc = ash_put32(ash_block_crc(0, &super));
+	image_write(&sick.engine, after - 1, &super);
+	memset(&super, 0, sizeof(super));
+	image_write(&sick.engine, 0, &super);
+	cr_expect_eq(check(&sick, ASH_CHECK_YES).left, 0, "%s", sick.codes);
+	image_read(&sick.engine, 0, &super);
+	cr_expect_eq(ash_get64(super.block_count), after);
 	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
 	cr_expect_eq(names_left(&sick), FILES);
 	engine_close(&sick.engine);
