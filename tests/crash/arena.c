@@ -6,6 +6,7 @@
 #include "arena.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include "blockdrv/done.h"
@@ -159,16 +160,20 @@ uint64_t arena_hash(const struct arena *arena)
 
 /* ---- The device ---- */
 
+/* Operations and a chore (beside.h) may be at it together. */
 struct arena_device {
 	struct bdev dev;
 	struct arena *arena;
+	pthread_mutex_t lock;
 };
 
 static int device_rw(struct bdev *dev, bool write, const struct iovec *iov, int count, uint64_t offset, unsigned flags)
 {
-	struct arena *arena = ((struct arena_device *)dev)->arena;
+	struct arena_device *device = (struct arena_device *)dev;
+	struct arena *arena = device->arena;
 
 	(void)flags;
+	pthread_mutex_lock(&device->lock);
 	for (int i = 0; i < count; i++) {
 		if (write)
 			arena_write(arena, offset, iov[i].iov_base, iov[i].iov_len);
@@ -176,6 +181,7 @@ static int device_rw(struct bdev *dev, bool write, const struct iovec *iov, int 
 			memcpy(iov[i].iov_base, arena->work + offset, iov[i].iov_len);
 		offset += iov[i].iov_len;
 	}
+	pthread_mutex_unlock(&device->lock);
 	return 0;
 }
 
@@ -187,12 +193,17 @@ static int device_flush(struct bdev *dev)
 
 static int device_zero(struct bdev *dev, uint64_t offset, uint64_t length)
 {
-	arena_zero(((struct arena_device *)dev)->arena, offset, length);
+	struct arena_device *device = (struct arena_device *)dev;
+
+	pthread_mutex_lock(&device->lock);
+	arena_zero(device->arena, offset, length);
+	pthread_mutex_unlock(&device->lock);
 	return 0;
 }
 
 static void device_close(struct bdev *dev)
 {
+	pthread_mutex_destroy(&((struct arena_device *)dev)->lock);
 	free(dev);
 }
 
@@ -216,6 +227,7 @@ int arena_device(struct arena *arena, bool fua, struct bdev **out)
 		return error;
 	}
 	device->arena = arena;
+	pthread_mutex_init(&device->lock, NULL);
 	device->dev.geometry = (struct bdev_geometry){
 		.size = arena->size,
 		.logical_block = 512,

@@ -10,6 +10,7 @@
  */
 #include <ashlar/blockdev.h>
 
+#include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -36,6 +37,7 @@ static struct kept {
 	void *memory;
 	size_t length;
 } kept[KEPT];
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of these */
 
 static bool is_kept_size(size_t length)
 {
@@ -56,17 +58,43 @@ static void clear_touched(unsigned char *memory, size_t length)
 	}
 }
 
-void *__wrap_bdev_buffer_alloc(size_t length)
+static void *take(size_t length)
 {
-	for (unsigned i = 0; is_kept_size(length) && i < KEPT; i++) {
-		void *memory = kept[i].memory;
+	void *memory = NULL;
 
-		if (!memory || kept[i].length != length)
+	pthread_mutex_lock(&lock);
+	for (unsigned i = 0; !memory && i < KEPT; i++) {
+		if (!kept[i].memory || kept[i].length != length)
 			continue;
+		memory = kept[i].memory;
 		kept[i].memory = NULL;
 		clear_touched(memory, length);
-		return memory;
 	}
+	pthread_mutex_unlock(&lock);
+	return memory;
+}
+
+static bool keep(void *buffer, size_t length)
+{
+	bool done = false;
+
+	pthread_mutex_lock(&lock);
+	for (unsigned i = 0; !done && i < KEPT; i++) {
+		if (kept[i].memory)
+			continue;
+		kept[i] = (struct kept){ buffer, length };
+		done = true;
+	}
+	pthread_mutex_unlock(&lock);
+	return done;
+}
+
+void *__wrap_bdev_buffer_alloc(size_t length)
+{
+	void *memory = is_kept_size(length) ? take(length) : NULL;
+
+	if (memory)
+		return memory;
 	if (is_kept_size(length))
 		prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
 	return __real_bdev_buffer_alloc(length);
@@ -74,11 +102,6 @@ void *__wrap_bdev_buffer_alloc(size_t length)
 
 void __wrap_bdev_buffer_free(void *buffer, size_t length)
 {
-	for (unsigned i = 0; buffer && is_kept_size(length) && i < KEPT; i++) {
-		if (kept[i].memory)
-			continue;
-		kept[i] = (struct kept){ buffer, length };
-		return;
-	}
-	__real_bdev_buffer_free(buffer, length);
+	if (!buffer || !is_kept_size(length) || !keep(buffer, length))
+		__real_bdev_buffer_free(buffer, length);
 }

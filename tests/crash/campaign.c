@@ -24,8 +24,9 @@
 #define IDLE UINT64_MAX
 #define KNOWN_STATES (1u << 25) /* slots; memory is used as they fill */
 
-static const char *const set_names[GENERATED_SETS] = { "one operation", "two operations", "random operations" };
-static const char *const set_options[GENERATED_SETS] = { "one", "two", "random" };
+static const char *const set_names[GENERATED_SETS] = { "one operation", "two operations", "random operations",
+						       "operations beside chores" };
+static const char *const set_options[GENERATED_SETS] = { "one", "two", "random", "beside" };
 
 struct tally {
 	uint64_t workloads, invalid, bad, states, repeated, recovery_states, skipped, violations;
@@ -98,9 +99,9 @@ static unsigned group_of(struct campaign *c, const char *name)
 
 static void name_groups(struct campaign *c)
 {
-	for (size_t i = 0; c->settings->set != GENERATED_RANDOM && i < generated_step_count; i++)
+	for (size_t i = 0; !generated_is_random(c->settings->set) && i < generated_step_count; i++)
 		group_of(c, generated_steps[i].group);
-	if (c->settings->set == GENERATED_RANDOM)
+	if (generated_is_random(c->settings->set))
 		group_of(c, "random operations");
 }
 
@@ -147,7 +148,7 @@ static void explore_generated(struct campaign *c, uint64_t index)
 
 	generated_make(&generated, c->settings->set, index);
 	tally = tally_of(c, &generated);
-	if (generated.set != GENERATED_RANDOM && !stage_accepts(c->stage, &generated.workload)) {
+	if (!generated_is_random(generated.set) && !stage_accepts(c->stage, &generated.workload)) {
 		add(&tally->invalid, 1);
 		return;
 	}
@@ -314,8 +315,8 @@ static void print_groups(const struct campaign *c, size_t *number)
 		printf("%s %zu - crash: %s: %s%s%" PRIu64 " workloads, %" PRIu64 " states, %" PRIu64
 		       " in recovery, %" PRIu64 " violations\n",
 		       t->violations ? "not ok" : "ok", ++*number, set_names[c->settings->set],
-		       c->settings->set == GENERATED_RANDOM ? "" : c->groups[i],
-		       c->settings->set == GENERATED_RANDOM ? "" : ": ", t->workloads, t->states, t->recovery_states,
+		       generated_is_random(c->settings->set) ? "" : c->groups[i],
+		       generated_is_random(c->settings->set) ? "" : ": ", t->workloads, t->states, t->recovery_states,
 		       t->violations);
 	}
 	fflush(stdout);

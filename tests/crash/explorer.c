@@ -22,9 +22,9 @@
 #define LONG_BUDGET 120
 
 enum level { LEVEL_QUICK, LEVEL_NORMAL, LEVEL_LONG, LEVEL_DEEP };
-enum set { SET_SCRIPTED, SET_ONE, SET_TWO, SET_RANDOM, SET_COUNT };
+enum set { SET_SCRIPTED, SET_ONE, SET_TWO, SET_RANDOM, SET_BESIDE, SET_COUNT };
 
-static const char *const set_names[SET_COUNT] = { "scripted", "one", "two", "random" };
+static const char *const set_names[SET_COUNT] = { "scripted", "one", "two", "random", "beside" };
 
 struct arguments {
 	enum level level;
@@ -179,13 +179,16 @@ static bool run_generated(const struct arguments *arguments, enum set set, const
 			  struct campaign_result *result, size_t *number)
 {
 	static const enum generated_set sets[] = {
-		[SET_ONE] = GENERATED_ONE, [SET_TWO] = GENERATED_TWO, [SET_RANDOM] = GENERATED_RANDOM
+		[SET_ONE] = GENERATED_ONE,
+		[SET_TWO] = GENERATED_TWO,
+		[SET_RANDOM] = GENERATED_RANDOM,
+		[SET_BESIDE] = GENERATED_BESIDE,
 	};
 	static const uint64_t counts[][SET_COUNT] = {
-		[LEVEL_QUICK] = { [SET_ONE] = 180, [SET_TWO] = 120, [SET_RANDOM] = 6 },
-		[LEVEL_NORMAL] = { [SET_TWO] = 400, [SET_RANDOM] = 30 },
-		[LEVEL_LONG] = { [SET_RANDOM] = 200 },
-		[LEVEL_DEEP] = { [SET_RANDOM] = 200 },
+		[LEVEL_QUICK] = { [SET_ONE] = 180, [SET_TWO] = 120, [SET_RANDOM] = 6, [SET_BESIDE] = 12 },
+		[LEVEL_NORMAL] = { [SET_TWO] = 400, [SET_RANDOM] = 30, [SET_BESIDE] = 60 },
+		[LEVEL_LONG] = { [SET_RANDOM] = 200, [SET_BESIDE] = 400 },
+		[LEVEL_DEEP] = { [SET_RANDOM] = 200, [SET_BESIDE] = 400 },
 	};
 	struct campaign_settings campaign = { .set = sets[set],
 					      .explore = *settings,
@@ -209,7 +212,7 @@ static bool run_generated(const struct arguments *arguments, enum set set, const
 
 static int usage(FILE *to, int code)
 {
-	fprintf(to, "usage: crash_explorer [--set scripted|one|two|random]... [options]\n"
+	fprintf(to, "usage: crash_explorer [--set scripted|one|two|random|beside]... [options]\n"
 		    "  --list             names of the scripted workloads, sizes of the sets\n"
 		    "  --workload NAME    scripted workloads with this in their name\n"
 		    "  --index N          this workload of the set alone\n"
@@ -232,7 +235,7 @@ static int list(void)
 {
 	for (size_t i = 0; i < scripted_workload_count; i++)
 		printf("%s\n", scripted_workloads[i].name);
-	printf("# generated, one operation: %llu; two operations: %llu; random: %llu\n",
+	printf("# generated, one operation: %llu; two operations: %llu; random, beside: %llu\n",
 	       (unsigned long long)generated_size(GENERATED_ONE), (unsigned long long)generated_size(GENERATED_TWO),
 	       (unsigned long long)generated_size(GENERATED_RANDOM));
 	return 0;

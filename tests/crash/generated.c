@@ -3,9 +3,11 @@
  * Doing the steps of the table, and the sets of workloads made of them: see generated.h. One thread.
  */
 #include "generated.h"
+#include "beside.h"
 
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <ashlar/format.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -196,8 +198,9 @@ void generated_describe(const struct generated *generated, char *text, size_t si
 {
 	int used = snprintf(text, size, "%s", mode_names[mode_of(&generated->workload)]);
 
-	if (generated->set == GENERATED_RANDOM)
-		snprintf(text + used, size - (size_t)used, "random operations, seed %llu",
+	if (generated_is_random(generated->set))
+		snprintf(text + used, size - (size_t)used, "random operations%s, seed %llu",
+			 generated->set == GENERATED_BESIDE ? " beside chores" : "",
 			 (unsigned long long)generated->index);
 	for (unsigned i = 0; i < generated->count; i++) {
 		char step[200];
@@ -217,10 +220,22 @@ static void run_steps(struct script *s)
 		step_do(s, generated->steps[i], generated->syncs[i]);
 }
 
+/* Of a file or folder that is there. */
+static uint64_t random_ino(const struct model *model, struct generator *generator)
+{
+	for (size_t i = 0, at = generator_below(generator, model->capacity); i < model->capacity; i++, at++) {
+		const struct model_node *node = model->nodes[at % model->capacity];
+
+		if (node)
+			return node->ino;
+	}
+	return ASH_INO_ROOT;
+}
+
 /* A fifth of these operations are syncs of some kind, so that there is something that must not be lost. */
 static void random_sync(struct generator *generator, const struct model *model, struct op *op)
 {
-	uint64_t choice = generator_below(generator, 100);
+	uint64_t choice = generator_below(generator, 100), ino;
 
 	if (choice >= 20)
 		return;
@@ -228,14 +243,9 @@ static void random_sync(struct generator *generator, const struct model *model, 
 	*op = (struct op){ .kind = OP_FSYNC, .ino = 1, .flags = choice >= 12 };
 	if (choice < 5)
 		op->kind = choice < 2 ? OP_CHECKPOINT : OP_SYNC;
-	for (size_t i = 0, at = generator_below(generator, model->capacity); i < model->capacity; i++, at++) {
-		const struct model_node *node = model->nodes[at % model->capacity];
-
-		if (node && op->kind == OP_FSYNC) {
-			op->ino = node->ino;
-			return;
-		}
-	}
+	ino = random_ino(model, generator);
+	if (op->kind == OP_FSYNC)
+		op->ino = ino;
 }
 
 static bool changes_something(const struct op *op)
@@ -310,7 +320,85 @@ static bool random_operation(struct script *s, struct generator *generator)
 	return done;
 }
 
-/* Half of the operations are those of the table, which meet on the same few objects. */
+/* Half of the operations are those of the table, which meet on the same few objects. True: one was done. */
+static bool random_either(struct script *s, struct generator *generator)
+{
+	return generator_below(generator, 2) ? random_step(s, generator) : random_operation(s, generator);
+}
+
+/* A chore that stops up to three times while operations are done. How many were. */
+static unsigned random_chore(struct script *s, struct generator *generator)
+{
+	struct beside beside = { .volume = s->runner.volume };
+	uint64_t range;
+	unsigned done = 0;
+
+	beside.chore = (enum chore)generator_below(generator, CHORE_KINDS);
+	beside.ino = random_ino(&s->model, generator);
+	beside.at_barriers = generator_below(generator, 2);
+	range = beside.at_barriers ? 4 : 12;
+	beside_begin(&beside, s->dev, (uint32_t)generator_below(generator, range));
+	for (unsigned stops = 0; beside_stopped(&beside); stops++) {
+		for (uint64_t tries = 1 + generator_below(generator, 4); tries && !s->failed; tries--)
+			done += random_either(s, generator);
+		beside_go_on(&beside, stops < 2 ? (uint32_t)generator_below(generator, range) : BESIDE_NEVER);
+	}
+	beside_end(&beside, s->dev);
+	return done;
+}
+
+/* Changes of the blocks that nearly every operation changes, so that these are older in the log than what comes next. */
+static void stir(struct script *s)
+{
+	static const char *const files[] = { "/A/foo", "/A/bar", "/B/foo", "/B", "/A" };
+
+	do_create(s, "/stir");
+	do_write(s, "/stir", 0, 4096, 0);
+	do_write_back(s, "/stir");
+	for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++)
+		do_chmod(s, files[i], 0700 + s->next_pattern++ % 8 * 8);
+	do_unlink(s, "/stir");
+}
+
+/* A step of the table that can be done, on `path` unless that is NULL. What it was done on, NULL: there is none. */
+static const char *some_step(struct script *s, struct generator *generator, const char *path)
+{
+	size_t at = generator_below(generator, generated_step_count);
+
+	for (size_t i = 0; i < generated_step_count && !s->failed; i++, at++) {
+		const struct step *step = &generated_steps[at % generated_step_count];
+
+		if ((path && strcmp(step->path, path)) || !would_succeed(s, step))
+			continue;
+		step_do(s, step, SYNC_NOTHING);
+		return subject_of(step);
+	}
+	return NULL;
+}
+
+/*
+ * One operation that is synced; a checkpoint of the older half of the log, which finds it in the younger; and another
+ * operation on the same thing before it ends. The tail must not pass what the second took away, for that may never have
+ * been.
+ */
+static void run_checkpoint(struct script *s, struct generator *generator)
+{
+	struct beside beside = { .volume = s->runner.volume, .at_barriers = generator_below(generator, 4) };
+	const char *subject;
+
+	for (uint64_t rounds = 2 + generator_below(generator, 6); rounds; rounds--)
+		stir(s);
+	subject = some_step(s, generator, NULL);
+	do_sync(s);
+	beside.chore = generator_below(generator, 4) ? CHORE_HALF : CHORE_CHECKPOINT;
+	beside_begin(&beside, s->dev, (uint32_t)generator_below(generator, beside.at_barriers ? 5 : 12));
+	while (beside_stopped(&beside)) {
+		some_step(s, generator, subject);
+		beside_go_on(&beside, BESIDE_NEVER);
+	}
+	beside_end(&beside, s->dev);
+}
+
 static void run_random(struct script *s)
 {
 	const struct generated *generated = s->workload->context;
@@ -322,13 +410,19 @@ static void run_random(struct script *s)
 	generator.names = 6; /* few, so that operations meet */
 	generator.no_far_offsets = true;
 	generator.next_pattern = 1000;
+	if (generated->set == GENERATED_BESIDE && generated->index % 4) {
+		run_checkpoint(s, &generator);
+		return;
+	}
 	wanted = RANDOM_MIN + (unsigned)generator_below(&generator, RANDOM_MAX - RANDOM_MIN + 1);
 	if (generated->index / MODE_KINDS % 2)
 		fill_volume(s, 30 + generator_below(&generator, 60));
 	for (unsigned tries = 0; wanted && tries < 1000 && !s->failed; tries++) {
-		bool table = generator_below(&generator, 2);
+		unsigned done = generated->set == GENERATED_BESIDE && !generator_below(&generator, 3) ?
+					random_chore(s, &generator) :
+					random_either(s, &generator);
 
-		wanted -= table ? random_step(s, &generator) : random_operation(s, &generator);
+		wanted -= done < wanted ? done : wanted;
 	}
 }
 
@@ -351,8 +445,8 @@ void generated_make(struct generated *generated, enum generated_set set, uint64_
 
 	*generated = (struct generated){ .workload = generated_base, .set = set, .index = index };
 	generated->workload.context = generated;
-	generated->workload.run = set == GENERATED_RANDOM ? run_random : run_steps;
-	if (set == GENERATED_RANDOM) {
+	generated->workload.run = generated_is_random(set) ? run_random : run_steps;
+	if (generated_is_random(set)) {
 		generated->workload.may_fill = true;
 		set_mode(generated, index % MODE_KINDS);
 		return;

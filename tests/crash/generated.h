@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Workloads that are generated: every sequence of one or two operations out of a table, each followed by one of the
- * syncs, after the manner of CrashMonkey's ACE; and long random ones.
+ * syncs, after the manner of CrashMonkey's ACE; long random ones; and random ones beside chores (beside.h).
  *
  * Concept: a set has a size, and each workload of it an index, which is all that is needed to make it again. Indices
  * count everything, also sequences that cannot succeed (stage_accepts() tells these).
@@ -56,7 +56,12 @@ void step_describe(const struct step *step, enum step_sync sync, char *text, siz
 
 /* ---- The sets ---- */
 
-enum generated_set { GENERATED_ONE, GENERATED_TWO, GENERATED_RANDOM, GENERATED_SETS };
+enum generated_set { GENERATED_ONE, GENERATED_TWO, GENERATED_RANDOM, GENERATED_BESIDE, GENERATED_SETS };
+/* Operations by a seed, chosen by the volume's answers; no list of steps. */
+static inline bool generated_is_random(enum generated_set set)
+{
+	return set >= GENERATED_RANDOM;
+}
 
 struct generated {
 	struct workload workload; /* its context is this structure: do not move it */

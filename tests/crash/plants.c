@@ -47,6 +47,7 @@ static const struct plant {
 	{ ASH_PLANT_NO_TAIL_ZERO, "missing tail zeroing", { "truncate and grow", "truncate up" }, GENERATED_ONE },
 	{ ASH_PLANT_RENAME_SPLIT, "rename not atomic", { "rename over", "replace by rename" }, GENERATED_ONE },
 	{ ASH_PLANT_NO_ORPHAN, "orphan not recorded", { "orphans", "deletion chain", "O_TMPFILE" }, GENERATED_ONE },
+	{ ASH_PLANT_TAIL_OVER_FREED, "tail over freed metadata", { "checkpoints beside" }, GENERATED_BESIDE },
 };
 #define PLANT_COUNT (sizeof(plants) / sizeof(*plants))
 
@@ -108,6 +109,7 @@ static const struct search {
 	{ GENERATED_ONE, "of one operation", 0 },
 	{ GENERATED_TWO, "of two operations", 1000 },
 	{ GENERATED_RANDOM, "random", 200 },
+	{ GENERATED_BESIDE, "beside chores", 2000 },
 };
 #define SEARCH_COUNT (sizeof(searches) / sizeof(*searches))
 
@@ -176,7 +178,7 @@ static bool is_quiet(void)
 	for (size_t i = 0; i < SEARCH_COUNT; i++) {
 		struct search part = searches[i];
 
-		part.count = part.set == GENERATED_RANDOM ? 5 : 150;
+		part.count = generated_is_random(part.set) ? 5 : 150;
 		quiet = quiet && !search_planted(&none, &part, false);
 	}
 	return quiet;

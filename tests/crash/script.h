@@ -89,6 +89,11 @@ void do_fdatasync(struct script *s, const char *path);
 void do_write_back(struct script *s, const char *path);
 void do_sync(struct script *s);
 void do_checkpoint(struct script *s);
+/*
+ * A checkpoint of the older half of the log, and `operations` before the `passes`-th flush of it. Where nothing is recorded:
+ * one after the other.
+ */
+void do_checkpoint_beside(struct script *s, uint32_t passes, void (*operations)(struct script *s));
 /* Was the last answer -ENOSPC? (workloads with may_fill) */
 bool was_full(const struct script *s);
 

@@ -525,6 +525,36 @@ static void run_checkpoints(struct script *s)
 	do_checkpoint(s);
 }
 
+static void empty_fragments(struct script *s)
+{
+	do_truncate(s, "/fragments", 0);
+}
+
+/*
+ * What a checkpoint finds in the younger half of the log is not written home by it, and freed before it ends: the tree block
+ * of a file's extents. The blocks that nearly all operations change are in the older half.
+ */
+static void run_checkpoints_beside(struct script *s)
+{
+	do_create(s, "/fragments");
+	do_create(s, "/stir");
+	for (uint32_t passes = 0; passes < 5; passes++) {
+		for (uint64_t i = 0; i < 12; i++)
+			do_write(s, "/fragments", i * 8192, 4096, 0);
+		do_fsync(s, "/fragments");
+		do_checkpoint(s);
+		for (unsigned i = 0; i < 12; i++) { /* more than a block of the log */
+			do_write(s, "/stir", 0, 4096, 0);
+			do_write_back(s, "/stir");
+			do_chmod(s, "/fragments", 0600 + i % 8);
+			do_truncate(s, "/stir", 0);
+		}
+		do_write(s, "/fragments", 4096, 4096, 0);
+		do_fsync(s, "/fragments");
+		do_checkpoint_beside(s, passes, empty_fragments);
+	}
+}
+
 /* Blocks that held a directory's tree become file data while the log still has records for them (I3, revoke). */
 static void run_reuse(struct script *s)
 {
@@ -872,6 +902,7 @@ const struct workload scripted_workloads[] = {
 	{ .name = "log wrap-around", .setup = small_tree, .run = run_log_wrap, .crowded = true },
 	{ .name = "log wrap-around, FUA", .setup = small_tree, .run = run_log_wrap, .fua = true, .crowded = true },
 	{ .name = "checkpoints", .setup = small_tree, .run = run_checkpoints },
+	{ .name = "checkpoints beside operations", .setup = small_tree, .run = run_checkpoints_beside, .crowded = true },
 	{ .name = "reuse: metadata to data", .setup = NULL, .run = run_reuse, .crowded = true },
 	{ .name = "reuse on a full volume", .setup = NULL, .run = run_reuse_full, .may_fill = true, .crowded = true },
 	{ .name = "reuse: data to data", .setup = small_tree, .run = run_data_reuse, .mib = 4 },

@@ -20,6 +20,8 @@ struct record_layer {
 	pthread_mutex_t lock;
 	struct record_entry **entries;
 	size_t count, room;
+	void (*ask)(void *context, const struct bdev_request *request); /* set while nothing is in flight */
+	void *ask_context;
 };
 
 static void entry_free(struct record_entry *entry)
@@ -104,12 +106,15 @@ static struct record_entry *entry_create(const struct bdev_request *request)
 
 static bool record_before(struct bdev_layer *layer, struct bdev_layer_slot *slot)
 {
+	struct record_layer *record = (struct record_layer *)layer;
 	struct record_entry *entry;
 
 	if (slot->request.op == BDEV_READ)
 		return true;
+	if (record->ask)
+		record->ask(record->ask_context, &slot->request);
 	entry = entry_create(&slot->request);
-	if (!entry || append((struct record_layer *)layer, entry)) {
+	if (!entry || append(record, entry)) {
 		entry_free(entry);
 		slot->request.result = -ENOMEM; /* what is not recorded must not happen */
 		return false;
@@ -253,4 +258,13 @@ int record_apply_part(const struct record_entry *entry, struct bdev *target, uin
 int record_apply(const struct record_entry *entry, struct bdev *target)
 {
 	return record_apply_part(entry, target, 0, entry->length);
+}
+
+void record_ask(struct bdev *record_layer, void (*ask)(void *context, const struct bdev_request *request),
+		void *context)
+{
+	struct record_layer *record = (struct record_layer *)record_layer;
+
+	record->ask = ask;
+	record->ask_context = context;
 }

@@ -41,6 +41,10 @@ struct record_entry {
 /* Takes ownership of `lower`. 0 or -ENOMEM. */
 int record_open(struct bdev *lower, struct bdev **out);
 
+/* `ask` is called, without a lock, for every change and flush before it is issued. NULL: nobody. */
+void record_ask(struct bdev *record_layer, void (*ask)(void *context, const struct bdev_request *request),
+		void *context);
+
 /* Put a mark in the log ("this fsync was acknowledged", "operation 17 begins"). 0 or -ENOMEM. */
 int record_mark(struct bdev *record_layer, uint64_t mark);
 /* Forget everything recorded; nothing may be in flight. */
