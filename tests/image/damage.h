@@ -13,6 +13,11 @@ void affect_block(struct test *test, struct image *image, const struct site *sit
 void affect(struct test *test, uint64_t ino);
 /* A superblock or a backup, their header and the table inode included. */
 bool is_super(const struct image *image, const struct site *site);
+/*
+ * Under right checksums a writer cannot see that it is led astray: to blocks that are free by the bitmap only, or that
+ * belong to somebody else.
+ */
+bool leads_astray(const struct site *site);
 
 void damage_fields(struct image *image);      /* every field but superblocks'; clean image */
 void damage_supers(struct image *image);      /* superblock and backups; clean image that ends with the device */

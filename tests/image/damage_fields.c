@@ -24,11 +24,8 @@ bool is_super(const struct image *image, const struct site *site)
 		 site->block == ash_group_start(1)));
 }
 
-/*
- * Under right checksums a writer cannot see that it is led astray: to blocks that are free by the bitmap only, or that
- * belong to somebody else. Names, attributes and the shape of a node are checked whenever they are used.
- */
-static bool leads_astray(const struct site *site)
+/* Names, attributes and the shape of a node are checked whenever they are used. */
+bool leads_astray(const struct site *site)
 {
 	switch (site->structure) {
 	case S_INODE:
