@@ -256,8 +256,9 @@ const char *attribute_value_wrong(struct checker *checker, const uint8_t *value,
 	}
 	if (*error)
 		return NULL;
-	if (memchr(bad, true, at * sizeof(*bad)))
-		return "value cannot be read";
+	for (uint64_t i = 0; i < at; i++)
+		if (bad[i])
+			return "value cannot be read";
 	if (ash_crc32c(checker->seed, checker->value, value_length) != external.crc)
 		return "value has a wrong checksum";
 	return NULL;
