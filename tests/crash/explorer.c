@@ -185,7 +185,7 @@ static bool run_generated(const struct arguments *arguments, enum set set, const
 		[SET_BESIDE] = GENERATED_BESIDE,
 	};
 	static const uint64_t counts[][SET_COUNT] = {
-		[LEVEL_QUICK] = { [SET_ONE] = 180, [SET_TWO] = 120, [SET_RANDOM] = 6, [SET_BESIDE] = 12 },
+		[LEVEL_QUICK] = { [SET_ONE] = 180, [SET_TWO] = 120, [SET_RANDOM] = 6, [SET_BESIDE] = 8 },
 		[LEVEL_NORMAL] = { [SET_TWO] = 400, [SET_RANDOM] = 30, [SET_BESIDE] = 60 },
 		[LEVEL_LONG] = { [SET_RANDOM] = 200, [SET_BESIDE] = 400 },
 		[LEVEL_DEEP] = { [SET_RANDOM] = 200, [SET_BESIDE] = 400 },
