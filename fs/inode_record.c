@@ -232,11 +232,12 @@ static int read_idle(struct ash_volume *volume, const struct read_context *read,
 static int inode_read(struct ash_volume *volume, uint64_t ino, bool patient, struct ash_attr *attr, uint64_t *parent)
 {
 	struct ash_record record;
-	struct read_context read = { .record = &record };
+	struct read_context read; /* not initialised: most of it is room for the header */
 	int result = record_glance(volume, ino, &record);
 
 	if (result)
 		return result;
+	read.record = &record;
 	if (ash_icore_if_idle(volume, ino, read_header, &read))
 		result = read_idle(volume, &read, attr, parent);
 	else
