@@ -130,6 +130,13 @@ int block_write(struct checker *checker, uint64_t block, void *data)
 	return block_write_raw(checker, block, data, 1);
 }
 
+void repair_refused(struct checker *checker, const char *what, uint64_t block)
+{
+	say(checker, "%s: %s %llu cannot be written either", bdev_name(checker->dev), what, (unsigned long long)block);
+	checker->result->fixed--;
+	checker->result->left++;
+}
+
 int check_flush(struct checker *checker)
 {
 	return bdev_flush(checker->dev);

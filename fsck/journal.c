@@ -105,11 +105,8 @@ static int lost_give_up(struct checker *checker, const struct ash_overlay *overl
 /* A block of which nothing is needed and that cannot even be written is no reason to end the check. */
 static void dead_block_renew(struct checker *checker, uint64_t block)
 {
-	if (!block_give_up(checker, block))
-		return;
-	say(checker, "%s: log block %llu cannot be written either", bdev_name(checker->dev), (unsigned long long)block);
-	checker->result->fixed--;
-	checker->result->left++;
+	if (block_give_up(checker, block))
+		repair_refused(checker, "log block", block);
 }
 
 static int kept_back(struct checker *checker)

@@ -491,13 +491,10 @@ static int block_give_up(struct checker *checker, uint64_t block, void *data)
 
 	memset(data, 0, ASH_BLOCK_SIZE);
 	result = block_write_raw(checker, block, data, 1);
-	if (result) {
-		say(checker, "block %llu cannot be written either: %s", (unsigned long long)block, strerror(-result));
-		checker->result->fixed--;
-		checker->result->left++;
-	} else {
+	if (result)
+		repair_refused(checker, "inode table block", block);
+	else
 		checker->changed = true;
-	}
 	return result;
 }
 
