@@ -5,6 +5,7 @@
 #	attach [options]	mount it at $MNT (the daemon stays a child: $DAEMON)
 #	detach			unmount and wait for the daemon
 #	crash			kill the daemon with SIGKILL and remove the dead mount
+#	device_free		nobody claims the loop device; device_comes_free: within 20 s
 #	abort_connection M:N	end the connection of the mount with this device number (mountpoint -d), whatever waits
 #	check NAME COMMAND...	one behaviour: 'ok' when the command succeeds
 #	fsck_clean NAME		fsck.ashlar -n finds nothing
@@ -129,12 +130,18 @@ crash() {
 	wait "$DAEMON" 2>/dev/null
 	DAEMON=
 	umount -l "$MNT"
-	# The kernel lets go of the device when the last user of the dead mount is gone.
+	device_comes_free || note "the device is still in use"
+}
+
+device_free() { python3 -c "import os; os.close(os.open('$LOOP', os.O_RDWR | os.O_EXCL))"; }
+
+# The kernel lets go of the device when the last user of a dead mount is gone.
+device_comes_free() {
 	for _ in $(seq 400); do
-		python3 -c "import os; os.close(os.open('$LOOP', os.O_RDWR | os.O_EXCL))" 2>/dev/null && return 0
+		device_free 2>/dev/null && return 0
 		sleep 0.05
 	done
-	note "the device is still in use"
+	return 1
 }
 
 abort_connection() {

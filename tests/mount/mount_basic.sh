@@ -7,7 +7,6 @@ CTL=$(program ashlarctl 2>/dev/null) || CTL=
 volume 128M -L basic-$$
 
 in_mounts() { grep -q "^$1 $MNT $2 " /proc/mounts || { grep "$MNT" /proc/mounts; return 1; }; }
-device_free() { python3 -c "import os; os.close(os.open('$LOOP', os.O_RDWR | os.O_EXCL))"; }
 quiet() { [ ! -s "$1" ] || { sed 's/^/# /' "$1"; return 1; }; }
 # The command fails with exactly one line for people, and no mount is left.
 refused() {

@@ -59,10 +59,7 @@ for cycle in $(seq "$CYCLES"); do
 	umount -l "$MNT"
 	kill "${writers[@]}" $copy 2>/dev/null
 	wait "${writers[@]}" $copy 2>/dev/null
-	for _ in $(seq 400); do
-		python3 -c "import os; os.close(os.open('$LOOP', os.O_RDWR | os.O_EXCL))" 2>/dev/null && break
-		sleep 0.05
-	done
+	device_comes_free
 	check "cycle $cycle: ashlarctl says that it was not closed" grep -q "not closed in order" <("$ASHLARCTL" info "$LOOP")
 	fsck_clean "cycle $cycle: fsck -n before the log is replayed"
 	started=$(date +%s%N)

@@ -32,13 +32,6 @@ gone() {
 	wait "$DAEMON"
 	DAEMON=
 }
-released() {
-	for _ in $(seq 400); do
-		python3 -c "import os; os.close(os.open('$LOOP', os.O_RDWR | os.O_EXCL))" 2>/dev/null && return 0
-		sleep 0.05
-	done
-	return 1
-}
 
 # ---- users who make the daemon wait for pages that only it can write ----
 cat >"$WORK/seeker.py" <<'PY'
@@ -65,7 +58,7 @@ check "SIGTERM ends the daemon of a mount whose users write and seek" gone 30
 kill "${USERS[@]}" 2>/dev/null
 wait "${USERS[@]}" 2>/dev/null
 USERS=()
-check "the device is free afterwards" released
+check "the device is free afterwards" device_comes_free
 check_fails "the volume was closed in order" grep -q "not closed in order" <("$ASHLARCTL" info "$LOOP")
 fsck_clean "fsck -n finds nothing"
 attach
@@ -79,7 +72,7 @@ check "SIGTERM ends the daemon of a mount that is covered" gone 30
 check "what covers it stays" is_other
 umount -l "$MNT"
 mountpoint -q "$MNT" && umount "$MNT"
-check "the device is free afterwards" released
+check "the device is free afterwards" device_comes_free
 attach
 sleep 1000 <"$MNT/file" &
 USERS=($!)
@@ -90,7 +83,7 @@ check "what was mounted there since stays" is_other
 umount "$MNT"
 kill "${USERS[@]}"
 USERS=()
-check "the device is free then, too" released
+check "the device is free then, too" device_comes_free
 check_fails "the volume was closed in order" grep -q "not closed in order" <("$ASHLARCTL" info "$LOOP")
 fsck_clean "fsck -n finds nothing then, too"
 finish

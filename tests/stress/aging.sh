@@ -27,15 +27,6 @@ JOURNAL=$WORK/journal
 RANDOM=$seed
 began=$SECONDS cycles=0 kills=0
 
-# The kernel lets go of the device when the last user of the dead mount is gone.
-free_again() {
-	for _ in $(seq 400); do
-		python3 -c "import os; os.close(os.open('$LOOP', os.O_RDWR | os.O_EXCL))" 2>/dev/null && return 0
-		sleep 0.05
-	done
-	return 1
-}
-
 volume "$size"
 attach commit=1
 check "filled to 90 %" "$AGING" fill "$MNT" "$JOURNAL"
@@ -62,7 +53,7 @@ while [ "$SECONDS" -lt "$end" ] && [ "$FAILED" = 0 ]; do
 		cat "$WORK/churn"
 		check "cycle $cycles: work for $pause s, then killed" [ "$status" = 0 ]
 		umount -l "$MNT"
-		check "cycle $cycles: the device is free" free_again
+		check "cycle $cycles: the device is free" device_comes_free
 		kills=$((kills + 1))
 	fi
 	fsck_clean "cycle $cycles: fsck finds nothing"
