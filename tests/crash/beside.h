@@ -4,8 +4,8 @@
  *
  * Concept: a second thread does the chore and stops before its n-th change or flush of the device; the script does some
  * operations; the chore goes on, to its next stop or its end. So every order of the two at the device can be had, and
- * the same one again. Where an operation needs what the chore holds (a lock, the lead of a log write) the chore goes
- * on after PATIENCE_NS without being told.
+ * the same one again. Where an operation sleeps for what the chore holds (a lock, the lead of a log write) the chore goes
+ * on without being told.
  *
  * A chore claims nothing: it is in no history. What it makes durable may be there, as after any write-back.
  */
@@ -16,6 +16,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #define BESIDE_NEVER UINT32_MAX
 
@@ -26,6 +27,7 @@ struct beside {
 	enum chore chore;
 	uint64_t ino;     /* of the file that is written back */
 	bool at_barriers; /* stops before flushes and FUA writes only */
+	pid_t caller;     /* the thread that does the operations */
 	pthread_t thread;
 	pthread_mutex_t lock; /* of what follows */
 	pthread_cond_t changed;
