@@ -30,8 +30,9 @@ struct slot {
 
 struct shard {
 	struct ash_lock lock;
-	struct slot *slots;
-	size_t capacity, used;
+	struct slot *_Atomic slots; /* atomic, like the capacity, for ash_lookup_prefetch() alone */
+	_Atomic size_t capacity;
+	size_t used;
 	bool lossy;
 } __attribute__((aligned(64)));
 
@@ -57,10 +58,11 @@ static size_t home_of(uint64_t ino, size_t capacity)
 /* The slot of `ino`, or the empty one where it would go. */
 static size_t find(const struct shard *shard, uint64_t ino)
 {
-	size_t i = home_of(ino, shard->capacity);
+	const struct slot *slots = shard->slots;
+	size_t capacity = shard->capacity, i = home_of(ino, capacity);
 
-	while (shard->slots[i].ino && shard->slots[i].ino != ino)
-		if (++i == shard->capacity)
+	while (slots[i].ino && slots[i].ino != ino)
+		if (++i == capacity)
 			i = 0;
 	return i;
 }
@@ -124,6 +126,16 @@ static void erase(struct shard *shard, size_t hole)
 	shard->used--;
 	if (shard->capacity > CAPACITY_MIN && shard->used < shard->capacity / 8)
 		(void)resize(shard, shard->capacity / 4 + CAPACITY_MIN); /* no memory: stays large */
+}
+
+/* A slot that has moved meanwhile, or an address that never was one: a prefetch of anything is harmless. */
+void ash_lookup_prefetch(struct ash_volume *volume, uint64_t ino)
+{
+	const struct shard *shard = shard_of(volume, ino);
+	const struct slot *slots = atomic_load_explicit(&shard->slots, memory_order_relaxed);
+	size_t capacity = atomic_load_explicit(&shard->capacity, memory_order_relaxed);
+
+	__builtin_prefetch((const void *)((uintptr_t)slots + home_of(ino, capacity) * sizeof(*slots)), 1);
 }
 
 int ash_lookup_take(struct ash_volume *volume, uint64_t ino, uint64_t count)

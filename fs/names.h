@@ -46,6 +46,8 @@ struct ash_lookups *ash_icache_lookups(struct ash_volume *volume);
 
 int ash_lookups_open(struct ash_lookups **out);
 void ash_lookups_close(struct ash_lookups *lookups);
+/* The count of `ino` will be asked for soon: fetch where it is. No lock needed. */
+void ash_lookup_prefetch(struct ash_volume *volume, uint64_t ino);
 /* Add to the count, room included: 0 or -ENOMEM. */
 int ash_lookup_take(struct ash_volume *volume, uint64_t ino, uint64_t count);
 /* Take off; the count left. *marks: as they were before. */
