@@ -222,6 +222,7 @@ static int find_and_count(struct ash_volume *volume, uint64_t parent, const char
 		*ino = entry.ino;
 	}
 	if (!result) {
+		/* first the one that waits for nothing: the other has to find the record's buffer */
 		ash_lookup_prefetch(volume, *ino);
 		ash_itable_prefetch(volume, *ino);
 		result = ash_lookup_take(volume, *ino, 1);

@@ -58,18 +58,15 @@ static bool told_to_go_on(struct beside *beside)
  */
 static void stop_locked(struct beside *beside)
 {
-	unsigned asleep = 0;
-
 	beside->stopped = true;
 	pthread_cond_broadcast(&beside->changed);
-	while (!told_to_go_on(beside)) {
+	for (unsigned asleep = 0; asleep < 2;) {
+		if (told_to_go_on(beside))
+			return;
 		asleep = caller_sleeps(beside) ? asleep + 1 : 0;
-		if (asleep < 2)
-			continue;
-		beside->stopped = false;
-		beside->passes = BESIDE_NEVER;
-		return;
 	}
+	beside->stopped = false;
+	beside->passes = BESIDE_NEVER;
 }
 
 static void before_request(void *context, const struct bdev_request *request)
