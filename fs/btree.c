@@ -164,7 +164,7 @@ static int leaf_find(const struct ash_tree *tree, uint64_t key, struct step *lea
 		return result;
 	while (ash_node_level(ash_node_bytes(&leaf->node))) {
 		struct step parent = *leaf;
-		uint32_t index = ash_node_search_child(ash_node_bytes(&parent.node), key);
+		uint32_t index = ash_node_search_child(ash_node_bytes(&parent.node), key, parent.low, parent.high);
 
 		result = child_load(tree, &parent, index, false, leaf);
 		step_put(tree, &parent);
@@ -191,7 +191,7 @@ static int path_find(const struct ash_tree *tree, uint64_t key, struct path *pat
 	if (result <= 0)
 		return result;
 	while (ash_node_level(ash_node_bytes(&step->node))) {
-		step->index = ash_node_search_child(ash_node_bytes(&step->node), key);
+		step->index = ash_node_search_child(ash_node_bytes(&step->node), key, step->low, step->high);
 		result = child_load(tree, step, step->index, true, step + 1);
 		if (result) {
 			path_put(tree, path);

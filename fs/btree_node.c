@@ -23,8 +23,8 @@
 #define SLOT_SIZE ((uint32_t)sizeof(ash_le16))
 #define RECORD_HEADER ((uint32_t)sizeof(struct ash_tree_record))
 #define MAX_SLOTS ((ASH_TREE_NODE_SIZE - HEADER_SIZE) / (SLOT_SIZE + RECORD_HEADER))
-/* Records to each side of where the key should be: a spread of hashed keys over a leaf of 70 is 4 records (sigma). */
-#define SEARCH_WINDOW 6u
+/* Records around the place where the key should be: a spread of hashed keys over a leaf of 70 is 4 records (sigma). */
+#define SEARCH_WINDOW 14u
 /* One bit for each two bytes of a node. */
 #define MAP_WORDS ((ASH_TREE_NODE_SIZE / 2 + 63) / 64)
 
@@ -73,30 +73,43 @@ static uint32_t interpolate(uint64_t key, uint64_t low, uint64_t high, uint32_t 
 	return (uint32_t)((place >> shift) * count / ((range >> shift) + 1));
 }
 
-uint32_t ash_node_search_near(const void *node, uint64_t key, uint64_t low_key, uint64_t high_key)
+/* How many of the records [from, to) have a smaller key. No branch depends on a key: their loads do not wait for each other. */
+static uint32_t count_less(const void *node, uint64_t key, uint32_t from, uint32_t to)
 {
-	uint32_t low = 0, high = ash_node_count(node);
-	uint32_t guess, from, to;
+	uint32_t less = 0;
 
-	if (high <= 2 * SEARCH_WINDOW)
-		return bisect(node, key, low, high);
-	guess = interpolate(key, low_key, high_key, high);
-	from = guess > SEARCH_WINDOW ? guess - SEARCH_WINDOW : 0;
-	to = guess + SEARCH_WINDOW < high ? guess + SEARCH_WINDOW : high - 1;
-	for (uint32_t i = from; i <= to; i++)
-		__builtin_prefetch(ash_node_record_at(node, i));
-	if (ash_node_key(node, to) < key)
-		low = to + 1;
-	else if (ash_node_key(node, from) >= key)
-		high = from;
-	else
-		low = from + 1, high = to;
-	return bisect(node, key, low, high);
+	for (uint32_t i = from; i < to; i++)
+		less += ash_node_key(node, i) < key;
+	return less;
 }
 
-uint32_t ash_node_search_child(const void *node, uint64_t key)
+/* Of the records from `first` on. */
+static inline uint32_t search_near(const void *node, uint64_t key, uint32_t first, uint64_t low_key, uint64_t high_key)
 {
-	uint32_t index = bisect(node, key, 1, ash_node_count(node));
+	uint32_t count = ash_node_count(node), from = first, to = count, less;
+
+	if (count - first > SEARCH_WINDOW) {
+		uint32_t guess = interpolate(key, low_key, high_key, count);
+
+		from = guess > first + SEARCH_WINDOW / 2 ? guess - SEARCH_WINDOW / 2 : first;
+		to = from + SEARCH_WINDOW < count ? from + SEARCH_WINDOW : count;
+	}
+	less = count_less(node, key, from, to);
+	if (!less && from > first)
+		return bisect(node, key, first, from);
+	if (less == to - from && to < count)
+		return bisect(node, key, to, count);
+	return from + less;
+}
+
+uint32_t ash_node_search_near(const void *node, uint64_t key, uint64_t low_key, uint64_t high_key)
+{
+	return search_near(node, key, 0, low_key, high_key);
+}
+
+uint32_t ash_node_search_child(const void *node, uint64_t key, uint64_t low_key, uint64_t high_key)
+{
+	uint32_t index = search_near(node, key, 1, low_key, high_key);
 
 	if (index < ash_node_count(node) && ash_node_key(node, index) == key)
 		return index;

@@ -59,11 +59,11 @@ static inline uint64_t ash_node_child(const void *node, uint32_t index)
  * Index of the first record with a key of at least `key`; the count when there is none. The node's keys should lie in
  * [low_key, high_key) (high_key 0: no limit); they need not. Keys lie all over the heap, so that each step of a plain
  * bisection is a cache miss that waits for the one before. Hashes, and mostly file offsets too, are spread evenly: the
- * records around the place where the key should be are fetched together.
+ * records around the place where the key should be are looked at together.
  */
 uint32_t ash_node_search_near(const void *node, uint64_t key, uint64_t low_key, uint64_t high_key);
-/* Inner node: index of the child that holds `key`. */
-uint32_t ash_node_search_child(const void *node, uint64_t key);
+/* Inner node: index of the child that holds `key`; bounds as above. */
+uint32_t ash_node_search_child(const void *node, uint64_t key, uint64_t low_key, uint64_t high_key);
 /* Bytes in use: header, slots and live records. */
 uint32_t ash_node_used(const struct ash_node *node);
 /* Does a record with a value of `length` fit, after compaction if need be? */

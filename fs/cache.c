@@ -2,10 +2,14 @@
 /*
  * Metadata block cache: the contract is in cache.h.
  *
- * Shards by block number, each with a hash table, a clock ring of all its buffers and a lock. A reference
- * is taken from 0 only under the shard lock; dropping one is a plain atomic decrement, so that the common
- * path touches the lock once. The clock hand frees buffers that nobody holds, that are clean and were not
- * used since it last came by. Dirty buffers stay: the log bounds their number (engine.h: dirty_limit).
+ * Shards by block number, each with a hash table, a clock ring of all its buffers and a lock. The clock hand frees
+ * buffers that nobody holds, that are clean and were not used since it last came by. Dirty buffers stay: the log bounds
+ * their number (engine.h: dirty_limit).
+ *
+ * References are taken and dropped without the lock, so that the common path never touches it. What keeps a buffer from
+ * getting a reference while it becomes another one is a bit of the count itself: the hand claims a buffer by changing
+ * the count from 0 to CLAIMED, and there it stays until the buffer stands for a block again. Buffers are never given
+ * back while the cache lives, so an old pointer leads to some buffer, and the reference shows which one.
  *
  * A buffer whose block was freed is detached: out of hash and ring, on the shard's graveyard until its last
  * holder is gone.
@@ -22,6 +26,8 @@
 #define CHUNKS_IN_HUGE_PAGE 8u
 #define CHUNK_BLOCKS_MAX 61u
 #define SLAB_BLOCKS (CHUNKS_IN_HUGE_PAGE * CHUNK_BLOCKS_MAX)
+#define CLAIMED (1u << 31) /* of a buffer's references */
+#define HOPS_MAX 4u        /* of a chain followed without the lock: it may change, even into a circle */
 static_assert(SLAB_BLOCKS * (ASH_BLOCK_SIZE + sizeof(struct ash_buffer)) <= HUGE_PAGE, "slab");
 static_assert(offsetof(struct ash_buffer, clock_next) <= 64, "what every look-up looks at is in one cache line");
 
@@ -29,12 +35,13 @@ struct shard {
 	struct ash_lock lock;
 	pthread_mutex_t load_lock; /* for sleeping on `loaded`; `loading` ends under both */
 	pthread_cond_t loaded;
-	_Atomic(struct ash_buffer *) *buckets; /* changed under the lock; prefetching looks without it */
+	_Atomic(struct ash_buffer *) *buckets; /* changed under the lock */
 	uint32_t bucket_count, count;
 	struct ash_buffer *hand;      /* clock ring */
 	struct ash_buffer *graveyard; /* through hash_next */
 	struct ash_buffer *spare;     /* free buffers with data, through hash_next */
-	uint64_t hits, misses;
+	_Atomic uint64_t hits;        /* no lock, nor one operation: of two threads that meet one may go uncounted */
+	uint64_t misses;
 };
 
 struct slab {
@@ -79,7 +86,18 @@ static _Atomic(struct ash_buffer *) *bucket_of(const struct shard *shard, uint64
 
 static struct ash_buffer *bucket_first(const struct shard *shard, uint64_t block)
 {
-	return atomic_load_explicit(bucket_of(shard, block), memory_order_relaxed);
+	return atomic_load_explicit(bucket_of(shard, block), memory_order_acquire);
+}
+
+static inline struct ash_buffer *next_of(const struct ash_buffer *buffer)
+{
+	return atomic_load_explicit(&buffer->hash_next, memory_order_acquire);
+}
+
+/* Also of a buffer that is about to become another one. */
+static inline uint64_t block_of(const struct ash_buffer *buffer)
+{
+	return __atomic_load_n(&buffer->id.block, __ATOMIC_RELAXED);
 }
 
 static inline struct ash_buffer *hash_find(struct shard *shard, uint64_t block)
@@ -87,14 +105,19 @@ static inline struct ash_buffer *hash_find(struct shard *shard, uint64_t block)
 	struct ash_buffer *buffer = bucket_first(shard, block);
 
 	while (buffer && buffer->id.block != block)
-		buffer = buffer->hash_next;
+		buffer = next_of(buffer);
 	return buffer;
+}
+
+static void set_next(struct ash_buffer *buffer, struct ash_buffer *next)
+{
+	atomic_store_explicit(&buffer->hash_next, next, memory_order_release);
 }
 
 static void hash_insert(struct shard *shard, struct ash_buffer *buffer)
 {
-	buffer->hash_next = bucket_first(shard, buffer->id.block);
-	atomic_store_explicit(bucket_of(shard, buffer->id.block), buffer, memory_order_relaxed);
+	set_next(buffer, bucket_first(shard, buffer->id.block));
+	atomic_store_explicit(bucket_of(shard, buffer->id.block), buffer, memory_order_release);
 	shard->count++;
 }
 
@@ -103,11 +126,11 @@ static void hash_remove(struct shard *shard, struct ash_buffer *buffer)
 	struct ash_buffer *before = bucket_first(shard, buffer->id.block);
 
 	if (before == buffer) {
-		atomic_store_explicit(bucket_of(shard, buffer->id.block), buffer->hash_next, memory_order_relaxed);
+		atomic_store_explicit(bucket_of(shard, buffer->id.block), next_of(buffer), memory_order_release);
 	} else {
-		while (before->hash_next != buffer)
-			before = before->hash_next;
-		before->hash_next = buffer->hash_next;
+		while (next_of(before) != buffer)
+			before = next_of(before);
+		set_next(before, next_of(buffer));
 	}
 	shard->count--;
 }
@@ -138,9 +161,10 @@ static void clock_remove(struct shard *shard, struct ash_buffer *buffer)
 	buffer->clock_previous->clock_next = buffer->clock_next;
 }
 
+/* A claimed buffer. */
 static void spare_put(struct shard *shard, struct ash_buffer *buffer)
 {
-	buffer->hash_next = shard->spare;
+	set_next(buffer, shard->spare);
 	shard->spare = buffer;
 }
 
@@ -192,36 +216,48 @@ static int chunk_add(struct ash_cache *cache, struct shard *shard)
 	memset(&slab->buffers[first], 0, cache->chunk_blocks * sizeof(struct ash_buffer));
 	for (uint32_t i = first; i < first + cache->chunk_blocks; i++) {
 		slab->buffers[i].data = slab->data + (size_t)i * ASH_BLOCK_SIZE;
+		atomic_init(&slab->buffers[i].references, CLAIMED);
 		spare_put(shard, &slab->buffers[i]);
 	}
 	return 0;
 }
 
-/*
- * Shard lock held. A holder may commit (dirty) and then drop its reference; the checkpoint may take one of a dirty buffer
- * without the shard lock, and cleans the buffer before it drops that. So whoever reads "no reference", "clean" and
- * "no reference", in this order, knows that all three are true at once.
- */
-static bool evictable(struct ash_buffer *buffer)
+static bool wanted(struct ash_buffer *buffer)
 {
-	return !buffer->loading && !atomic_load(&buffer->references) && !atomic_load(&buffer->dirty) &&
-	       !atomic_load(&buffer->references);
+	return atomic_load(&buffer->loading) || atomic_load(&buffer->references) || atomic_load(&buffer->dirty);
+}
+
+/*
+ * Shard lock held: nobody has the buffer, nobody can get it from now on, and it is clean. Only a holder makes a buffer
+ * dirty. The checkpoint references dirty ones whatever the count says, and cleans them before it lets go: so a buffer that
+ * is clean when it was claimed will not be looked for by it, and one that is dirty is given back.
+ */
+static bool claim(struct ash_buffer *buffer)
+{
+	uint32_t none = 0;
+
+	if (wanted(buffer) || !atomic_compare_exchange_strong(&buffer->references, &none, CLAIMED))
+		return false;
+	if (!atomic_load(&buffer->dirty))
+		return true;
+	atomic_fetch_sub(&buffer->references, CLAIMED);
+	return false;
 }
 
 static void graveyard_sweep(struct ash_cache *cache, struct shard *shard)
 {
-	struct ash_buffer **link = &shard->graveyard;
+	struct ash_buffer *buffer = shard->graveyard, *next;
 
-	while (*link) {
-		struct ash_buffer *buffer = *link;
-
+	shard->graveyard = NULL;
+	for (; buffer; buffer = next) {
+		next = next_of(buffer);
 		/* a dirty one still hangs in the log's list; it comes here by damage only, and goes once it is home */
-		if (evictable(buffer)) {
-			*link = buffer->hash_next;
+		if (claim(buffer)) {
 			spare_put(shard, buffer);
 			atomic_fetch_sub(&cache->blocks, 1);
 		} else {
-			link = &buffer->hash_next;
+			set_next(buffer, shard->graveyard);
+			shard->graveyard = buffer;
 		}
 	}
 }
@@ -233,12 +269,10 @@ static void evict_one(struct ash_cache *cache, struct shard *shard)
 		struct ash_buffer *buffer = shard->hand;
 
 		shard->hand = buffer->clock_next;
-		if (!evictable(buffer))
+		if (wanted(buffer))
 			continue;
-		if (buffer->accessed) {
-			buffer->accessed = false;
+		if (atomic_exchange_explicit(&buffer->accessed, false, memory_order_relaxed) || !claim(buffer))
 			continue;
-		}
 		hash_remove(shard, buffer);
 		clock_remove(shard, buffer);
 		spare_put(shard, buffer);
@@ -247,8 +281,9 @@ static void evict_one(struct ash_cache *cache, struct shard *shard)
 	}
 }
 
-/* Shard lock held: a fresh buffer with one reference, in hash and ring. */
-static struct ash_buffer *buffer_create(struct ash_cache *cache, struct shard *shard, struct ash_block_id id)
+/* Shard lock held: a fresh buffer with one reference, in hash and ring. `loading`: nobody else may look at its bytes yet. */
+static struct ash_buffer *buffer_create(struct ash_cache *cache, struct shard *shard, struct ash_block_id id,
+					bool loading)
 {
 	struct ash_buffer *buffer;
 
@@ -260,19 +295,24 @@ static struct ash_buffer *buffer_create(struct ash_cache *cache, struct shard *s
 	if (!shard->spare && chunk_add(cache, shard))
 		return NULL;
 	buffer = shard->spare;
-	shard->spare = buffer->hash_next;
+	shard->spare = next_of(buffer);
 	buffer->dirty_next = buffer->dirty_previous = NULL;
-	buffer->id = id;
-	atomic_store(&buffer->references, 1);
-	atomic_store(&buffer->dirty, false);
-	atomic_store(&buffer->checked, 0);
-	buffer->bad_records = 0;
+	__atomic_store_n(&buffer->id.block, id.block, __ATOMIC_RELAXED);
+	buffer->id.type = id.type;
+	buffer->id.owner = id.owner;
+	atomic_store_explicit(&buffer->dirty, false, memory_order_relaxed);
+	atomic_store_explicit(&buffer->checked, 0, memory_order_relaxed);
+	atomic_store_explicit(&buffer->bad_records, 0, memory_order_relaxed);
 	buffer->undo = NULL;
 	buffer->first_lsn = buffer->last_lsn = buffer->next_first_lsn = 0;
 	buffer->writing = buffer->dead = false;
-	buffer->accessed = true;
-	buffer->loading = buffer->replayed = buffer->detached = false;
+	atomic_store_explicit(&buffer->accessed, true, memory_order_relaxed);
+	atomic_store_explicit(&buffer->loading, loading, memory_order_relaxed);
+	atomic_store_explicit(&buffer->replayed, false, memory_order_relaxed);
+	atomic_store_explicit(&buffer->detached, false, memory_order_relaxed);
 	buffer->load_error = 0;
+	/* No longer claimed: whoever gets a reference from now on sees all of the above. */
+	atomic_store_explicit(&buffer->references, 1, memory_order_release);
 	hash_insert(shard, buffer);
 	atomic_fetch_add(&cache->blocks, 1);
 	clock_insert(shard, buffer);
@@ -284,8 +324,8 @@ static void buffer_detach_locked(struct ash_cache *cache, struct shard *shard, s
 {
 	hash_remove(shard, buffer);
 	clock_remove(shard, buffer);
-	buffer->detached = true;
-	buffer->hash_next = shard->graveyard;
+	atomic_store(&buffer->detached, true);
+	set_next(buffer, shard->graveyard);
 	shard->graveyard = buffer;
 	graveyard_sweep(cache, shard);
 }
@@ -367,11 +407,11 @@ static int buffer_load(struct ash_volume *volume, struct shard *shard, struct as
 	else
 		error = verify(volume, buffer, buffer->id, true);
 	ash_lock(&shard->lock);
+	buffer->load_error = error;
 	pthread_mutex_lock(&shard->load_lock);
-	buffer->loading = false;
+	atomic_store(&buffer->loading, false);
 	pthread_cond_broadcast(&shard->loaded);
 	pthread_mutex_unlock(&shard->load_lock);
-	buffer->load_error = error;
 	if (error) {
 		atomic_fetch_sub(&buffer->references, 1);
 		if (!buffer->detached) /* by ash_buffer_get_new(): a damaged tree points to a block that is free */
@@ -427,22 +467,67 @@ void ash_buffer_prefetch(struct ash_volume *volume, uint64_t block, uint32_t off
 	prefetch(volume->cache, block, offset);
 }
 
-static inline int buffer_get(struct ash_volume *volume, struct ash_block_id id, struct ash_buffer **out)
+/* From any count but a claimed one. */
+static inline bool reference_try(struct ash_buffer *buffer)
+{
+	uint32_t count = atomic_load_explicit(&buffer->references, memory_order_relaxed);
+
+	while (!(count & CLAIMED))
+		if (atomic_compare_exchange_weak_explicit(&buffer->references, &count, count + 1, memory_order_acquire,
+							  memory_order_relaxed))
+			return true;
+	return false;
+}
+
+/* Of a referenced buffer, hence one that stays what it is: `id`, with nothing to be done or to be said about it? */
+static inline bool is_ready(const struct ash_buffer *buffer, struct ash_block_id id)
+{
+	return !atomic_load_explicit(&buffer->loading, memory_order_acquire) &&
+	       !atomic_load_explicit(&buffer->replayed, memory_order_acquire) &&
+	       !atomic_load_explicit(&buffer->detached, memory_order_acquire) && !buffer->load_error &&
+	       buffer->id.block == id.block && buffer->id.type == id.type && buffer->id.owner == id.owner;
+}
+
+static inline void count_hit(struct shard *shard)
+{
+	uint64_t hits = atomic_load_explicit(&shard->hits, memory_order_relaxed);
+
+	atomic_store_explicit(&shard->hits, hits + 1, memory_order_relaxed);
+}
+
+/* The common case, without the lock. NULL says nothing: look with the lock held. */
+static inline struct ash_buffer *try_get(struct shard *shard, struct ash_block_id id)
+{
+	struct ash_buffer *buffer = bucket_first(shard, id.block);
+
+	for (unsigned hops = 0; buffer && block_of(buffer) != id.block; hops++)
+		buffer = hops < HOPS_MAX ? next_of(buffer) : NULL;
+	if (!buffer || !reference_try(buffer))
+		return NULL;
+	if (!is_ready(buffer, id)) {
+		atomic_fetch_sub(&buffer->references, 1);
+		return NULL;
+	}
+	if (!atomic_load_explicit(&buffer->accessed, memory_order_relaxed))
+		atomic_store_explicit(&buffer->accessed, true, memory_order_relaxed);
+	count_hit(shard);
+	return buffer;
+}
+
+static int __attribute__((noinline))
+get_locked(struct ash_volume *volume, struct ash_block_id id, struct ash_buffer **out)
 {
 	struct shard *shard = shard_of(volume->cache, id.block);
 	struct ash_buffer *buffer;
 	int error;
 
-	*out = NULL;
 	if (id.block >= volume->block_count)
 		return ash_damaged(volume, id.block, "address outside the volume");
 	ash_lock(&shard->lock);
 	buffer = hash_find(shard, id.block);
 	if (!buffer) {
 		shard->misses++;
-		buffer = buffer_create(volume->cache, shard, id);
-		if (buffer)
-			buffer->loading = true;
+		buffer = buffer_create(volume->cache, shard, id, true);
 		ash_unlock(&shard->lock);
 		if (!buffer)
 			return -ENOMEM;
@@ -451,8 +536,8 @@ static inline int buffer_get(struct ash_volume *volume, struct ash_block_id id, 
 			*out = buffer;
 		return error;
 	}
-	shard->hits++;
-	buffer->accessed = true;
+	count_hit(shard);
+	atomic_store_explicit(&buffer->accessed, true, memory_order_relaxed);
 	atomic_fetch_add(&buffer->references, 1);
 	if (buffer->loading)
 		wait_loaded(volume, shard, buffer);
@@ -460,9 +545,10 @@ static inline int buffer_get(struct ash_volume *volume, struct ash_block_id id, 
 	if (!error && buffer->replayed && buffer->id.type == id.type) {
 		/* the log says what it holds; whether it makes sense is seen here, at its first use */
 		error = verify(volume, buffer, id, false);
-		buffer->replayed = error != 0;
-		if (!error)
+		if (!error) {
 			buffer->id.owner = id.owner; /* inode table: known only now */
+			atomic_store_explicit(&buffer->replayed, false, memory_order_release);
+		}
 	}
 	ash_unlock(&shard->lock);
 	if (!error)
@@ -473,6 +559,12 @@ static inline int buffer_get(struct ash_volume *volume, struct ash_block_id id, 
 	}
 	*out = buffer;
 	return 0;
+}
+
+static inline int buffer_get(struct ash_volume *volume, struct ash_block_id id, struct ash_buffer **out)
+{
+	*out = try_get(shard_of(volume->cache, id.block), id);
+	return *out ? 0 : get_locked(volume, id, out);
 }
 
 int ash_buffer_get(struct ash_volume *volume, struct ash_block_id id, struct ash_buffer **out)
@@ -507,7 +599,7 @@ int ash_buffer_get_new(struct ash_volume *volume, struct ash_block_id id, struct
 	}
 	if (buffer)
 		buffer_detach_locked(volume->cache, shard, buffer);
-	buffer = buffer_create(volume->cache, shard, id);
+	buffer = buffer_create(volume->cache, shard, id, false);
 	ash_unlock(&shard->lock);
 	*out = buffer;
 	if (!buffer)

@@ -38,16 +38,17 @@ struct ash_block_id {
 };
 
 struct ash_buffer {
-	/* what every ash_buffer_get() looks at, in one cache line; shard lock where no other is named */
-	struct ash_buffer *hash_next;
+	/* what every ash_buffer_get() looks at, in one cache line; changed under the shard lock where no other is named,
+	 * and looked at without it by whoever has a reference (cache.c, "Getting") */
+	struct ash_buffer *_Atomic hash_next;
 	struct ash_block_id id;
 	uint8_t *data;               /* ASH_BLOCK_SIZE bytes, aligned */
-	_Atomic uint32_t references; /* from 0 only under the shard lock */
+	_Atomic uint32_t references; /* no lock; or that nobody may have one (cache.c) */
 	_Atomic bool dirty;          /* set by commit (a reference is held), cleared by the checkpoint */
 	/* for btree.c: the node's inside was checked since it was loaded; inode table: bits 2 i and 2 i + 1 stand
 	 * for the data and the attribute root of record i */
 	_Atomic uint16_t checked;
-	bool accessed, loading, replayed, detached;
+	_Atomic bool accessed, loading, replayed, detached;
 	int load_error;
 	_Atomic uint32_t bad_records; /* inode table: bit i: record i failed its check when read */
 
@@ -81,6 +82,6 @@ static inline struct ash_buffer *ash_buffer_hold(struct ash_buffer *buffer)
 }
 /* Report damage found by a caller inside a block: counts it, logs one line, returns -EUCLEAN (or the
  * volume's policy makes it read-only as well: errors=remount-ro). */
-int ash_damaged(struct ash_volume *volume, uint64_t block, const char *what);
+int ash_damaged(struct ash_volume *volume, uint64_t block, const char *what) __attribute__((cold));
 
 #endif

@@ -206,7 +206,8 @@ static void count_node(struct scrub *scrub, const struct place *place, const str
  */
 static bool descend(struct scrub *scrub, struct place *place, uint64_t key)
 {
-	uint32_t level = ash_node_level(place->node) - 1, index = ash_node_search_child(place->node, key);
+	uint32_t level = ash_node_level(place->node) - 1;
+	uint32_t index = ash_node_search_child(place->node, key, place->low, place->high);
 	struct scrub_node *kept = &scrub->path[level];
 	struct ash_block_id id = { ash_node_child(place->node, index), ASH_MAGIC_TREE_NODE, place->ino };
 	bool again = id.block && kept->block == id.block, first;

@@ -4,6 +4,7 @@
 #include "fs/checksum.h"
 
 #include <pthread.h>
+#include <sched.h>
 
 #include "fs/inode.h"
 
@@ -160,6 +161,57 @@ Test(cache, threads_read_through_a_small_cache)
 	for (int i = 0; i < 3; i++)
 		pthread_join(threads[i], NULL);
 	cr_expect_eq(engine.errors, 0);
+	engine_close(&engine);
+}
+
+/* References are taken without a lock: what one is held to stays the block that was asked for, whoever evicts meanwhile. */
+static void *hold_many(void *argument)
+{
+	struct reader *reader = argument;
+
+	for (int i = 0; i < 50000; i++) {
+		uint64_t index =
+			engine_random(&reader->random) % 600; /* of which 256 are there: the hand never rests */
+		struct ash_block_id id = node_id(reader->blocks[index], 100 + index);
+		struct ash_buffer *buffer;
+
+		cr_assert_eq(ash_buffer_get(reader->engine->volume, id, &buffer), 0);
+		for (int look = 0; look < 2; look++) {
+			cr_assert_eq(buffer->id.block, id.block);
+			cr_assert_eq(ash_get64(((struct ash_block_header *)buffer->data)->address), id.block);
+			if (i % 8 == 0)
+				sched_yield();
+		}
+		ash_buffer_put(reader->engine->volume, buffer);
+	}
+	return NULL;
+}
+
+Test(cache, a_held_block_stays_what_it_is)
+{
+	struct engine engine;
+	uint64_t blocks[600];
+	struct reader readers[3];
+	pthread_t threads[3];
+
+	engine_open(&engine, "mem:64M", 0);
+	for (uint64_t i = 0; i < 600; i++)
+		blocks[i] = node_new(&engine, 100 + i, (uint8_t)i);
+	for (int i = 0; i < 3; i++) {
+		readers[i] = (struct reader){ &engine, blocks, (uint64_t)i + 1 };
+		cr_assert_eq(pthread_create(&threads[i], NULL, hold_many, &readers[i]), 0);
+	}
+	/* and the checkpoint takes references of its own */
+	for (int round = 0; round < 20; round++) {
+		for (uint64_t i = 0; i < 600; i += 7)
+			cr_assert_neq(node_fill(&engine, blocks[i], 100 + i, 200, 50, (uint8_t)round), 0);
+		cr_assert_eq(ash_checkpoint(engine.volume), 0);
+	}
+	for (int i = 0; i < 3; i++)
+		pthread_join(threads[i], NULL);
+	cr_expect_eq(engine.errors, 0);
+	for (uint64_t i = 0; i < 600; i++)
+		cr_expect(node_is(&engine, blocks[i], 100 + i, 0, 50, (uint8_t)i));
 	engine_close(&engine);
 }
 
