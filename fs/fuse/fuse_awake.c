@@ -35,6 +35,7 @@
 #define SPAN_NS 300000u
 #define HOT_NS 500000u
 #define TELL_NS 50000u /* between two stores that take the cache line away from the spinners */
+#define UNSEEN_MAX 3u  /* requests after one look at the clock; together they seldom take TELL_NS */
 #define PAUSES 64
 #define STREAK 16u
 /* A streak a moment ago: fewer requests are enough, for a caller that waited for a disk goes on. */
@@ -207,11 +208,17 @@ void awake_request(struct awake *awake, bool crowd)
 	if (!awake->count)
 		return;
 	if (crowd) { /* a core that looks idle is wanted now */
-		awake->streak = 0;
+		awake->streak = awake->unseen = 0;
+		return;
+	}
+	if (awake->unseen) { /* requests so close together need no look at the clock each */
+		awake->unseen--;
 		return;
 	}
 	now = front_now_ns();
 	awake->streak = now - awake->recent < SPAN_NS ? awake->streak + 1 : 0;
+	if (awake->streak >= STREAK && now - awake->recent < TELL_NS)
+		awake->unseen = UNSEEN_MAX;
 	awake->recent = now;
 	if (now - atomic_load_explicit(&awake->last, memory_order_relaxed) > TELL_NS) {
 		atomic_store_explicit(&awake->last, now, memory_order_relaxed);

@@ -173,7 +173,8 @@ struct awake {
 	_Atomic int core;                   /* the leader's */
 	_Atomic bool stopping;
 	_Alignas(64) uint64_t recent; /* ns, of the last request; the leader's, as is the streak */
-	unsigned streak;              /* requests that came close together */
+	unsigned streak;              /* requests that came close together, at least */
+	unsigned unseen;              /* of the next requests, how many will not be looked at */
 	uint64_t busy_until;          /* ns; a streak is expected to go on until then */
 	unsigned count;
 	struct awake_thread threads[AWAKE_MAX_CORES];
