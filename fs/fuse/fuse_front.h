@@ -49,6 +49,7 @@
 
 /* Seconds. The volume is changed through this mount alone, so that names and attributes stay valid for ever. */
 #define FRONT_TIMEOUT_SECONDS 0x7fffffffu
+#define FRONT_XATTR_LIMIT 65536u /* XATTR_SIZE_MAX and XATTR_LIST_MAX of <linux/limits.h> */
 
 struct front;
 struct worker;
@@ -331,6 +332,15 @@ bool raw_read(struct request *request);
 bool raw_write(struct request *request);
 bool raw_seek(struct request *request);
 bool raw_copy_range(struct request *request);
+bool raw_lookup(struct request *request);
+bool raw_getattr(struct request *request);
+bool raw_mknod(struct request *request);
+bool raw_mkdir(struct request *request);
+bool raw_unlink(struct request *request);
+bool raw_forget(struct request *request);
+bool raw_batch_forget(struct request *request);
+bool raw_fsync(struct request *request);
+bool raw_getxattr(struct request *request);
 bool raw_setattr(struct request *request);
 bool raw_statx(struct request *request);
 bool raw_open(struct request *request);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Names and inodes: operations behind libfuse's low-level API.
+ * Names and inodes: operations behind libfuse's low-level API. The most frequent ones are in fuse_ops_frequent.c.
  *
  * Each one is the same three steps: arguments into the core's terms, one call of the volume API, a reply. The kernel
  * checks permissions (default_permissions); consequences of ownership are the core's business.
@@ -78,48 +78,7 @@ static void reply_inode(fuse_req_t request, int result, const struct ash_attr *a
 		ash_forget(volume, attr->ino, 1);
 }
 
-/* ---- Lookup ---- */
-
-static void operation_lookup(fuse_req_t request, fuse_ino_t parent, const char *name)
-{
-	static const struct fuse_entry_param absent = { .entry_timeout = FRONT_TIMEOUT_SECONDS };
-	struct ash_attr attr;
-	int rc = ash_lookup(request_volume(request), parent, name, &attr);
-
-	/* Inode 0: there is no such name, and the kernel may remember that. */
-	if (rc == -ENOENT)
-		fuse_reply_entry(request, &absent);
-	else
-		reply_inode(request, rc, &attr);
-}
-
-static void operation_forget(fuse_req_t request, fuse_ino_t ino, uint64_t count)
-{
-	ash_forget(request_volume(request), ino, count);
-	fuse_reply_none(request);
-}
-
-static void operation_forget_multi(fuse_req_t request, size_t count, struct fuse_forget_data *forgets)
-{
-	for (size_t i = 0; i < count; i++)
-		ash_forget(request_volume(request), forgets[i].ino, forgets[i].nlookup);
-	fuse_reply_none(request);
-}
-
-static void operation_getattr(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *file)
-{
-	struct ash_attr attr;
-	struct stat stat;
-	int rc = ash_getattr(request_volume(request), ino, &attr);
-
-	(void)file;
-	if (rc) {
-		reply_result(request, rc);
-		return;
-	}
-	attr_to_stat(&attr, &stat);
-	fuse_reply_attr(request, &stat, FRONT_TIMEOUT_SECONDS);
-}
+/* ---- Inodes ---- */
 
 static void operation_readlink(fuse_req_t request, fuse_ino_t ino)
 {
@@ -140,23 +99,6 @@ static struct ash_create create_by_caller(fuse_req_t request, mode_t mode)
 	const struct fuse_ctx *caller = fuse_req_ctx(request);
 
 	return (struct ash_create){ .mode = mode, .umask = caller->umask, .uid = caller->uid, .gid = caller->gid };
-}
-
-static void operation_mknod(fuse_req_t request, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
-{
-	struct ash_create create = create_by_caller(request, mode & S_IFMT ? mode : mode | S_IFREG);
-	struct ash_attr attr;
-
-	create.rdev = rdev;
-	reply_inode(request, ash_create(request_volume(request), parent, name, &create, &attr), &attr);
-}
-
-static void operation_mkdir(fuse_req_t request, fuse_ino_t parent, const char *name, mode_t mode)
-{
-	struct ash_create create = create_by_caller(request, (mode & ~(mode_t)S_IFMT) | S_IFDIR);
-	struct ash_attr attr;
-
-	reply_inode(request, ash_create(request_volume(request), parent, name, &create, &attr), &attr);
 }
 
 static void operation_symlink(fuse_req_t request, const char *target, fuse_ino_t parent, const char *name)
@@ -198,20 +140,6 @@ static void operation_link(fuse_req_t request, fuse_ino_t ino, fuse_ino_t parent
 
 /* ---- Names that go or move ---- */
 
-static void operation_unlink(fuse_req_t request, fuse_ino_t parent, const char *name)
-{
-	struct front *front = request_front(request);
-	struct ash_volume *volume = front->volume;
-	struct ash_attr attr;
-	uint64_t removed;
-	int rc = ash_unlink(volume, parent, name, &removed);
-	bool more_names = rc == 0 && ash_getattr(volume, removed, &attr) == 0 && attr.nlink > 0;
-
-	if (more_names)
-		notify_links_changed(front, removed);
-	reply_result(request, rc);
-}
-
 static void operation_rmdir(fuse_req_t request, fuse_ino_t parent, const char *name)
 {
 	reply_result(request, ash_rmdir(request_volume(request), parent, name, NULL));
@@ -243,13 +171,6 @@ static void operation_release(fuse_req_t request, fuse_ino_t ino, struct fuse_fi
 	(void)ino;
 	(void)file;
 	reply_result(request, 0);
-}
-
-/* Of files and directories. */
-static void operation_fsync(fuse_req_t request, fuse_ino_t ino, int data_only, struct fuse_file_info *file)
-{
-	(void)file;
-	reply_result(request, ash_fsync(request_volume(request), ino, data_only));
 }
 
 static void operation_fallocate(fuse_req_t request, fuse_ino_t ino, int mode, off_t offset, off_t length,
@@ -305,22 +226,13 @@ static void operation_statfs(fuse_req_t request, fuse_ino_t ino)
 
 void ops_fill(struct fuse_lowlevel_ops *ops)
 {
-	ops->lookup = operation_lookup;
-	ops->forget = operation_forget;
-	ops->forget_multi = operation_forget_multi;
-	ops->getattr = operation_getattr;
 	ops->readlink = operation_readlink;
-	ops->mknod = operation_mknod;
-	ops->mkdir = operation_mkdir;
 	ops->symlink = operation_symlink;
 	ops->create = operation_create;
 	ops->link = operation_link;
-	ops->unlink = operation_unlink;
 	ops->rmdir = operation_rmdir;
 	ops->rename = operation_rename;
 	ops->release = operation_release;
-	ops->fsync = operation_fsync;
-	ops->fsyncdir = operation_fsync;
 	ops->fallocate = operation_fallocate;
 	ops->bmap = operation_bmap;
 	ops->statfs = operation_statfs;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Extended attributes: reading, listing and removing. Setting is in fuse_ops_raw.c.
+ * Extended attributes: listing and removing. Reading is in fuse_ops_frequent.c, setting in fuse_ops_raw.c.
  *
  * The kernel checks who may do what to which namespace, with one exception: it passes a list on as it is. So the names
  * of trusted attributes are left out here for everybody but root, as ext4 does.
@@ -9,23 +9,6 @@
 
 #include <errno.h>
 #include <string.h>
-
-#define XATTR_VALUE_LIMIT 65536u /* XATTR_SIZE_MAX and XATTR_LIST_MAX of <linux/limits.h> */
-
-static void operation_getxattr(fuse_req_t request, fuse_ino_t ino, const char *name, size_t size)
-{
-	struct ash_volume *volume = request_front(request)->volume;
-	void *value = session_scratch();
-	int length = ash_getxattr(volume, ino, name, size ? value : NULL,
-				  size < XATTR_VALUE_LIMIT ? size : XATTR_VALUE_LIMIT);
-
-	if (length < 0)
-		fuse_reply_err(request, -length);
-	else if (size == 0)
-		fuse_reply_xattr(request, (size_t)length);
-	else
-		fuse_reply_buf(request, value, (size_t)length);
-}
 
 /* Returns the new length. */
 static size_t hide_trusted(char *list, size_t length)
@@ -46,7 +29,7 @@ static size_t hide_trusted(char *list, size_t length)
 static void operation_listxattr(fuse_req_t request, fuse_ino_t ino, size_t size)
 {
 	char *list = session_scratch();
-	int length = ash_listxattr(request_front(request)->volume, ino, list, XATTR_VALUE_LIMIT);
+	int length = ash_listxattr(request_front(request)->volume, ino, list, FRONT_XATTR_LIMIT);
 
 	if (length < 0) {
 		fuse_reply_err(request, length == -ERANGE ? E2BIG : -length);
@@ -70,7 +53,6 @@ static void operation_removexattr(fuse_req_t request, fuse_ino_t ino, const char
 
 void ops_xattr_fill(struct fuse_lowlevel_ops *ops)
 {
-	ops->getxattr = operation_getxattr;
 	ops->listxattr = operation_listxattr;
 	ops->removexattr = operation_removexattr;
 }

@@ -86,7 +86,7 @@ static void buffers_free(struct front *front)
 
 void *session_scratch(void)
 {
-	/* Behind whatever name libfuse still points to: requests that use this are shorter than a page. */
+	/* Behind whatever name is still pointed to: requests that use this are shorter than a page. */
 	return current_worker->request->payload + 8192;
 }
 
@@ -218,6 +218,16 @@ bool raw_unsupported(struct request *request)
 }
 
 static const request_handler raw_handlers[PROTOCOL_OPCODES] = {
+	[FUSE_LOOKUP] = raw_lookup,
+	[FUSE_GETATTR] = raw_getattr,
+	[FUSE_MKNOD] = raw_mknod,
+	[FUSE_MKDIR] = raw_mkdir,
+	[FUSE_UNLINK] = raw_unlink,
+	[FUSE_FORGET] = raw_forget,
+	[FUSE_BATCH_FORGET] = raw_batch_forget,
+	[FUSE_FSYNC] = raw_fsync,
+	[FUSE_FSYNCDIR] = raw_fsync,
+	[FUSE_GETXATTR] = raw_getxattr,
 	[FUSE_READ] = raw_read,
 	[FUSE_WRITE] = raw_write,
 	[FUSE_LSEEK] = raw_seek,

@@ -95,15 +95,17 @@ int transport_send(int channel, const struct iovec *iov, int count)
 
 	for (int i = 0; i < count; i++)
 		length += iov[i].iov_len;
-	if (count == 1 || length > JOIN_MAX) {
-		sent = count == 1 ? write(channel, iov[0].iov_base, length) : writev(channel, iov, count);
-		return sent < 0 ? -errno : 0;
+	if (count > 1 && length > JOIN_MAX) {
+		sent = syscall(SYS_writev, channel, iov, count);
+	} else if (count > 1) {
+		length = 0;
+		for (int i = 0; i < count; i++) {
+			memcpy(joined + length, iov[i].iov_base, iov[i].iov_len);
+			length += iov[i].iov_len;
+		}
+		sent = syscall(SYS_write, channel, joined, length);
+	} else {
+		sent = syscall(SYS_write, channel, iov[0].iov_base, length);
 	}
-	length = 0;
-	for (int i = 0; i < count; i++) {
-		memcpy(joined + length, iov[i].iov_base, iov[i].iov_len);
-		length += iov[i].iov_len;
-	}
-	sent = syscall(SYS_write, channel, joined, length);
 	return sent < 0 ? -errno : 0;
 }
