@@ -228,9 +228,12 @@ static bool wanted(struct ash_buffer *buffer)
 }
 
 /*
- * Shard lock held: nobody has the buffer, nobody can get it from now on, and it is clean. Only a holder makes a buffer
- * dirty. The checkpoint references dirty ones whatever the count says, and cleans them before it lets go: so a buffer that
- * is clean when it was claimed will not be looked for by it, and one that is dirty is given back.
+ * Shard lock held. True: nobody has the buffer, nobody will get it, and it is clean.
+ *
+ * Only a holder makes a buffer dirty. The checkpoint alone gets past the claim: it takes references of dirty buffers whatever
+ * the count says, and makes them clean before it lets go. So once the claimed buffer is seen to be clean it stays so and no
+ * reference is added; but the checkpoint may have come and cleaned it since the claim, and still have its own: the count,
+ * looked at last, tells.
  */
 static bool claim(struct ash_buffer *buffer)
 {
@@ -238,7 +241,7 @@ static bool claim(struct ash_buffer *buffer)
 
 	if (wanted(buffer) || !atomic_compare_exchange_strong(&buffer->references, &none, CLAIMED))
 		return false;
-	if (!atomic_load(&buffer->dirty))
+	if (!atomic_load(&buffer->dirty) && atomic_load(&buffer->references) == CLAIMED)
 		return true;
 	atomic_fetch_sub(&buffer->references, CLAIMED);
 	return false;
@@ -281,7 +284,7 @@ static void evict_one(struct ash_cache *cache, struct shard *shard)
 	}
 }
 
-/* Shard lock held: a fresh buffer with one reference, in hash and ring. `loading`: nobody else may look at its bytes yet. */
+/* Shard lock held: a fresh buffer with one reference, in hash and ring. `loading`: its bytes will be read; others wait. */
 static struct ash_buffer *buffer_create(struct ash_cache *cache, struct shard *shard, struct ash_block_id id,
 					bool loading)
 {

@@ -38,12 +38,13 @@ struct ash_block_id {
 };
 
 struct ash_buffer {
-	/* what every ash_buffer_get() looks at, in one cache line; changed under the shard lock where no other is named,
-	 * and looked at without it by whoever has a reference (cache.c, "Getting") */
+	/* what every ash_buffer_get() looks at, in one cache line; changed under the shard lock where no other is named (but
+	 * `accessed`, a hint). Without it, anybody may look at hash_next, id.block and the references, and whoever has a
+	 * reference at all of it */
 	struct ash_buffer *_Atomic hash_next;
 	struct ash_block_id id;
 	uint8_t *data;               /* ASH_BLOCK_SIZE bytes, aligned */
-	_Atomic uint32_t references; /* no lock; or that nobody may have one (cache.c) */
+	_Atomic uint32_t references; /* no lock; CLAIMED (cache.c): nobody may take one */
 	_Atomic bool dirty;          /* set by commit (a reference is held), cleared by the checkpoint */
 	/* for btree.c: the node's inside was checked since it was loaded; inode table: bits 2 i and 2 i + 1 stand
 	 * for the data and the attribute root of record i */

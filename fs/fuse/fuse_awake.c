@@ -35,7 +35,7 @@
 #define SPAN_NS 300000u
 #define HOT_NS 500000u
 #define TELL_NS 50000u /* between two stores that take the cache line away from the spinners */
-#define UNSEEN_MAX 3u  /* requests after one look at the clock; together they seldom take TELL_NS */
+#define UNSEEN_MAX 3u  /* requests after one look at the clock, when the gap before it was under TELL_NS */
 #define PAUSES 64
 #define STREAK 16u
 /* A streak a moment ago: fewer requests are enough, for a caller that waited for a disk goes on. */

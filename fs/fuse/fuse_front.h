@@ -266,7 +266,7 @@ int reply_data(struct request *request, const void *data, size_t length);
 int reply_payload(struct request *request, size_t length);
 /* Ends an asynchronous request: logs it and frees its buffer. */
 void request_finish(struct request *request);
-/* Scratch memory of the current request for handlers behind libfuse: FRONT_SCRATCH_SIZE bytes. */
+/* Scratch memory of the current request, of requests shorter than a page: FRONT_SCRATCH_SIZE bytes. */
 void *session_scratch(void);
 
 /* ---- fuse_workers.c ---- */
