@@ -46,10 +46,10 @@
 #define FRONT_MAX_PAGES (FRONT_MAX_WRITE / 4096u)
 #define FRONT_QUEUE_DEPTH 64u /* data requests in flight on the device */
 #define FRONT_SCRATCH_SIZE FRONT_MAX_WRITE
+#define FRONT_XATTR_LIMIT 65536u /* bytes: XATTR_SIZE_MAX and XATTR_LIST_MAX of <linux/limits.h> */
 
 /* Seconds. The volume is changed through this mount alone, so that names and attributes stay valid for ever. */
 #define FRONT_TIMEOUT_SECONDS 0x7fffffffu
-#define FRONT_XATTR_LIMIT 65536u /* XATTR_SIZE_MAX and XATTR_LIST_MAX of <linux/limits.h> */
 
 struct front;
 struct worker;
@@ -322,12 +322,13 @@ void ops_directory_fill(struct fuse_lowlevel_ops *ops);
 void ops_xattr_fill(struct fuse_lowlevel_ops *ops);
 void ops_ioctl_fill(struct fuse_lowlevel_ops *ops);
 struct front *request_front(fuse_req_t request);
-void attr_to_stat(const struct ash_attr *attr, struct stat *out);
-void attr_to_entry(const struct ash_attr *attr, struct fuse_entry_param *out);
 
 /* ---- handlers of our own: true when the request was kept (its reply comes later) ---- */
 typedef bool (*request_handler)(struct request *request);
 void attr_to_fuse(const struct ash_attr *attr, struct fuse_attr *out);
+void attr_to_fuse_entry(const struct ash_attr *attr, struct fuse_entry_out *out);
+/* The end of a handler that answers attributes, or the error `result`: false. */
+bool reply_attributes(struct request *request, int result, const struct ash_attr *attr);
 bool raw_read(struct request *request);
 bool raw_write(struct request *request);
 bool raw_seek(struct request *request);

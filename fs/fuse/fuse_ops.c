@@ -34,7 +34,7 @@ static void reply_result(fuse_req_t request, int result)
 	fuse_reply_err(request, -result);
 }
 
-void attr_to_stat(const struct ash_attr *attr, struct stat *out)
+static void attr_to_stat(const struct ash_attr *attr, struct stat *out)
 {
 	notify_attributes_answered(current_worker->front, attr->ino);
 	*out = (struct stat){
@@ -53,7 +53,7 @@ void attr_to_stat(const struct ash_attr *attr, struct stat *out)
 	};
 }
 
-void attr_to_entry(const struct ash_attr *attr, struct fuse_entry_param *out)
+static void attr_to_entry(const struct ash_attr *attr, struct fuse_entry_param *out)
 {
 	*out = (struct fuse_entry_param){
 		.ino = attr->ino,

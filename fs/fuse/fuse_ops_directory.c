@@ -55,13 +55,8 @@ static int emit_plus(void *context, const char *name, size_t length, uint64_t in
 	entry->dirent = (struct fuse_dirent){ .ino = ino, .off = next, .namelen = (uint32_t)length, .type = type };
 	memcpy(entry->dirent.name, name, length);
 	/* Node 0: no lookup goes with this entry. */
-	if (attr && !is_dot(name, length)) {
-		entry->entry_out.nodeid = attr->ino;
-		entry->entry_out.generation = attr->generation;
-		entry->entry_out.entry_valid = FRONT_TIMEOUT_SECONDS;
-		entry->entry_out.attr_valid = FRONT_TIMEOUT_SECONDS;
-		attr_to_fuse(attr, &entry->entry_out.attr);
-	}
+	if (attr && !is_dot(name, length))
+		attr_to_fuse_entry(attr, &entry->entry_out);
 	listing->used += size;
 	return 0;
 }

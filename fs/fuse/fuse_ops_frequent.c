@@ -10,7 +10,6 @@
  * No state and no locks.
  */
 #include "fuse_front.h"
-#include "fuse_protocol.h"
 
 #include <errno.h>
 #include <sys/stat.h>
@@ -19,12 +18,9 @@
 
 static void reply_entry(struct request *request, const struct ash_attr *attr)
 {
-	struct fuse_entry_out out = { .nodeid = attr->ino,
-				      .generation = attr->generation,
-				      .entry_valid = FRONT_TIMEOUT_SECONDS,
-				      .attr_valid = FRONT_TIMEOUT_SECONDS };
+	struct fuse_entry_out out;
 
-	attr_to_fuse(attr, &out.attr);
+	attr_to_fuse_entry(attr, &out);
 	if (reply_data(request, &out, sizeof(out)))
 		ash_forget(request->front->volume, attr->ino, 1);
 }
@@ -50,17 +46,10 @@ bool raw_lookup(struct request *request)
 
 bool raw_getattr(struct request *request)
 {
-	struct fuse_attr_out out = { .attr_valid = FRONT_TIMEOUT_SECONDS };
 	struct ash_attr attr;
 	int rc = ash_getattr(request->front->volume, request->nodeid, &attr);
 
-	if (rc) {
-		reply_error(request, rc);
-		return false;
-	}
-	attr_to_fuse(&attr, &out.attr);
-	reply_data(request, &out, sizeof(out));
-	return false;
+	return reply_attributes(request, rc, &attr);
 }
 
 /* ---- Names that come and go ---- */

@@ -43,6 +43,30 @@ void attr_to_fuse(const struct ash_attr *attr, struct fuse_attr *out)
 	};
 }
 
+void attr_to_fuse_entry(const struct ash_attr *attr, struct fuse_entry_out *out)
+{
+	*out = (struct fuse_entry_out){
+		.nodeid = attr->ino,
+		.generation = attr->generation,
+		.entry_valid = FRONT_TIMEOUT_SECONDS,
+		.attr_valid = FRONT_TIMEOUT_SECONDS,
+	};
+	attr_to_fuse(attr, &out->attr);
+}
+
+bool reply_attributes(struct request *request, int result, const struct ash_attr *attr)
+{
+	struct fuse_attr_out out = { .attr_valid = FRONT_TIMEOUT_SECONDS };
+
+	if (result) {
+		reply_error(request, result);
+		return false;
+	}
+	attr_to_fuse(attr, &out.attr);
+	reply_data(request, &out, sizeof(out));
+	return false;
+}
+
 /* ---- SETATTR ---- */
 
 static void setattr_times(const struct fuse_setattr_in *in, struct ash_setattr *change)
@@ -103,14 +127,7 @@ bool raw_setattr(struct request *request)
 	int rc = setattr_change(request, in, &change);
 	if (rc == 0)
 		rc = ash_setattr(request->front->volume, request->nodeid, &change, &attr);
-	if (rc) {
-		reply_error(request, rc);
-		return false;
-	}
-	struct fuse_attr_out out = { .attr_valid = FRONT_TIMEOUT_SECONDS };
-	attr_to_fuse(&attr, &out.attr);
-	reply_data(request, &out, sizeof(out));
-	return false;
+	return reply_attributes(request, rc, &attr);
 }
 
 /* ---- STATX ---- */
@@ -227,12 +244,8 @@ bool raw_tmpfile(struct request *request)
 	struct {
 		struct fuse_entry_out entry;
 		struct fuse_open_out open;
-	} out = { .entry = { .nodeid = attr.ino,
-			     .generation = attr.generation,
-			     .entry_valid = FRONT_TIMEOUT_SECONDS,
-			     .attr_valid = FRONT_TIMEOUT_SECONDS },
-		  .open = { .open_flags = FOPEN_KEEP_CACHE } };
-	attr_to_fuse(&attr, &out.entry.attr);
+	} out = { .open = { .open_flags = FOPEN_KEEP_CACHE } };
+	attr_to_fuse_entry(&attr, &out.entry);
 	if (reply_data(request, &out, sizeof(out)))
 		ash_forget(volume, attr.ino, 1);
 	return false;

@@ -90,22 +90,18 @@ int transport_wait(const struct transport *transport, int event, bool *event_rea
 int transport_send(int channel, const struct iovec *iov, int count)
 {
 	_Alignas(JOIN_MAX) unsigned char joined[JOIN_MAX];
-	size_t length = 0;
+	const void *piece = iov[0].iov_base;
+	size_t length = 0, used = 0;
 	ssize_t sent;
 
 	for (int i = 0; i < count; i++)
 		length += iov[i].iov_len;
-	if (count > 1 && length > JOIN_MAX) {
-		sent = syscall(SYS_writev, channel, iov, count);
-	} else if (count > 1) {
-		length = 0;
-		for (int i = 0; i < count; i++) {
-			memcpy(joined + length, iov[i].iov_base, iov[i].iov_len);
-			length += iov[i].iov_len;
-		}
-		sent = syscall(SYS_write, channel, joined, length);
-	} else {
-		sent = syscall(SYS_write, channel, iov[0].iov_base, length);
+	if (count > 1 && length <= JOIN_MAX) {
+		for (int i = 0; i < count; used += iov[i++].iov_len)
+			memcpy(joined + used, iov[i].iov_base, iov[i].iov_len);
+		piece = joined;
+		count = 1;
 	}
+	sent = count == 1 ? syscall(SYS_write, channel, piece, length) : syscall(SYS_writev, channel, iov, count);
 	return sent < 0 ? -errno : 0;
 }

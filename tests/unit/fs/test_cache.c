@@ -143,25 +143,45 @@ static void *read_many(void *argument)
 	return NULL;
 }
 
-Test(cache, threads_read_through_a_small_cache)
-{
+/* 600 nodes, and threads that use them through a cache of 256. */
+struct readers {
 	struct engine engine;
 	uint64_t blocks[600];
-	struct reader readers[3];
+	struct reader each[3];
 	pthread_t threads[3];
+};
 
-	engine_open(&engine, "mem:64M", 0);
+static void readers_open(struct readers *readers)
+{
+	engine_open(&readers->engine, "mem:64M", 0);
 	for (uint64_t i = 0; i < 600; i++)
-		blocks[i] = node_new(&engine, 100 + i, (uint8_t)i);
-	cr_assert_eq(ash_checkpoint(engine.volume), 0);
+		readers->blocks[i] = node_new(&readers->engine, 100 + i, (uint8_t)i);
+}
+
+static void readers_start(struct readers *readers, void *(*body)(void *reader))
+{
 	for (int i = 0; i < 3; i++) {
-		readers[i] = (struct reader){ &engine, blocks, (uint64_t)i + 1 };
-		cr_assert_eq(pthread_create(&threads[i], NULL, read_many, &readers[i]), 0);
+		readers->each[i] = (struct reader){ &readers->engine, readers->blocks, (uint64_t)i + 1 };
+		cr_assert_eq(pthread_create(&readers->threads[i], NULL, body, &readers->each[i]), 0);
 	}
+}
+
+static void readers_join(struct readers *readers)
+{
 	for (int i = 0; i < 3; i++)
-		pthread_join(threads[i], NULL);
-	cr_expect_eq(engine.errors, 0);
-	engine_close(&engine);
+		pthread_join(readers->threads[i], NULL);
+	cr_expect_eq(readers->engine.errors, 0);
+}
+
+Test(cache, threads_read_through_a_small_cache)
+{
+	struct readers readers;
+
+	readers_open(&readers);
+	cr_assert_eq(ash_checkpoint(readers.engine.volume), 0);
+	readers_start(&readers, read_many);
+	readers_join(&readers);
+	engine_close(&readers.engine);
 }
 
 /* References are taken without a lock: what one is held to stays the block that was asked for, whoever evicts meanwhile. */
@@ -189,30 +209,22 @@ static void *hold_many(void *argument)
 
 Test(cache, a_held_block_stays_what_it_is)
 {
-	struct engine engine;
-	uint64_t blocks[600];
-	struct reader readers[3];
-	pthread_t threads[3];
+	struct readers readers;
+	struct engine *engine = &readers.engine;
+	const uint64_t *blocks = readers.blocks;
 
-	engine_open(&engine, "mem:64M", 0);
-	for (uint64_t i = 0; i < 600; i++)
-		blocks[i] = node_new(&engine, 100 + i, (uint8_t)i);
-	for (int i = 0; i < 3; i++) {
-		readers[i] = (struct reader){ &engine, blocks, (uint64_t)i + 1 };
-		cr_assert_eq(pthread_create(&threads[i], NULL, hold_many, &readers[i]), 0);
-	}
+	readers_open(&readers);
+	readers_start(&readers, hold_many);
 	/* and the checkpoint takes references of its own */
 	for (int round = 0; round < 20; round++) {
 		for (uint64_t i = 0; i < 600; i += 7)
-			cr_assert_neq(node_fill(&engine, blocks[i], 100 + i, 200, 50, (uint8_t)round), 0);
-		cr_assert_eq(ash_checkpoint(engine.volume), 0);
+			cr_assert_neq(node_fill(engine, blocks[i], 100 + i, 200, 50, (uint8_t)round), 0);
+		cr_assert_eq(ash_checkpoint(engine->volume), 0);
 	}
-	for (int i = 0; i < 3; i++)
-		pthread_join(threads[i], NULL);
-	cr_expect_eq(engine.errors, 0);
+	readers_join(&readers);
 	for (uint64_t i = 0; i < 600; i++)
-		cr_expect(node_is(&engine, blocks[i], 100 + i, 0, 50, (uint8_t)i));
-	engine_close(&engine);
+		cr_expect(node_is(engine, blocks[i], 100 + i, 0, 50, (uint8_t)i));
+	engine_close(engine);
 }
 
 /* A bitmap with a right checksum that says "free" of a block with metadata. */
