@@ -9,14 +9,17 @@ set -u
 
 rounds=7 size=2G backing=ram disk_dir=/var/tmp files=20000 systems="ashlar ext4 fuse2fs" cold=drop check=0 extra=
 rows="create stat_warm stat_cold read_cold fsync direct1 direct16 seqwrite seqread untar unlink"
+null_rows="create stat_warm fsync untar unlink"
 appends=2000 direct=20000 mib=256
 
 usage() {
 	cat <<-END
 	usage: compare.sh [--rounds N] [--size SIZE] [--backing ram|disk] [--disk-dir DIR] [--files N] [--rows "ROW ..."]
-	                  [--fs "ashlar ext4 fuse2fs xfs btrfs ntfs-3g"] [--cold drop|remount] [--options ASHLARFS-OPTIONS]
+	                  [--fs "ashlar ext4 fuse2fs xfs btrfs ntfs-3g null"] [--cold drop|remount] [--options ASHLARFS-OPTIONS]
 	                  [--check] [--quick]
 	rows: $rows
+	null: a FUSE server that does nothing, on one core with its caller: what FUSE costs on this machine, whoever serves
+	      ($null_rows)
 	--cold: what comes before the cold rows: dropping the kernel's caches, or an unmount and a mount
 	--check: print TAP lines for the bars of the foundation
 	--quick: 1 round with small counts
@@ -87,6 +90,9 @@ loop=$(losetup --find --show --direct-io=on "$image" 2>/dev/null) || loop=$(lose
 tarball=$work/include.tar
 [[ " $rows " == *" untar "* ]] && tar -C /usr -cf "$tarball" include
 
+# The first that we may use, for "null" and its caller.
+one_core=$(taskset -cp $$ | sed 's/.*: //; s/[-,].*//')
+
 have() { command -v "$1" >/dev/null 2>&1; }
 
 make_fs() {
@@ -96,6 +102,7 @@ make_fs() {
 	xfs) mkfs.xfs -q -f "$loop" ;;
 	btrfs) mkfs.btrfs -q -f "$loop" >/dev/null ;;
 	ntfs-3g) mkfs.ntfs -q -F -f "$loop" >/dev/null ;;
+	null) wipefs -q -a "$loop" ;;
 	*) return 1 ;;
 	esac
 }
@@ -115,6 +122,7 @@ mount_fs() {
 	ashlar) ashlarfs "$loop" "$mnt" ${extra:+-o "$extra"} && find_daemon ashlarfs ;;
 	fuse2fs) fuse2fs "$loop" "$mnt" >/dev/null 2>&1 && find_daemon fuse2fs ;;
 	ntfs-3g) ntfs-3g "$loop" "$mnt" && find_daemon ntfs-3g ;;
+	null) taskset -c "$one_core" null_server "$loop" "$mnt" && find_daemon null_server ;;
 	*) mount -t "$1" "$loop" "$mnt" ;;
 	esac
 	for _ in $(seq 100); do mountpoint -q "$mnt" && return 0; sleep 0.02; done
@@ -141,7 +149,10 @@ measure() {
 	local fs=$1 row=$2 before after line
 	shift 2
 	before=$(daemon_ticks)
-	line=$("$@") || { echo "# $fs: row $row failed" >&2; return 1; }
+	line=$(
+		[ "$fs" != null ] || taskset -cp "$one_core" "$BASHPID" >/dev/null
+		"$@"
+	) || { echo "# $fs: row $row failed" >&2; return 1; }
 	after=$(daemon_ticks)
 	echo "$fs $row $line $(((after - before)))" >>"$results"
 }
@@ -182,12 +193,14 @@ for round in $(seq "$rounds"); do
 		xfs) have mkfs.xfs || continue ;;
 		btrfs) have mkfs.btrfs || continue ;;
 		ntfs-3g) have ntfs-3g && have mkfs.ntfs || continue ;;
+		null) have null_server || continue ;;
 		esac
 		for _ in $(seq 20); do make_fs "$fs" 2>"$work/error" && break; sleep 0.5; done # the last one may still let go
 		mount_fs "$fs" || { sed 's/^/# /' "$work/error" >&2; continue; }
 		[[ " $rows " =~ \ (stat_warm|stat_cold|read_cold|unlink)\  ]] && [[ " $rows " != *" create "* ]] &&
 			"$ops" create "$mnt" "$files" >/dev/null
 		for row in $rows; do
+			[ "$fs" = null ] && [[ " $null_rows " != *" $row "* ]] && continue
 			run_row "$fs" "$row"
 		done
 		unmount_now
@@ -224,13 +237,13 @@ END {
 	}
 	if (!check) exit
 	for (r = 1; r in row; r++) {
-		a = value["ashlar", row[r]]; e = value["ext4", row[r]]; u = value["fuse2fs", row[r]]
+		a = value["ashlar", row[r]]; e = value["ext4", row[r]]; u = value["fuse2fs", row[r]]; z = value["null", row[r]]
 		if (!a || !e || !(row[r] in bar)) continue
 		good = a / e >= bar[row[r]]
 		if (u && row[r] !~ /direct/ && a < u) good = 0
 		# At the quick level the machine may be doing other things: the figure is shown, the verdict skipped.
 		skip = !good && level == "quick"
-		printf "%s %d - %s: %.2f of ext4 (bar %s), %.2f times fuse2fs%s\n", good || skip ? "ok" : "not ok", ++t, row[r], a / e, bar[row[r]], u ? a / u : 0, skip ? " # SKIP bars are judged at the normal and long levels" : ""
+		printf "%s %d - %s: %.2f of ext4 (bar %s), %.2f times fuse2fs%s%s\n", good || skip ? "ok" : "not ok", ++t, row[r], a / e, bar[row[r]], u ? a / u : 0, z ? sprintf(", a server that does nothing: %.2f", z / e) : "", skip ? " # SKIP bars are judged at the normal and long levels" : ""
 	}
 	printf "1..%d\n", t
 }' "$results"
