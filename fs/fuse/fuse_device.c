@@ -49,6 +49,9 @@ static int fail_text(struct front *front, int error, const char *text)
 
 	if (error == -EBUSY && probe_in_use(front->source, use) == 1)
 		return fail(front, error, use);
+	if (error == -ENOMEM)
+		return fail(front, error,
+			    "cannot allocate memory (cache= and write_behind= say how much is asked for)");
 	if (text[0] == '/' && strstr(text, ": "))
 		text = strstr(text, ": ") + 2;
 	return fail(front, error, *text ? text : strerror(-error));

@@ -73,6 +73,7 @@ static void print_help(void)
 	     "  discard          tell the device about freed blocks (nodiscard)\n"
 	     "  errors=remount-ro|continue   what to do about damage (remount-ro)\n"
 	     "  cache=MIB        memory for metadata (64)\n"
+	     "  write_behind=MIB memory for file data that is not written yet (32)\n"
 	     "  driver=NAME      how to reach the device: aio, uring, sync (aio)\n"
 	     "  threads=N        most requests that wait for the device at a time (8)\n"
 	     "  allow_other      let other users in (always so for root's mounts)\n"

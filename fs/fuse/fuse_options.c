@@ -117,6 +117,10 @@ static int parse_number_option(struct front_options *options, const char *name, 
 		if (parse_number(value, 1ul << 20, &number) || number == 0)
 			return number_error(error, name, value, "a size in MiB from 1 to 1048576");
 		options->volume.cache_bytes = (uint64_t)number << 20;
+	} else if (strcmp(name, "write_behind") == 0) {
+		if (parse_number(value, 1ul << 16, &number) || number == 0)
+			return number_error(error, name, value, "a size in MiB from 1 to 65536");
+		options->volume.write_behind_bytes = (uint64_t)number << 20;
 	} else {
 		if (parse_number(value, MAX_THREADS, &number) || number == 0)
 			return number_error(error, name, value, "a number from 1 to 64");
@@ -172,7 +176,7 @@ static int parse_own_option(struct front_options *options, const char *option, c
 		strcpy(options->driver, equal + 1);
 		return 1;
 	}
-	if (strcmp(name, "commit") && strcmp(name, "cache") && strcmp(name, "threads"))
+	if (strcmp(name, "commit") && strcmp(name, "cache") && strcmp(name, "write_behind") && strcmp(name, "threads"))
 		return 0;
 	return parse_number_option(options, name, equal + 1, error) ? -EINVAL : 1;
 }

@@ -68,6 +68,8 @@ refused "mount point missing" "$ASHLARFS" "$LOOP" "$WORK/nowhere"
 refused "mount point is a file" "$ASHLARFS" "$LOOP" "$WORK/text"
 refused "unknown option" "$ASHLARFS" "$LOOP" "$WORK/other" -o typo
 refused "bad value" "$ASHLARFS" "$LOOP" "$WORK/other" -o cache=many
+refused "more memory than there is" bash -c 'ulimit -v 4000000; exec "$@"' - "$ASHLARFS" "$LOOP" "$WORK/other" -o write_behind=65536
+check "says what asks for it" grep -q "write_behind=" "$WORK/out"
 refused "no device" "$ASHLARFS"
 for f in empty text noise truncated; do sha256sum "$WORK/$f"; done >"$WORK/sums"
 check "nothing was written to what was refused" sha256sum -c --quiet "$WORK/sums"
@@ -110,7 +112,7 @@ refused "unknown incompat bit" "$ASHLARFS" "$WORK/incompat" "$WORK/other"
 attach "" "LABEL=basic-$$"
 check "LABEL= finds the device" in_mounts "$LOOP" fuseblk.ashlar
 detach
-attach "ro,noatime,nosuid,nodev,noexec,nofail,_netdev,x-systemd.automount,commit=7,cache=16,threads=4,errors=continue"
+attach "ro,noatime,nosuid,nodev,noexec,nofail,_netdev,x-systemd.automount,commit=7,cache=16,write_behind=8,threads=4,errors=continue"
 check "ro, noatime, nosuid are the kernel's" eval 'grep " $MNT " /proc/mounts | grep -q "ro,nosuid,nodev,noexec,noatime"'
 check_fails "read-only: no new file" touch "$MNT/new"
 detach
@@ -191,6 +193,8 @@ helper 1 "a driver that does not exist" "$LOOP" "$MNT" -o driver=foo
 check "names it" said "no such driver: foo"
 helper 1 "a cache that is too large" "$LOOP" "$MNT" -o cache=1048577
 check "names the maximum" said "1048576"
+helper 1 "no write-behind at all" "$LOOP" "$MNT" -o write_behind=0
+check "names the minimum" said "from 1"
 helper 32 "a device that does not exist" "$WORK/nothing" "$MNT"
 helper 32 "a text file" "$WORK/text" "$MNT"
 helper 32 "-f with a text file" -f "$WORK/text" "$MNT"
