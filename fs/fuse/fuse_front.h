@@ -96,6 +96,7 @@ struct worker {
 	pthread_t thread;
 	bool leading;
 	bool keep_lead; /* inside a call on the queue, or in DESTROY: do not offer the lead */
+	bool alone;     /* no request was waiting a moment ago, within this one: the next wait need not ask */
 	unsigned waits; /* nesting of wait_begin() */
 	uint64_t offer; /* number of the wait in which the lead is offered; 0: none */
 };

@@ -25,8 +25,12 @@
 /* Is it worth while not to wait for this one? Only the leader may use the queue. */
 static bool others_wait(const struct front *front)
 {
-	return current_worker->leading && front->queue &&
-	       (ash_queue_in_flight(front->queue) > 0 || transport_pending(&front->transport));
+	if (!current_worker->leading || !front->queue)
+		return false;
+	if (ash_queue_in_flight(front->queue) > 0)
+		return true;
+	current_worker->alone = !transport_pending(&front->transport);
+	return !current_worker->alone;
 }
 
 static void read_reply(struct request *request, int64_t result)

@@ -68,7 +68,8 @@ void crew_wait_begin(void *context)
 	struct crew *crew = &worker->front->crew;
 	worker->offer = atomic_fetch_add(&crew->waits, 1) + 1;
 	atomic_store(&crew->offer, worker->offer);
-	bool urgent = transport_pending(&worker->front->transport);
+	bool urgent = !worker->alone && transport_pending(&worker->front->transport);
+	worker->alone = false;
 	if (urgent)
 		atomic_store(&crew->urgent, worker->offer);
 	if (urgent || atomic_load(&crew->dormant))
@@ -174,6 +175,7 @@ static void lead(struct worker *worker)
 			struct request *request = worker->request;
 			struct follow_hint hint =
 				follow_look(request, front->queue && ash_queue_in_flight(front->queue) > 0);
+			worker->alone = false;
 			awake_request(&front->awake, hint.crowd);
 			session_dispatch(worker);
 			if (worker->leading)

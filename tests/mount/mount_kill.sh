@@ -50,7 +50,9 @@ for cycle in $(seq "$CYCLES"); do
 		writers+=($!)
 	done
 	rm -rf "$MNT/copy$((cycle % 2))"
-	cp -a /usr/include "$MNT/copy$((cycle % 2))" 2>/dev/null &
+	mkdir "$MNT/copy$((cycle % 2))"
+	sync -f "$MNT" # the folder outlives also a kill that comes at once
+	cp -a /usr/include "$MNT/copy$((cycle % 2))/" 2>/dev/null &
 	copy=$!
 	sleep $((RANDOM % 3)).$((RANDOM % 10))$((RANDOM % 10))
 	kill -9 "$DAEMON"

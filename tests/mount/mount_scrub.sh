@@ -96,7 +96,8 @@ for i in 1 2 3; do
 	loads+=($!)
 done
 rounds=0 blocks=0 newer=0 bad=0 began=$SECONDS
-while [ $((SECONDS - began)) -lt "$SECONDS_OF_LOAD" ]; do
+# On a busy machine the first scrub, of a volume with next to nothing on it, may take all of the time.
+while [ $((SECONDS - began)) -lt "$SECONDS_OF_LOAD" ] || { [ "$blocks" -le 100 ] && [ $((SECONDS - began)) -lt 60 ]; }; do
 	"$ASHLARCTL" scrub --json "$MNT" >"$WORK/out" 2>"$WORK/err" &
 	one=$!
 	"$ASHLARCTL" scrub -q "$LOOP" >"$WORK/out2" 2>&1 # two at a time
@@ -114,8 +115,9 @@ done
 : >"$WORK/stop"
 wait "${loads[@]}"
 operations=$(($(cat "$WORK"/count?|paste -sd+)))
+seconds=$((SECONDS - began))
 note "$rounds scrubs, half of which read $blocks blocks and found $newer newer in memory; $operations operations meanwhile"
-check "no false alarm in $SECONDS_OF_LOAD seconds of load" same "$bad" 0
+check "no false alarm in $seconds seconds of load" same "$bad" 0
 check "the load has done something" [ "$operations" -gt $((SECONDS_OF_LOAD * 100)) ]
 check "and scrubs have read something" [ "$blocks" -gt 100 ]
 scrub 0 "clean after the load" --json "$LOOP"
