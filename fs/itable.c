@@ -887,11 +887,16 @@ int ash_inode_log_free(struct ash_txn *txn, uint64_t ino)
 	return result;
 }
 
+/*
+ * File handles have the lower half only, so that half must not begin anew with each mount: an old handle would open the new
+ * file behind a number. Multiples of the golden ratio of 2^32 lie as far from each other as can be (Knuth, The Art of
+ * Computer Programming 3, 6.4), so two mounts meet only after a great many new files.
+ */
 uint64_t ash_new_generation(struct ash_volume *volume)
 {
 	uint32_t counter = atomic_fetch_add(&volume->itable->generation, 1) + 1;
 
-	return volume->epoch << 32 | counter;
+	return volume->epoch << 32 | (uint32_t)(counter + (uint32_t)volume->epoch * 0x9e3779b1u);
 }
 
 /* ---- Life ---- */

@@ -115,7 +115,7 @@ struct ash_inode {
 	ash_le32 magic; /* ASH_MAGIC_INODE; a free record is all zeroes or keeps its last content with nlink 0 and mode 0 */
 	ash_le32 crc; /* CRC32C of the record, crc field as zero, seeded; set when the block goes home */
 	ash_le64 ino;
-	ash_le64 generation; /* mount epoch << 32 | counter: never equal for two lives of one number */
+	ash_le64 generation; /* mount epoch << 32 | counter + epoch * 0x9e3779b1: never equal for two lives of one number */
 	ash_le32 mode;
 	ash_le32 nlink;
 	ash_le32 uid;

@@ -129,6 +129,36 @@ os.unlink(path)
 open('/proc/sys/vm/drop_caches', 'w').write('3')
 assert libc.open_by_handle_at(root, ctypes.byref(h), os.O_RDONLY) < 0 and ctypes.get_errno() == 116, ctypes.get_errno()
 PY
+# A handle of a file that is gone, with its number on another file by the same number of creations in the next mount: that is
+# what a client of an NFS server would hold. HANDLE is made by one mount, and used in the next.
+handle() {
+	python3 - "$MNT" "$WORK/handle" "$1" <<'PY'
+import ctypes, os, pickle, sys
+libc = ctypes.CDLL(None, use_errno=True)
+class Handle(ctypes.Structure):
+    _fields_ = [('bytes', ctypes.c_uint), ('type', ctypes.c_int), ('data', ctypes.c_ubyte * 128)]
+mount, kept, what = sys.argv[1:]
+path = mount + '/life-' + what
+open(path, 'w').write(what)
+if what == 'first':
+    h, m = Handle(128), ctypes.c_int()
+    assert libc.name_to_handle_at(-100, path.encode(), ctypes.byref(h), ctypes.byref(m), 0) == 0, ctypes.get_errno()
+    pickle.dump((os.stat(path).st_ino, bytes(h)), open(kept, 'wb'))
+    os.unlink(path)
+    sys.exit()
+number, old = pickle.load(open(kept, 'rb'))
+assert os.stat(path).st_ino == number, 'another number: %d, %d' % (os.stat(path).st_ino, number)
+h = Handle.from_buffer_copy(old)
+fd = libc.open_by_handle_at(os.open(mount, os.O_RDONLY), ctypes.byref(h), os.O_RDONLY)
+assert fd < 0 and ctypes.get_errno() == 116, 'opened: %r' % os.read(fd, 10) if fd >= 0 else ctypes.get_errno()
+PY
+}
+detach
+attach
+check "a file that goes" handle first
+detach
+attach
+check "its handle does not open the file that got its number in the next mount" handle second
 detach
 fsck_clean "fsck after all this"
 finish

@@ -181,3 +181,25 @@ Test(orphan, numbers_are_reused_when_that_is_safe)
 	cr_assert_neq(attr.generation, generation);
 	names_close(&names);
 }
+
+/* The lower half of the generation is all that a file handle has: an old one must not open the new file. */
+Test(orphan, a_number_from_another_mount_is_told_apart_by_half_its_generation)
+{
+	struct names names;
+	uint32_t lives[6];
+	uint64_t first = 0;
+
+	names_open(&names, "mem:64M", false);
+	for (unsigned i = 0; i < 6; i++) {
+		uint64_t f = names_file(&names, 1, "f");
+
+		first = i ? first : f;
+		cr_assert_eq(f, first, "the lowest free number, also after mounting again");
+		lives[i] = (uint32_t)names_attr(&names, f).generation;
+		for (unsigned j = 0; j < i; j++)
+			cr_assert_gt(lives[i] - lives[j] + (1u << 20), 2u << 20, "mounts %u and %u", j, i);
+		cr_assert_eq(ash_unlink(names.volume, 1, "f", NULL), 0);
+		names_remount(&names);
+	}
+	names_close(&names);
+}
