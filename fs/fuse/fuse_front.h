@@ -277,6 +277,10 @@ void crew_stop(struct front *front);
 void crew_join(struct front *front);
 /* Wait until no other worker is inside a request. Called by the leader, which keeps the lead. */
 void crew_quiesce(struct front *front);
+/* Is another worker inside a request? Only those who are when the caller, leading, begins one: others would need the lead. */
+bool crew_others(struct front *front);
+/* The leader is about to do something else than to submit: what it has submitted goes to the device. Others: nothing. */
+void crew_kick(struct worker *worker);
 void crew_wait_begin(void *context);
 void crew_wait_end(void *context);
 
@@ -304,8 +308,11 @@ void notify_stop(struct front *front);
 void notify_attributes_changed(void *context, uint64_t ino);
 /* Tell the kernel at once that attributes of `ino` changed; the caller holds no lock of the core. */
 void notify_attributes_now(struct front *front, uint64_t ino);
-/* An inode is about to be answered to have lost one of several names; see fuse_notify.c. */
-void notify_links_changed(struct front *front, uint64_t ino);
+/*
+ * An inode is about to be answered to have lost one of several names; see fuse_notify.c. `others`: what crew_others() said
+ * before the name went.
+ */
+void notify_links_changed(struct front *front, uint64_t ino, bool others);
 /* Attributes of an inode are about to be answered. Cheap while no link count is in doubt. Any lock may be held. */
 void notify_attributes_answered(struct front *front, uint64_t ino);
 /* The kernel holds pages of `ino` that were refused: it is to forget them. */

@@ -10,8 +10,8 @@
  * Link counts. After UNLINK and RENAME the kernel counts i_nlink down itself, although an answer with the new count may
  * have come in between; too low a count would stay then, and link(2) fail on 0. Whoever took one of several names away
  * calls notify_links_changed(); when attributes of the inode are answered within LATE_NS from then, or may have been since
- * the name went, for the caller has waited and others have served, it is announced after that time, when the kernel has surely
- * counted. (To announce it always would make more of these answers.)
+ * the name went, for the caller has waited and others have served, or others were within a request when it began, it is
+ * announced after that time, when the kernel has surely counted. (To announce it always would make more of these answers.)
  *
  * SEEK_DATA and SEEK_HOLE. They arrive without the kernel's dirty pages, so what looks like a hole, or like the end
  * of the file, may be data that was written and not yet sent. The answer "data here" is right in any case. Any other
@@ -89,11 +89,11 @@ void notify_pages_refused(struct front *front, uint64_t ino)
 	ring_add(&front->notifier, ino | NOTICE_PAGES);
 }
 
-void notify_links_changed(struct front *front, uint64_t ino)
+void notify_links_changed(struct front *front, uint64_t ino, bool others)
 {
 	struct notifier *notifier = &front->notifier;
 	/* Without the lead since the name went: others have answered meanwhile, perhaps with the new count. */
-	const bool answered = !current_worker->leading;
+	const bool answered = others || !current_worker->leading;
 	bool room;
 
 	pthread_mutex_lock(&notifier->lock);

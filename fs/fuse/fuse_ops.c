@@ -158,9 +158,10 @@ static void operation_rename(fuse_req_t request, fuse_ino_t parent, const char *
 	if (more_names)
 		ash_forget(volume, replaced.ino, 1);
 	more_names = more_names && !S_ISDIR(replaced.mode) && replaced.nlink > 1;
+	bool others = crew_others(front);
 	int rc = ash_rename(volume, parent, name, new_parent, new_name, flags);
 	if (rc == 0 && more_names)
-		notify_links_changed(front, replaced.ino);
+		notify_links_changed(front, replaced.ino, others);
 	reply_result(request, rc);
 }
 

@@ -5,7 +5,8 @@
  * A lone READ is done by the blocking call, straight into the buffer that the reply is written from. When another
  * request is waiting already, or data is in flight, it is submitted and the leader goes on with the next request,
  * so that the depth that callers offer reaches the device; the reply is sent from the completion. A submission that
- * the core declines (hole, buffered data, unaligned) falls back to the blocking call.
+ * the core declines (hole, buffered data, unaligned) falls back to the blocking call, before which all that came with it
+ * goes to the device: a stream of such requests would keep it waiting.
  *
  * No locks. Completions run in the leader, inside ash_queue_reap(), which a call of the leader's runs by itself when it
  * must wait for writes in flight: they reply, and call nothing that waits.
@@ -25,12 +26,8 @@
 /* Is it worth while not to wait for this one? Only the leader may use the queue. */
 static bool others_wait(const struct front *front)
 {
-	if (!current_worker->leading || !front->queue)
-		return false;
-	if (ash_queue_in_flight(front->queue) > 0)
-		return true;
-	current_worker->alone = !transport_pending(&front->transport);
-	return !current_worker->alone;
+	return current_worker->leading && front->queue &&
+	       (ash_queue_in_flight(front->queue) > 0 || transport_pending(&front->transport));
 }
 
 static void read_reply(struct request *request, int64_t result)
@@ -53,8 +50,10 @@ static bool submit_read(struct request *request, size_t size, uint64_t offset)
 {
 	struct front *front = request->front;
 
-	if (!others_wait(front))
+	if (!others_wait(front)) {
+		current_worker->alone = front->queue != NULL; /* asked just now, and the wait is next */
 		return false;
+	}
 	current_worker->keep_lead = true;
 	int rc = ash_submit_read(front->queue, request->nodeid, request->payload, size, offset, read_done, request);
 	current_worker->keep_lead = false;
@@ -72,6 +71,7 @@ bool raw_read(struct request *request)
 	uint64_t offset = in->offset;
 	if (submit_read(request, size, offset))
 		return true;
+	crew_kick(current_worker);
 	read_reply(request, ash_read(request->front->volume, request->nodeid, request->payload, size, offset));
 	return false;
 }
@@ -174,6 +174,7 @@ bool raw_write(struct request *request)
 	unsigned flags = write_flags(request, in);
 	if (submit_write(request, data, in, flags))
 		return true;
+	crew_kick(current_worker);
 	int64_t result = write_blocking(request, in, data, flags);
 	/* The kernel goes on believing in the old mode: a set-user-id that is gone must not be executed. */
 	if (result > 0 && (flags & ASH_WRITE_KILL_SUIDGID))

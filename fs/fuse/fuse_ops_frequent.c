@@ -101,9 +101,10 @@ bool raw_unlink(struct request *request)
 
 	if (!name)
 		return false;
+	bool others = crew_others(request->front);
 	int rc = ash_unlink(volume, request->nodeid, name, &removed);
 	if (rc == 0 && ash_getattr(volume, removed, &attr) == 0 && attr.nlink > 0)
-		notify_links_changed(request->front, removed);
+		notify_links_changed(request->front, removed, others);
 	reply_error(request, rc);
 	return false;
 }

@@ -126,6 +126,14 @@ static void queue_call(struct worker *worker, enum queue_call call)
 	worker->keep_lead = false;
 }
 
+void crew_kick(struct worker *worker)
+{
+	struct front *front = worker->front;
+
+	if (worker->leading && front->queue && ash_queue_in_flight(front->queue) > 0)
+		queue_call(worker, QUEUE_KICK);
+}
+
 /* One request into the worker's buffer; completions are answered meanwhile. 1: there is one; 0: look again. */
 static int next_request(struct worker *worker)
 {
@@ -371,6 +379,16 @@ void crew_join(struct front *front)
 	awake_stop(front); /* the leader, which tells them of requests, is gone */
 	follow_stop(&front->follow);
 	queue_drain(front); /* the replies go nowhere */
+}
+
+bool crew_others(struct front *front)
+{
+	struct crew *crew = &front->crew;
+
+	pthread_mutex_lock(&crew->lock);
+	bool others = crew->idle + 1 < crew->total;
+	pthread_mutex_unlock(&crew->lock);
+	return others;
 }
 
 void crew_quiesce(struct front *front)

@@ -91,6 +91,47 @@ fi
 detach
 fsck_clean "fsck after all this"
 
+# ---- Requests that came together ----
+# A read of written blocks is submitted, for others wait behind it; those, writes behind the end of file, are not. It must be
+# at the device before the first of them is done, not after the last. A stopped daemon lets them queue up in this order.
+attach
+python3 - "$MNT" "$DAEMON" <<'PY'
+import mmap, os, signal, sys, threading, time
+mount, daemon = sys.argv[1], int(sys.argv[2])
+page, mib = mmap.mmap(-1, 4096), mmap.mmap(-1, 1 << 20)
+fd = os.open(mount + '/first', os.O_RDWR | os.O_CREAT)
+os.write(fd, b'x' * (1 << 20))
+os.fsync(fd)
+ends, threads = [], []
+def call(name, function, *arguments):
+    function(*arguments)
+    ends.append(name)
+def start(*arguments):
+    threads.append(threading.Thread(target=call, args=arguments))
+    threads[-1].start()
+    time.sleep(0.02)
+read = os.open(mount + '/first', os.O_RDONLY | os.O_DIRECT)
+writes = [os.open('%s/behind%d' % (mount, i), os.O_RDWR | os.O_CREAT | os.O_DIRECT) for i in range(40)]
+os.preadv(read, [page], 0)  # what only the first of them asks for, access time and capabilities, is over
+for write in writes:
+    os.pwritev(write, [page], 0)
+os.kill(daemon, signal.SIGSTOP)
+try:
+    start('read', os.preadv, read, [page], 8192)
+    for write in writes:
+        start('write', os.pwritev, write, [mib], 4096)
+finally:
+    os.kill(daemon, signal.SIGCONT)
+for thread in threads:
+    thread.join()
+print('# the read was answered as number %d of %d' % (ends.index('read') + 1, len(ends)))
+for i in range(40):
+    os.unlink('%s/behind%d' % (mount, i))
+sys.exit(ends.index('read') > 20 or page[:4096] != b'x' * 4096)
+PY
+check "a read is not kept waiting for what came after it" same $? 0
+detach
+
 # ---- write_behind= ----
 # 20 MiB of small files, with nothing old enough to go: under half of 64 MiB all of it stays in memory, with the default the
 # worker brings it down to 8 MiB. Sectors are field 7 of /sys/block/NAME/stat.
