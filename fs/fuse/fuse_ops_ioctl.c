@@ -128,7 +128,8 @@ bool raw_ioctl(struct request *request)
 	if (!in)
 		return false;
 	bool extended = in->cmd == FS_IOC_FSSETXATTR;
-	if (!extended && in->cmd != FS_IOC_SETFLAGS && in->cmd != FS_IOC32_SETFLAGS) {
+	/* FS_IOC32_SETFLAGS is no call of 32-bit programs, which the kernel translates, but one that it has not checked. */
+	if (!extended && in->cmd != FS_IOC_SETFLAGS) {
 		session_pass(request);
 		return false;
 	}

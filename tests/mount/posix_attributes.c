@@ -343,6 +343,9 @@ static void test_flags(void)
 	wide.fsx_xflags = FS_XFLAG_NODUMP;
 	CHECK(ioctl(fd, FS_IOC_FSSETXATTR, &wide) == 0 && get_flags("fl") == FS_NODUMP_FL, "FS_IOC_FSSETXATTR");
 	CHECK_ERRNO(ioctl(fd, _IO('x', 99), 0), ENOTTY, "unknown ioctl: ENOTTY");
+	wide.fsx_xflags = FS_IMMUTABLE_FL;
+	CHECK_ERRNO(ioctl(fd, FS_IOC32_SETFLAGS, &wide), ENOTTY, "FS_IOC32_SETFLAGS, which nobody has checked: ENOTTY");
+	CHECK(get_flags("fl") == FS_NODUMP_FL, "and nothing is set");
 	close(fd);
 	unlink("fl");
 }
