@@ -11,7 +11,8 @@
  * - Between two parents the volume's rename lock is held. Under it no directory changes its place, so that the
  *   ancestors of both parents, noted before any inode is locked, stay true: they say which parent is locked first, and
  *   refuse to move a directory into itself (-EINVAL) or over one of its ancestors (-ENOTEMPTY).
- * - Within one parent no place changes; the parent's lock is enough.
+ * - Within one parent no place changes; the parent's lock is enough, but when two folders in it are to be locked: the order
+ *   of their numbers is not that of the tree, so the volume's rename lock is held then, too (see lock_children()).
  *
  * Locks: rename lock -> parents (ancestor first, unrelated ones by number) -> source and target (directories first,
  * then by number).
@@ -56,6 +57,7 @@ struct mover {
 	unsigned flags;
 	struct place from, to;
 	bool may_free;
+	bool siblings; /* within one folder, two folders of it: with rename_lock, as between parents */
 	struct ash_last_name last;
 	uint64_t write_back; /* inode whose data must be written before; 0: none */
 	uint64_t lsn;
@@ -148,6 +150,10 @@ static int lock_child(struct mover *mover, struct place *place)
 	return ash_hold_child(mover->volume, place->held, place->entry.ino, &place->child);
 }
 
+/*
+ * Folders that are unrelated are locked in the order of their numbers, by who holds rename_lock: one of them may be above a
+ * third one, whose rename waits for the other. So -EDEADLK when two folders are wanted without it.
+ */
 static int lock_children(struct mover *mover)
 {
 	struct place *first = &mover->from, *second = &mover->to;
@@ -155,6 +161,9 @@ static int lock_children(struct mover *mover)
 
 	if (!second->exists)
 		return lock_child(mover, first);
+	if (first->icore == second->icore && !mover->siblings && first->entry.type == DT_DIR &&
+	    second->entry.type == DT_DIR)
+		return -EDEADLK;
 	if ((first->entry.type == DT_DIR) == (second->entry.type == DT_DIR) ? second->entry.ino < first->entry.ino :
 									      second->entry.type == DT_DIR) {
 		first = &mover->to;
@@ -397,7 +406,7 @@ static int rename_once(struct mover *mover)
 	return result;
 }
 
-/* Rename lock held when the parents differ. */
+/* Rename lock held when the parents differ, and when two folders are to be locked. */
 static int rename_placed(struct mover *mover)
 {
 	struct ash_volume *volume = mover->volume;
@@ -415,13 +424,13 @@ static int rename_placed(struct mover *mover)
 static int rename_locked(struct mover *mover)
 {
 	struct ash_volume *volume = mover->volume;
-	bool two_parents = mover->from.icore != mover->to.icore;
+	bool alone = mover->siblings || mover->from.icore != mover->to.icore;
 	int result;
 
-	if (two_parents)
+	if (alone)
 		ash_lock_long(volume, &volume->rename_lock);
 	result = rename_placed(mover);
-	if (two_parents)
+	if (alone)
 		pthread_mutex_unlock(&volume->rename_lock);
 	return result;
 }
@@ -438,6 +447,8 @@ static int rename_attempts(struct mover *mover)
 			result = ash_write_back(mover->volume, mover->write_back);
 			if (result && result != -ESTALE) /* stale: its name is gone, which the next attempt sees */
 				return result;
+		} else if (result == -EDEADLK && !mover->siblings) {
+			mover->siblings = true;
 		} else if (result == -ENOSPC && !reclaimed && ash_reclaim_space(mover->volume)) {
 			reclaimed = true;
 		} else if (result == -EUCLEAN && mover->last.freed) {

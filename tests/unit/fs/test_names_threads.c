@@ -284,3 +284,63 @@ Test(names_threads, the_tree_stays_one, .timeout = 240)
 	cr_assert_leq(free_blocks - names_free_blocks(&names), (info.inode_runs - 1) * 33 + 2);
 	names_close(&names);
 }
+
+/* ---- Renames that wait for each other ---- */
+
+/* One of three; what it renames back and forth. */
+struct crossing {
+	struct names *names;
+	uint64_t from, to;
+	const char *name, *new_name;
+	unsigned flags;
+	int rounds;
+};
+
+static void *cross(void *argument)
+{
+	struct crossing *crossing = argument;
+	struct ash_volume *volume = crossing->names->volume;
+
+	for (int i = 0; i < crossing->rounds; i++) {
+		cr_assert_eq(ash_rename(volume, crossing->from, crossing->name, crossing->to, crossing->new_name,
+					crossing->flags),
+			     0);
+		cr_assert_eq(ash_rename(volume, crossing->to, crossing->new_name, crossing->from, crossing->name,
+					crossing->flags),
+			     0);
+	}
+	return NULL;
+}
+
+/*
+ * `first` lies in `third`, `second` and `third` lie in one folder, and their numbers are in this order. A file moves between
+ * first and second (locks them in this order), second and third change places (likewise), and first is renamed within third
+ * (locks third, then first): each wants what the next one has.
+ */
+Test(names_threads, renames_do_not_wait_in_a_circle, .timeout = 120)
+{
+	int rounds = test_level_is_long() ? 300000 : 30000;
+	struct crossing crossings[3];
+	pthread_t threads[3];
+	struct names names;
+	uint64_t first, second, third, folder;
+
+	names_open(&names, "mem:64M", true);
+	first = names_directory(&names, 1, "first");
+	folder = names_directory(&names, 1, "folder");
+	second = names_directory(&names, folder, "second");
+	third = names_directory(&names, folder, "third");
+	cr_assert(first < second && second < third);
+	names_file(&names, first, "file");
+	cr_assert_eq(ash_rename(names.volume, 1, "first", third, "first", 0), 0);
+	crossings[0] = (struct crossing){ &names, first, second, "file", "file", 0, rounds };
+	crossings[1] = (struct crossing){ &names, folder, folder, "second", "third", RENAME_EXCHANGE, rounds };
+	crossings[2] = (struct crossing){ &names, third, third, "first", "renamed", 0, rounds };
+	for (int i = 0; i < 3; i++)
+		cr_assert_eq(pthread_create(&threads[i], NULL, cross, &crossings[i]), 0);
+	for (int i = 0; i < 3; i++)
+		pthread_join(threads[i], NULL);
+	names_remount(&names);
+	check_tree(&names, 1, 1);
+	names_close(&names);
+}
