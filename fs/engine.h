@@ -65,10 +65,24 @@ struct ash_orphan {
 struct ash_orphan_set {
 	struct ash_orphan *slots;
 	size_t slot_count, count;
+	uint64_t multiplier; /* of ash_hash_slot() */
 };
+
+/*
+ * A hash table of numbers that come from the device: multiply-shift (Dietzfelbinger et al., 1997). With a multiplier that
+ * who made the image cannot know, nobody chooses the numbers that collide. `slots`: a power of two, at least 2.
+ */
+uint64_t ash_hash_multiplier(void);
+static inline size_t ash_hash_slot(uint64_t multiplier, uint64_t number, size_t slots)
+{
+	return (size_t)(number * multiplier >> (64 - __builtin_ctzll(slots)));
+}
+
 /* Room for `more` additions; they then cannot fail. 0 or -ENOMEM. */
 int ash_orphan_set_room(struct ash_orphan_set *set, size_t more);
 void ash_orphan_set_change(struct ash_orphan_set *set, uint64_t ino, uint64_t lsn, bool add);
+/* The numbers, ascending; a malloc'ed list, NULL when there are none. 0 or -ENOMEM. */
+int ash_orphan_set_list(const struct ash_orphan_set *set, uint64_t **list, size_t *count);
 
 struct ash_log {
 	pthread_mutex_t lock;

@@ -392,8 +392,9 @@ static void note_freed(struct ash_volume *volume, uint64_t ino, uint64_t lsn)
 
 	pthread_mutex_lock(&run->lock);
 	run->freed[1][index / 64] |= 1ull << index % 64;
-	run->freed_count[1]++;
-	run->freed_lsn[1] = lsn;   /* ends of records grow: a later one covers those before */
+	/* The last of them covers the others; who committed first need not come here first. */
+	if (!run->freed_count[1]++ || run->freed_lsn[1] < lsn)
+		run->freed_lsn[1] = lsn;
 	run->tried_at = TRY_AGAIN; /* it may be durable already */
 	atomic_fetch_add(&run->pending, 1);
 	pthread_mutex_unlock(&run->lock);

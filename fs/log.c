@@ -18,6 +18,8 @@
 
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/random.h>
+#include <time.h>
 
 static struct ash_log_block *memory_block(struct ash_log *log, uint64_t position)
 {
@@ -164,9 +166,22 @@ void ash_log_forget_locked(struct ash_log *log, struct ash_buffer *buffer)
 
 /* ---- Orphans ---- */
 
+uint64_t ash_hash_multiplier(void)
+{
+	uint64_t multiplier;
+	struct timespec now;
+
+	/* Without a source of randomness, as early in a boot: what the loader and the clock did. */
+	if (getrandom(&multiplier, sizeof(multiplier), GRND_NONBLOCK) != sizeof(multiplier)) {
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		multiplier = ((uint64_t)now.tv_nsec ^ (uintptr_t)&multiplier) * 0x9e3779b97f4a7c15ull;
+	}
+	return multiplier | 1;
+}
+
 static size_t orphan_slot(const struct ash_orphan_set *set, uint64_t ino)
 {
-	size_t slot = (ino * 0x9e3779b97f4a7c15ull >> 32) & (set->slot_count - 1);
+	size_t slot = ash_hash_slot(set->multiplier, ino, set->slot_count);
 
 	while (set->slots[slot].ino && set->slots[slot].ino != ino)
 		slot = (slot + 1) & (set->slot_count - 1);
@@ -176,7 +191,7 @@ static size_t orphan_slot(const struct ash_orphan_set *set, uint64_t ino)
 int ash_orphan_set_room(struct ash_orphan_set *set, size_t more)
 {
 	size_t wanted = set->slot_count ? set->slot_count : 64;
-	struct ash_orphan_set bigger = { .count = set->count };
+	struct ash_orphan_set bigger = { .count = set->count, .multiplier = set->multiplier };
 
 	while ((set->count + more) * 2 > wanted)
 		wanted *= 2;
@@ -186,6 +201,8 @@ int ash_orphan_set_room(struct ash_orphan_set *set, size_t more)
 	if (!bigger.slots)
 		return -ENOMEM;
 	bigger.slot_count = wanted;
+	if (!bigger.multiplier)
+		bigger.multiplier = ash_hash_multiplier();
 	for (size_t i = 0; i < set->slot_count; i++)
 		if (set->slots[i].ino)
 			bigger.slots[orphan_slot(&bigger, set->slots[i].ino)] = set->slots[i];
@@ -231,22 +248,35 @@ int ash_log_orphan_room(struct ash_log *log, size_t more)
 	return error;
 }
 
+static int compare_numbers(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+int ash_orphan_set_list(const struct ash_orphan_set *set, uint64_t **list, size_t *count)
+{
+	*list = NULL;
+	*count = 0;
+	if (!set->count)
+		return 0;
+	*list = malloc(set->count * sizeof(**list));
+	if (!*list)
+		return -ENOMEM;
+	for (size_t i = 0; i < set->slot_count; i++)
+		if (set->slots[i].ino)
+			(*list)[(*count)++] = set->slots[i].ino;
+	qsort(*list, *count, sizeof(**list), compare_numbers);
+	return 0;
+}
+
 int ash_log_orphans(struct ash_volume *volume, uint64_t **list, size_t *count)
 {
 	struct ash_log *log = volume->log;
-	int error = 0;
 
-	*list = NULL;
-	*count = 0;
 	pthread_mutex_lock(&log->lock);
-	if (log->orphans.count) {
-		*list = malloc(log->orphans.count * sizeof(**list));
-		if (!*list)
-			error = -ENOMEM;
-		for (size_t i = 0; !error && i < log->orphans.slot_count; i++)
-			if (log->orphans.slots[i].ino)
-				(*list)[(*count)++] = log->orphans.slots[i].ino;
-	}
+	int error = ash_orphan_set_list(&log->orphans, list, count);
 	pthread_mutex_unlock(&log->lock);
 	return error;
 }
@@ -256,6 +286,23 @@ int ash_log_orphans(struct ash_volume *volume, uint64_t **list, size_t *count)
 void ash_log_note_data(struct ash_volume *volume)
 {
 	atomic_fetch_add(&volume->log->data_written, 1);
+}
+
+/*
+ * flush_lock held: one flush at a time, and a failed one is known before the next one begins. A device, or the kernel's page
+ * cache before it, tells of lost writes once; whoever flushed afterwards would be told that all is well (I5, I6).
+ */
+static int flush_locked(struct ash_volume *volume, const char *what)
+{
+	int error = failure(volume);
+
+	if (error)
+		return error;
+	error = bdev_flush(volume->dev);
+	atomic_fetch_add(&volume->flushes, 1);
+	if (error)
+		ash_volume_fail(volume, error, what);
+	return error;
 }
 
 int ash_log_flush_data(struct ash_volume *volume)
@@ -271,15 +318,12 @@ int ash_log_flush_data(struct ash_volume *volume)
 	pthread_mutex_lock(&log->flush_lock);
 	if (atomic_load(&log->data_flushed) < wanted) {
 		covered = atomic_load(&log->data_written);
-		error = bdev_flush(volume->dev);
-		atomic_fetch_add(&volume->flushes, 1);
+		error = flush_locked(volume, "flushing the device");
 		if (!error)
 			atomic_store(&log->data_flushed, covered);
 	}
 	pthread_mutex_unlock(&log->flush_lock);
 	ash_wait_end(volume);
-	if (error)
-		ash_volume_fail(volume, error, "flushing the device");
 	return error ? error : failure(volume);
 }
 
@@ -329,12 +373,11 @@ static int blocks_write(struct ash_volume *volume, uint64_t first, uint64_t end)
 		first += count;
 	}
 	if (!error && !fua) {
+		pthread_mutex_lock(&log->flush_lock);
 		/* data that completed before this flush is durable with it as well */
 		uint64_t covered = atomic_load(&log->data_written);
 
-		error = bdev_flush(volume->dev);
-		atomic_fetch_add(&volume->flushes, 1);
-		pthread_mutex_lock(&log->flush_lock);
+		error = flush_locked(volume, "writing the log");
 		if (!error && atomic_load(&log->data_flushed) < covered)
 			atomic_store(&log->data_flushed, covered);
 		pthread_mutex_unlock(&log->flush_lock);

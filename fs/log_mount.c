@@ -150,6 +150,12 @@ static int log_take_over(struct ash_volume *volume, const struct ash_overlay *ov
 	error = bdev_flush(volume->dev);
 	if (error)
 		return error;
+	/*
+	 * A power cut may tear a control block, so it goes to the place that does not rule. Even sequences have the first place;
+	 * after mkfs, fsck, or one that was torn, that may mean to leave one out.
+	 */
+	uint64_t ruling = ash_get64(overlay->info.control.header.address) - volume->log_start;
+	log->sequence += (log->sequence + 1) % 2 == ruling;
 	/* the epoch must be durable before the first block that carries it */
 	return ash_log_write_control(volume, log->tail_lsn, false, 0, 0);
 }

@@ -95,7 +95,7 @@ static uint64_t tail64(const uint8_t *tail)
 
 static struct ash_replay_revoke *revoke_slot(const struct ash_overlay *overlay, uint64_t block)
 {
-	size_t slot = ash_replay_slot(block, overlay->revoke_slots);
+	size_t slot = ash_hash_slot(overlay->multiplier, block, overlay->revoke_slots);
 
 	while (overlay->revokes[slot].block && overlay->revokes[slot].block != block)
 		slot = (slot + 1) & (overlay->revoke_slots - 1);
@@ -244,18 +244,9 @@ static void orphans_reset(struct ash_orphan_set *set)
 
 static int orphans_list(struct ash_overlay *overlay)
 {
-	const struct ash_orphan_set *set = &overlay->orphan_set;
-	size_t count = 0;
+	size_t count;
 
-	if (!set->count)
-		return 0;
-	overlay->orphans = malloc(set->count * sizeof(*overlay->orphans));
-	if (!overlay->orphans)
-		return -ENOMEM;
-	for (size_t i = 0; i < set->slot_count; i++)
-		if (set->slots[i].ino)
-			overlay->orphans[count++] = set->slots[i].ino;
-	return 0;
+	return ash_orphan_set_list(&overlay->orphan_set, &overlay->orphans, &count);
 }
 
 static int apply(struct ash_overlay *overlay, const struct ash_replay_record *record, const struct ash_log_item *item,
@@ -352,6 +343,7 @@ int ash_overlay_open(struct bdev *dev, const struct ash_super *super, struct ash
 		return -ENOMEM;
 	overlay->dev = dev;
 	overlay->error = error_text;
+	overlay->multiplier = ash_hash_multiplier();
 	/* records of a volume that was grown and not checkpointed go beyond what the superblock at home says */
 	overlay->block_count = bdev_geometry(dev)->size / ASH_BLOCK_SIZE;
 	overlay->super_block = ash_get64(super->header.address);

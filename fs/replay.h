@@ -64,6 +64,7 @@ struct ash_overlay {
 	struct ash_replay_home *homes;
 	size_t home_count, home_room;
 	uint64_t revoke_total; /* blocks named by revoke items, repeated ones too */
+	uint64_t multiplier;   /* of the tables of images and revokes: ash_hash_slot() */
 	struct ash_orphan_set orphan_set;
 	uint64_t *orphans; /* the numbers of the set, made at the end */
 	uint64_t *damaged;
@@ -74,12 +75,6 @@ struct ash_overlay {
 	size_t unreadable_count, unreadable_room, unreadable_controls;
 	char *error;
 };
-
-/* Slot of a block in a hash table of `slots`, a power of two. */
-static inline size_t ash_replay_slot(uint64_t block, size_t slots)
-{
-	return (block * 0x9e3779b97f4a7c15ull >> 24) & (slots - 1);
-}
 
 /* ---- recover.c ---- */
 

@@ -19,7 +19,9 @@
 struct ash_replay_image *ash_replay_image_find(const struct ash_overlay *overlay, uint64_t block)
 {
 	struct ash_replay_image *image =
-		overlay->bucket_count ? overlay->buckets[ash_replay_slot(block, overlay->bucket_count)] : NULL;
+		overlay->bucket_count ?
+			overlay->buckets[ash_hash_slot(overlay->multiplier, block, overlay->bucket_count)] :
+			NULL;
 
 	while (image && image->block != block)
 		image = image->next;
@@ -41,7 +43,7 @@ static int buckets_grow(struct ash_overlay *overlay)
 	for (size_t i = 0; i < old_count; i++) {
 		while (old[i]) {
 			struct ash_replay_image *image = old[i];
-			size_t bucket = ash_replay_slot(image->block, overlay->bucket_count);
+			size_t bucket = ash_hash_slot(overlay->multiplier, image->block, overlay->bucket_count);
 
 			old[i] = image->next;
 			image->next = overlay->buckets[bucket];
@@ -69,7 +71,7 @@ int ash_replay_image_add(struct ash_overlay *overlay, uint64_t block, uint64_t l
 	}
 	image->block = block;
 	image->first_lsn = lsn;
-	bucket = ash_replay_slot(block, overlay->bucket_count);
+	bucket = ash_hash_slot(overlay->multiplier, block, overlay->bucket_count);
 	image->next = overlay->buckets[bucket];
 	overlay->buckets[bucket] = image;
 	overlay->image_count++;

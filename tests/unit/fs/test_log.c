@@ -461,3 +461,114 @@ Test(log, failed_flush_of_home_writes_is_sticky)
 {
 	failure_case(&(struct fault_rule){ .ops = FAULT_OP(BDEV_FLUSH), .skip = 1, .count = 1 }, true);
 }
+
+static void *flush_data(void *argument)
+{
+	struct engine *engine = argument;
+
+	return (void *)(intptr_t)ash_log_flush_data(engine->volume);
+}
+
+/* A device, or the page cache before it, tells of lost writes once: the next flush would be told that all is well. */
+Test(log, nobody_flushes_after_a_flush_that_failed)
+{
+	struct engine engine = { .options = { .no_threads = true } };
+	struct fault_rule once = { .ops = FAULT_OP(BDEV_FLUSH), .count = 1 };
+	struct delay_rule slow = { .ops = DELAY_OP(BDEV_FLUSH), .nanoseconds = 200000000 };
+	struct bdev *memory = engine_device("mem:16M"), *faulty;
+	uint64_t before;
+	pthread_t first;
+	void *result;
+
+	engine_format(memory, 0);
+	cr_assert_eq(fault_open(memory, &faulty), 0);
+	cr_assert_eq(delay_open(faulty, &engine.dev), 0);
+	engine_mount(&engine);
+	cr_assert_eq(fault_add(faulty, &once), 0);
+	delay_set(engine.dev, &slow);
+	before = counters(&engine).flushes;
+	ash_log_note_data(engine.volume);
+	cr_assert_eq(pthread_create(&first, NULL, flush_data, &engine), 0);
+	while (pthread_mutex_trylock(&engine.volume->log->flush_lock) == 0) {
+		pthread_mutex_unlock(&engine.volume->log->flush_lock);
+		sched_yield();
+	}
+	ash_log_note_data(engine.volume); /* which the first one does not cover, and waits for its turn */
+	cr_expect_lt(ash_log_flush_data(engine.volume), 0);
+	pthread_join(first, &result);
+	cr_expect_lt((int)(intptr_t)result, 0);
+	cr_expect_eq(counters(&engine).flushes - before, 1u, "the device was not asked again");
+	cr_expect_eq(engine.errors, 1);
+	engine_close(&engine);
+}
+
+/* ---- Control blocks ---- */
+
+static int ruling(const struct ash_log_control pair[2])
+{
+	return ash_get64(pair[1].sequence) > ash_get64(pair[0].sequence);
+}
+
+/* A power cut may tear the one that is being written: it must never be the one that rules. */
+Test(log, the_ruling_control_block_is_never_written_over)
+{
+	struct engine engine = { .options = { .no_threads = true } };
+	struct ash_log_control before[2], after[2];
+	uint8_t torn[ASH_BLOCK_SIZE];
+	struct ash_super super;
+
+	engine.dev = engine_device("mem:16M");
+	engine_format(engine.dev, 0);
+	image_read(&engine, 0, &super);
+	const uint64_t start = ash_get64(super.log_start);
+	image_read(&engine, start, &before[0]);
+	image_read(&engine, start + 1, &before[1]);
+	for (unsigned i = 0; i < 8; i++) {
+		const int ruled = ruling(before);
+
+		engine_mount(&engine);
+		image_read(&engine, start, &after[0]);
+		image_read(&engine, start + 1, &after[1]);
+		cr_expect(!memcmp(&before[ruled], &after[ruled], ASH_BLOCK_SIZE), "mount %u", i);
+		cr_expect_neq(ruled, ruling(after), "mount %u", i);
+		cr_assert_eq(ash_close(engine.volume), 0);
+		engine.volume = NULL;
+		image_read(&engine, start, &before[0]);
+		image_read(&engine, start + 1, &before[1]);
+		if (i == 3) { /* the newest one was torn: the other one rules */
+			memcpy(torn, &before[ruling(before)], sizeof(torn));
+			memset(torn + ASH_BLOCK_SIZE / 2, 0xa5, ASH_BLOCK_SIZE / 2);
+			image_write(&engine, start + (uint64_t)ruling(before), torn);
+			before[ruling(before)].sequence = ash_put64(0);
+		}
+	}
+	engine_close(&engine);
+}
+
+/* ---- The orphan set ---- */
+
+/*
+ * Numbers from an image. These are all in one chain for whoever knows the multiplier 0x9e3779b97f4a7c15: they are multiples of
+ * its inverse.
+ */
+Test(log, nobody_chooses_which_orphans_collide, .timeout = 60)
+{
+	const uint64_t inverse = 0xf1de83e19937733du;
+	struct ash_orphan_set set = { 0 };
+	uint64_t *list;
+	size_t count;
+
+	for (uint64_t k = 1; k <= 100000; k++) {
+		cr_assert_eq(ash_orphan_set_room(&set, 1), 0);
+		ash_orphan_set_change(&set, k * inverse, k, true);
+	}
+	cr_assert_eq(set.count, 100000u);
+	for (uint64_t k = 1; k <= 100000; k += 2)
+		ash_orphan_set_change(&set, k * inverse, k, false);
+	cr_assert_eq(ash_orphan_set_list(&set, &list, &count), 0);
+	cr_assert_eq(count, 50000u);
+	for (size_t i = 1; i < count; i++)
+		cr_assert_lt(list[i - 1], list[i]);
+	free(list);
+	free(set.slots);
+}
