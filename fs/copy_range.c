@@ -81,7 +81,7 @@ static int copy_data(struct copy *copy, uint64_t until)
 /* One segment of data or one hole. */
 static int copy_segment(struct copy *copy)
 {
-	int64_t data = ash_seek(copy->volume, copy->from, copy->at, SEEK_DATA);
+	int64_t data = ash_seek_before(copy->volume, copy->from, copy->at, SEEK_DATA, copy->end);
 
 	if (data == -ENXIO || (data >= 0 && (uint64_t)data >= copy->end))
 		return copy_hole(copy, copy->end);
@@ -89,7 +89,7 @@ static int copy_segment(struct copy *copy)
 		return (int)data;
 	if ((uint64_t)data > copy->at)
 		return copy_hole(copy, (uint64_t)data);
-	int64_t hole = ash_seek(copy->volume, copy->from, copy->at, SEEK_HOLE);
+	int64_t hole = ash_seek_before(copy->volume, copy->from, copy->at, SEEK_HOLE, copy->end);
 	if (hole < 0)
 		return (int)hole;
 	return copy_data(copy, (uint64_t)hole < copy->end ? (uint64_t)hole : copy->end);

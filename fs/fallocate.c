@@ -151,8 +151,12 @@ static int empty_piece(struct ash_volume *volume, struct ash_icore *icore, uint6
 		struct ash_mapping mapping;
 
 		rc = ash_edit_map(&edit, at, end - at, &mapping);
-		if (!rc && mapping.start && !mapping.unwritten)
-			rc = ash_map_set_unwritten(edit.txn, &edit.tree, mapping.file_block, mapping.count);
+		if (!rc && mapping.start && !mapping.unwritten) {
+			/* What is written into an unwritten block goes to the device before its record. */
+			rc = ash_edit_settle_end(&edit, mapping.file_block, mapping.count);
+			if (!rc)
+				rc = ash_map_set_unwritten(edit.txn, &edit.tree, mapping.file_block, mapping.count);
+		}
 		at = mapping.file_block + mapping.count;
 	}
 	return end_piece(&edit, rc, at, block);

@@ -21,6 +21,10 @@ int ash_file_set_size(struct ash_volume *volume, struct ash_icore *icore, uint64
 		      void *context);
 /* Recovery: free what lies beyond the end of file of an inode with links. */
 int ash_file_finish_truncate(struct ash_volume *volume, uint64_t ino);
+/* A truncation whose chain has not ended: nobody may map or grow meanwhile. Inode lock held. */
+bool ash_truncation_pending(const struct ash_volume *volume, uint64_t ino);
+/* It is finished, or its inode is freed. */
+void ash_truncation_forget(struct ash_volume *volume, uint64_t ino);
 /* Free all data extents of an inode without links (a chain of transactions); takes the lock. Record stays. */
 int ash_file_free_all(struct ash_volume *volume, struct ash_icore *icore);
 

@@ -145,12 +145,15 @@ static int look_flushed(struct ash_edit *edit, struct ash_volume *volume, struct
 	}
 }
 
-static int64_t seek_locked(struct ash_edit *edit, uint64_t offset, bool want_data)
+static int64_t seek_locked(struct ash_edit *edit, uint64_t offset, bool want_data, uint64_t limit)
 {
-	uint64_t size = ash_edit_disk_size(edit), end = ash_blocks_of(size), block = offset >> ASH_BLOCK_SHIFT;
+	uint64_t size = ash_edit_disk_size(edit), block = offset >> ASH_BLOCK_SHIFT;
 
 	if (offset >= size)
 		return -ENXIO;
+	if (size > limit)
+		size = limit;
+	const uint64_t end = ash_blocks_of(size);
 	if (edit->record.inode->data_kind == ASH_FORK_INLINE)
 		return (int64_t)(want_data ? offset : size);
 	while (block < end) {
@@ -169,7 +172,31 @@ static int64_t seek_locked(struct ash_edit *edit, uint64_t offset, bool want_dat
 	return want_data ? -ENXIO : (int64_t)size;
 }
 
+/*
+ * The volume turned read-only and what is buffered stays, to be read: where it lies the map does not say, so all of the file
+ * counts as data, which is always allowed.
+ */
+static int64_t seek_unflushed(struct ash_volume *volume, struct ash_icore *icore, uint64_t offset, bool want_data,
+			      uint64_t limit)
+{
+	struct ash_edit edit;
+	int rc = ash_edit_look(&edit, volume, icore, false);
+
+	if (rc)
+		return rc;
+	uint64_t size = ash_edit_size(&edit);
+	ash_edit_abort(&edit);
+	if (offset >= size)
+		return -ENXIO;
+	return (int64_t)(want_data ? offset : size < limit ? size : limit);
+}
+
 int64_t ash_seek(struct ash_volume *volume, uint64_t ino, uint64_t offset, int whence)
+{
+	return ash_seek_before(volume, ino, offset, whence, ASH_FILE_MAX_SIZE);
+}
+
+int64_t ash_seek_before(struct ash_volume *volume, uint64_t ino, uint64_t offset, int whence, uint64_t limit)
 {
 	struct ash_icore *icore;
 	struct ash_edit edit;
@@ -181,8 +208,10 @@ int64_t ash_seek(struct ash_volume *volume, uint64_t ino, uint64_t offset, int w
 		return result;
 	result = look_flushed(&edit, volume, icore);
 	if (!result) {
-		result = seek_locked(&edit, offset, whence == SEEK_DATA);
+		result = seek_locked(&edit, offset, whence == SEEK_DATA, limit);
 		ash_edit_abort(&edit);
+	} else if (result == -EROFS) {
+		result = seek_unflushed(volume, icore, offset, whence == SEEK_DATA, limit);
 	}
 	ash_icore_put(volume, icore);
 	return result;

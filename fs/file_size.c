@@ -54,7 +54,7 @@ static int pending_add(struct ash_volume *volume, uint64_t ino)
 	return 0;
 }
 
-static void pending_remove(struct ash_volume *volume, uint64_t ino)
+void ash_truncation_forget(struct ash_volume *volume, uint64_t ino)
 {
 	struct ash_write_behind *wb = volume->wb;
 	struct ash_pending_truncation **at, *entry;
@@ -172,7 +172,7 @@ static int resume_once(struct ash_volume *volume, struct ash_icore *icore)
 	if (!remaining) {
 		if (has_links(&edit))
 			ash_orphan_remove(edit.txn, icore->ino);
-		pending_remove(volume, icore->ino);
+		ash_truncation_forget(volume, icore->ino);
 	}
 	ash_edit_commit(&edit, false);
 	return remaining != 0;
@@ -246,7 +246,7 @@ static int free_once(struct ash_volume *volume, struct ash_icore *icore)
 	header.size = ash_put64(0); /* nothing is left to read while the chain runs */
 	ash_edit_set_header(&edit, &header);
 	if (!remaining)
-		pending_remove(volume, icore->ino);
+		ash_truncation_forget(volume, icore->ino);
 	ash_edit_commit(&edit, false);
 	return remaining != 0;
 }

@@ -64,8 +64,10 @@ int ash_fsync(struct ash_volume *volume, uint64_t ino, bool data_only)
 	if (rc)
 		return rc;
 	rc = write_back(volume, icore);
-	if (has_error(volume, icore))
-		rc = take_error(volume, icore);
+	/* Somebody else may have taken the error by now: what this call's own writing met stays an error. */
+	int error = has_error(volume, icore) ? take_error(volume, icore) : 0;
+	if (error)
+		rc = error;
 	if (!rc)
 		rc = ash_file_make_durable(volume, icore, data_only);
 	ash_icore_put(volume, icore);

@@ -114,6 +114,7 @@ static int finish_small(struct ash_volume *volume, struct ash_icore *icore, bool
 		ash_orphan_remove(txn, icore->ino);
 		ash_icore_raise(icore, ash_txn_commit(txn), true);
 		ash_wb_drop(volume, icore, 0);
+		ash_truncation_forget(volume, icore->ino);
 		ash_icore_set_deleted(volume, icore);
 	}
 	ash_unhold(volume, &held);

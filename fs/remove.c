@@ -41,6 +41,8 @@ int ash_drop_link(struct ash_txn *txn, struct ash_held *held, const struct times
 	if (last->gone && may_free && ash_orphan_is_small(&held->record) &&
 	    !ash_lookup_count(volume, held->icore->ino)) {
 		last->freed = true;
+		if (ash_truncation_pending(volume, held->icore->ino))
+			ash_orphan_remove(txn, held->icore->ino); /* its chain met an error */
 		return ash_orphan_free_now(txn, held);
 	}
 	ash_record_set_header(txn, &held->record, &header);
@@ -54,6 +56,7 @@ void ash_link_dropped(struct ash_volume *volume, struct ash_held *held, uint64_t
 	ash_icore_raise(held->icore, lsn, true);
 	if (last->freed) {
 		ash_wb_drop(volume, held->icore, 0);
+		ash_truncation_forget(volume, held->icore->ino);
 		ash_icore_set_deleted(volume, held->icore);
 	} else if (last->gone) {
 		last->finish = !ash_lookup_mark(volume, held->icore->ino, ASH_LOOKUP_UNLINKED);

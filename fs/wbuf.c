@@ -243,6 +243,10 @@ void ash_wb_remove_pages(struct ash_volume *volume, struct ash_write_buffer *buf
 	pthread_mutex_unlock(&wb->lock);
 	memmove(buffer->pages + from, buffer->pages + to, (buffer->count - to) * sizeof(*buffer->pages));
 	buffer->count -= to - from;
+	/* A buffer that is filled as fast as it is flushed would set aside space for all that ever went through it. */
+	uint32_t most = 2 * buffer->count - buffer->holes;
+	if (buffer->ranges > most)
+		buffer->ranges = most;
 }
 
 void ash_wb_detach(struct ash_volume *volume, struct ash_icore *icore)

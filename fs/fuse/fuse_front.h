@@ -328,6 +328,9 @@ int notify_pages_write_back(struct front *front, uint64_t ino, uint64_t offset, 
 void ops_fill(struct fuse_lowlevel_ops *ops);
 void ops_directory_fill(struct fuse_lowlevel_ops *ops);
 void ops_xattr_fill(struct fuse_lowlevel_ops *ops);
+/* st_blocks before an attribute is changed, and, before the reply, tell the kernel if it is another one now. */
+uint64_t xattr_blocks(struct front *front, uint64_t ino);
+void xattr_blocks_tell(struct front *front, uint64_t ino, uint64_t before);
 void ops_ioctl_fill(struct fuse_lowlevel_ops *ops);
 struct front *request_front(fuse_req_t request);
 

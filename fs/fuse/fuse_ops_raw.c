@@ -268,8 +268,10 @@ bool raw_setxattr(struct request *request)
 	int flags = (int)(in->flags & 3u); /* XATTR_CREATE, XATTR_REPLACE */
 	if (in->setxattr_flags & FUSE_SETXATTR_ACL_KILL_SGID)
 		flags |= ASH_XATTR_KILL_SGID;
-	reply_error(request, ash_setxattr(request->front->volume, request->nodeid, name, name + strlen(name) + 1,
-					  in->size, flags));
+	uint64_t before = xattr_blocks(request->front, request->nodeid);
+	int rc = ash_setxattr(request->front->volume, request->nodeid, name, name + strlen(name) + 1, in->size, flags);
+	xattr_blocks_tell(request->front, request->nodeid, before);
+	reply_error(request, rc);
 	return false;
 }
 

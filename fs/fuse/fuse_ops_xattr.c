@@ -4,6 +4,9 @@
  *
  * The kernel checks who may do what to which namespace, with one exception: it passes a list on as it is. So the names
  * of trusted attributes are left out here for everybody but root, as ext4 does.
+ *
+ * Long values have blocks of their own. The kernel thinks of the change time only when it has changed an attribute, and would
+ * keep st_blocks of a regular file as it was; so it is told before the reply.
  */
 #include "fuse_front.h"
 
@@ -46,9 +49,27 @@ static void operation_listxattr(fuse_req_t request, fuse_ino_t ino, size_t size)
 		fuse_reply_buf(request, list, visible);
 }
 
+uint64_t xattr_blocks(struct front *front, uint64_t ino)
+{
+	struct ash_attr attr;
+
+	return ash_getattr(front->volume, ino, &attr) ? 0 : attr.blocks;
+}
+
+void xattr_blocks_tell(struct front *front, uint64_t ino, uint64_t before)
+{
+	if (xattr_blocks(front, ino) != before)
+		notify_attributes_now(front, ino);
+}
+
 static void operation_removexattr(fuse_req_t request, fuse_ino_t ino, const char *name)
 {
-	fuse_reply_err(request, -ash_removexattr(request_front(request)->volume, ino, name));
+	struct front *front = request_front(request);
+	uint64_t before = xattr_blocks(front, ino);
+	int rc = ash_removexattr(front->volume, ino, name);
+
+	xattr_blocks_tell(front, ino, before);
+	fuse_reply_err(request, -rc);
 }
 
 void ops_xattr_fill(struct fuse_lowlevel_ops *ops)

@@ -102,6 +102,13 @@ chattr +a "$MNT/flags"
 check "append-only: append" eval 'echo z >>"$MNT/flags"'
 check_fails "append-only: no overwrite" eval 'echo z >"$MNT/flags"'
 chattr -a "$MNT/flags"
+touch "$MNT/long"
+blocks=$(stat -c %b "$MNT/long")
+setfattr -n user.long -v "$(head -c 40000 /dev/zero | tr '\0' a)" "$MNT/long"
+check "a long attribute is counted in st_blocks" [ "$(stat -c %b "$MNT/long")" -ge $((blocks + 80)) ]
+setfattr -x user.long "$MNT/long"
+check "and no longer when it is gone" same "$(stat -c %b "$MNT/long")" "$blocks"
+rm "$MNT/long"
 birth=$(stat -c %W "$MNT/flags")
 check "birth time" [ "$birth" -gt 0 ]
 cp /bin/true "$MNT/run"

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <unistd.h>
 #include "file_fixture.h"
+#include "fs/volume.h"
 
 static const struct ash_open_options quiet = { .no_threads = true };
 
@@ -433,4 +434,49 @@ Test(wbuf, sync_tells_of_data_lost_in_the_background)
 	cr_expect_eq(ash_sync(f.volume), 0);
 	fixture_close(&f);
 	bdev_buffer_free(bytes, 100 << 10);
+}
+
+/* read(2) shows it, so whoever copies a file away by SEEK_DATA must find it: all counts as data. */
+Test(wbuf, what_a_read_only_volume_keeps_is_found_by_seek)
+{
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &quiet);
+	uint64_t ino = make_file(&f, "f");
+	cr_assert_eq(ash_write(f.volume, ino, "kept", 4, 8192, 0), 4);
+	atomic_store(&f.volume->read_only, true);
+	cr_expect_eq(ash_seek(f.volume, ino, 100, SEEK_DATA), 100);
+	cr_expect_eq(ash_seek(f.volume, ino, 100, SEEK_HOLE), 8196);
+	cr_expect_eq(ash_seek(f.volume, ino, 8196, SEEK_DATA), -ENXIO);
+	cr_expect_eq(buffered_bytes(&f), 4096);
+	atomic_store(&f.volume->read_only, false);
+	cr_expect_eq(ash_seek(f.volume, ino, 100, SEEK_DATA), 8192);
+	fixture_close(&f);
+}
+
+/*
+ * A truncation that is not durable, and its last block written anew through an unwritten extent: no crash may show the old
+ * size over the new bytes (I7).
+ */
+Test(wbuf, zeroing_a_range_waits_for_the_size_that_was_cut)
+{
+	static uint8_t old[8192], new[4096], got[8192];
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &quiet);
+	uint64_t ino = make_file(&f, "f");
+	fill(old, sizeof(old), 1);
+	fill(new, sizeof(new), 2);
+	cr_assert_eq(ash_write(f.volume, ino, old, sizeof(old), 0, ASH_WRITE_THROUGH), 8192);
+	cr_assert_eq(ash_sync(f.volume), 0);
+	set_size(&f, ino, 5000);
+	cr_assert_eq(ash_fallocate(f.volume, ino, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, 4096, 4096), 0);
+	cr_assert_eq(ash_write(f.volume, ino, new, sizeof(new), 4096, ASH_WRITE_THROUGH), 4096);
+	fixture_crash(&f);
+	ino = find_file(&f, "f");
+	/* Nothing forced the record of the last write. */
+	int64_t length = ash_read(f.volume, ino, got, sizeof(got), 0);
+	cr_assert(length == 5000 || length == 8192);
+	cr_assert_eq(memcmp(got, old, length == 8192 ? 8192 : 4096), 0);
+	fixture_close(&f);
 }
