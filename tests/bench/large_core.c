@@ -24,6 +24,7 @@
 
 #define WRITERS 3u
 #define FILES_PER_WRITER 4000u
+#define COLD_LOOKUPS 100u
 
 static unsigned test_number, failures;
 
@@ -31,6 +32,17 @@ static void verdict(bool good, const char *what, const char *detail)
 {
 	printf("%s %u - %s%s%s\n", good ? "ok" : "not ok", ++test_number, what, detail[0] ? ": " : "", detail);
 	failures += !good;
+	fflush(stdout);
+}
+
+/* About a time: on a machine that does other things beside, it is shown and not judged, as by large_common.sh. */
+static void verdict_timed(bool good, const char *what, const char *detail)
+{
+	if (good || !test_level_is_quick()) {
+		verdict(good, what, detail);
+		return;
+	}
+	printf("ok %u - %s: %s # SKIP times are judged at the normal and long levels\n", ++test_number, what, detail);
 	fflush(stdout);
 }
 
@@ -122,14 +134,22 @@ static double create_entries(struct ash_volume *volume, uint64_t directory, unsi
 	return now() - begin;
 }
 
-static double slowest_lookup(struct ash_volume *volume, uint64_t directory, unsigned count)
+static int compare_times(const void *a, const void *b)
 {
-	double slowest = 0, total = 0;
+	double x = *(const double *)a, y = *(const double *)b;
 
-	for (unsigned i = 0; i < 100; i++) {
+	return x < y ? -1 : x > y;
+}
+
+/* Seconds, the median. */
+static double cold_lookup(struct ash_volume *volume, uint64_t directory, unsigned count)
+{
+	double took[COLD_LOOKUPS];
+
+	for (unsigned i = 0; i < COLD_LOOKUPS; i++) {
 		struct ash_attr attr;
 		char name[64];
-		double begin = now(), took;
+		double begin = now();
 		int error;
 
 		snprintf(name, sizeof(name), "entry-with-a-usual-name-%u",
@@ -138,12 +158,10 @@ static double slowest_lookup(struct ash_volume *volume, uint64_t directory, unsi
 		if (error)
 			bail("lookup", error);
 		ash_forget(volume, attr.ino, 1);
-		took = now() - begin;
-		total += took;
-		slowest = took > slowest ? took : slowest;
+		took[i] = now() - begin;
 	}
-	printf("# cold lookups: mean %.1f us, slowest %.1f us\n", total * 1e4, slowest * 1e6);
-	return total / 100;
+	qsort(took, COLD_LOOKUPS, sizeof(took[0]), compare_times);
+	return took[COLD_LOOKUPS / 2];
 }
 
 static void remove_entries(struct ash_volume *volume, uint64_t directory, unsigned count)
@@ -176,12 +194,13 @@ static void large_directory(unsigned count)
 	create_entries(volume, attr.ino, tenth, count - tenth);
 	last = create_entries(volume, attr.ino, count - tenth, count);
 	snprintf(text, sizeof(text), "%.0f per second at the start, %.0f at the end", tenth / first, tenth / last);
-	verdict(last <= first * 2, "creating does not slow down to less than half", text);
+	verdict_timed(last <= first * 2, "creating does not slow down to less than half", text);
 	if (ash_close(volume))
 		bail("close", -EIO);
 	volume = open_volume(dev, 0);
-	cold = slowest_lookup(volume, attr.ino, count);
-	verdict(cold < 0.001, "a cold lookup takes less than 1 ms", "");
+	cold = cold_lookup(volume, attr.ino, count);
+	snprintf(text, sizeof(text), "%.1f us, the median", cold * 1e6);
+	verdict_timed(cold < 0.001, "a cold lookup takes less than 1 ms", text);
 	if (ash_readdir(volume, attr.ino, 0, false, count_entry, &listed))
 		bail("readdir", -EIO);
 	snprintf(text, sizeof(text), "%llu", (unsigned long long)listed);
