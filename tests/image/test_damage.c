@@ -20,13 +20,13 @@ static const struct part {
 	unsigned quick; /* percent at the quick level */
 	unsigned usual; /* at the normal one */
 } parts[] = {
-	{ "fields", "mem:16M", IMAGE_CLEAN | IMAGE_TAIL, damage_fields, 2, 100 },
-	{ "supers", "mem:16M", IMAGE_CLEAN, damage_supers, 4, 100 },
+	{ "fields", "mem:16M", IMAGE_CLEAN | IMAGE_TAIL, damage_fields, 1, 100 },
+	{ "supers", "mem:16M", IMAGE_CLEAN, damage_supers, 2, 100 },
 	{ "blocks", "mem:16M", IMAGE_CLEAN, damage_blocks, 10, 100 },
 	{ "shapes", "mem:16M", IMAGE_CLEAN | IMAGE_TAIL, damage_shapes, 100, 100 },
 	{ "doubts", "mem:16M", IMAGE_CLEAN | IMAGE_TAIL, damage_doubts, 100, 100 },
 	{ "groups", "mem:140M", IMAGE_CLEAN, damage_groups, 1, 100 },
-	{ "log", "mem:16M", IMAGE_TAIL, damage_log, 3, 100 },
+	{ "log", "mem:16M", IMAGE_TAIL, damage_log, 2, 100 },
 	{ "unclean", "mem:16M", IMAGE_TAIL, damage_unclean, 1, 25 },
 	{ "unclean_blocks", "mem:16M", 0, damage_blocks, 5, 50 },
 	{ "pairs", "mem:16M", IMAGE_CLEAN | IMAGE_TAIL, damage_pairs, 100, 100 },
