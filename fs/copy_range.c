@@ -83,7 +83,7 @@ static int copy_segment(struct copy *copy)
 {
 	int64_t data = ash_seek_before(copy->volume, copy->from, copy->at, SEEK_DATA, copy->end);
 
-	if (data == -ENXIO || (data >= 0 && (uint64_t)data >= copy->end))
+	if (data == -ENXIO)
 		return copy_hole(copy, copy->end);
 	if (data < 0)
 		return (int)data;
@@ -92,7 +92,7 @@ static int copy_segment(struct copy *copy)
 	int64_t hole = ash_seek_before(copy->volume, copy->from, copy->at, SEEK_HOLE, copy->end);
 	if (hole < 0)
 		return (int)hole;
-	return copy_data(copy, (uint64_t)hole < copy->end ? (uint64_t)hole : copy->end);
+	return copy_data(copy, (uint64_t)hole);
 }
 
 static int stamp(struct ash_txn *txn, struct ash_icore *icore, struct ash_record *record, void *context)

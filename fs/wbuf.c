@@ -12,7 +12,6 @@
 #include "file_edit.h"
 
 #define BLOCK_MASK (ASH_BLOCK_SIZE - 1)
-#define DEFAULT_BYTES (32u << 20)
 #define WRITE_PAGES_MAX (ASH_WB_MAX_WRITE / ASH_BLOCK_SIZE + 2) /* unaligned, and the old end of file */
 #define ROOT_RECORDS                                             \
 	((ASH_DATA_FORK_SIZE - sizeof(struct ash_node_header)) / \
@@ -47,7 +46,7 @@ static int open_region(struct ash_write_behind *wb, uint64_t bytes)
 int ash_wb_open(struct ash_volume *volume)
 {
 	struct ash_write_behind *wb = calloc(1, sizeof(*wb));
-	uint64_t bytes = volume->options.write_behind_bytes ? volume->options.write_behind_bytes : DEFAULT_BYTES;
+	uint64_t bytes = volume->options.write_behind_bytes;
 
 	if (!wb)
 		return -ENOMEM;

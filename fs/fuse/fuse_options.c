@@ -105,6 +105,20 @@ static int number_error(char *error, const char *name, const char *value, const 
 	return -EINVAL;
 }
 
+/* `maximum` in MiB. */
+static int parse_memory(const char *name, const char *value, unsigned long maximum, uint64_t *bytes, char *error)
+{
+	unsigned long number;
+	char what[64];
+
+	if (parse_number(value, maximum, &number) || number == 0) {
+		snprintf(what, sizeof(what), "a size in MiB from 1 to %lu", maximum);
+		return number_error(error, name, value, what);
+	}
+	*bytes = (uint64_t)number << 20;
+	return 0;
+}
+
 static int parse_number_option(struct front_options *options, const char *name, const char *value, char *error)
 {
 	unsigned long number;
@@ -114,13 +128,9 @@ static int parse_number_option(struct front_options *options, const char *name, 
 			return number_error(error, name, value, "seconds, at most 3600,");
 		options->volume.commit_seconds = (unsigned)number; /* 0: the default, as for ext4 */
 	} else if (strcmp(name, "cache") == 0) {
-		if (parse_number(value, 1ul << 20, &number) || number == 0)
-			return number_error(error, name, value, "a size in MiB from 1 to 1048576");
-		options->volume.cache_bytes = (uint64_t)number << 20;
+		return parse_memory(name, value, 1ul << 20, &options->volume.cache_bytes, error);
 	} else if (strcmp(name, "write_behind") == 0) {
-		if (parse_number(value, 1ul << 16, &number) || number == 0)
-			return number_error(error, name, value, "a size in MiB from 1 to 65536");
-		options->volume.write_behind_bytes = (uint64_t)number << 20;
+		return parse_memory(name, value, 1ul << 16, &options->volume.write_behind_bytes, error);
 	} else {
 		if (parse_number(value, MAX_THREADS, &number) || number == 0)
 			return number_error(error, name, value, "a number from 1 to 64");

@@ -381,12 +381,18 @@ void crew_join(struct front *front)
 	queue_drain(front); /* the replies go nowhere */
 }
 
+/* Is somebody beside the calling worker inside a request? Lock held. */
+static bool others_busy(const struct crew *crew)
+{
+	return crew->idle + 1 < crew->total;
+}
+
 bool crew_others(struct front *front)
 {
 	struct crew *crew = &front->crew;
 
 	pthread_mutex_lock(&crew->lock);
-	bool others = crew->idle + 1 < crew->total;
+	bool others = others_busy(crew);
 	pthread_mutex_unlock(&crew->lock);
 	return others;
 }
@@ -398,7 +404,7 @@ void crew_quiesce(struct front *front)
 	queue_drain(front);
 	pthread_mutex_lock(&crew->lock);
 	/* Also when the crew stops meanwhile: who has left counts as idle. */
-	while (crew->idle + 1 < crew->total)
+	while (others_busy(crew))
 		pthread_cond_wait(&crew->changed, &crew->lock);
 	pthread_mutex_unlock(&crew->lock);
 }

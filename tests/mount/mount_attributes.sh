@@ -117,47 +117,51 @@ check "another user gets in" eval 'as ls "$MNT" >/dev/null'
 check "inode numbers of stat and readdir agree" python3 -c "
 import os
 assert all(e.inode() == os.lstat(e.path).st_ino for e in os.scandir('$MNT'))"
-check "name_to_handle_at, open_by_handle_at" python3 - "$MNT" <<'PY'
-import ctypes, os, sys
+cat >"$WORK/handles.py" <<'PY'
+import ctypes, os
 libc = ctypes.CDLL(None, use_errno=True)
 class Handle(ctypes.Structure):
     _fields_ = [('bytes', ctypes.c_uint), ('type', ctypes.c_int), ('data', ctypes.c_ubyte * 128)]
-h, m = Handle(128), ctypes.c_int()
+def of(path):
+    h, m = Handle(128), ctypes.c_int()
+    assert libc.name_to_handle_at(-100, path.encode(), ctypes.byref(h), ctypes.byref(m), 0) == 0, ctypes.get_errno()
+    return h
+def opened(root, h):
+    """A descriptor and 0, or -1 and the error."""
+    fd = libc.open_by_handle_at(root, ctypes.byref(h), os.O_RDONLY)
+    return fd, 0 if fd >= 0 else ctypes.get_errno()
+PY
+check "name_to_handle_at, open_by_handle_at" env PYTHONPATH="$WORK" python3 - "$MNT" <<'PY'
+import handles, os, sys
 path = sys.argv[1] + '/flags'
-assert libc.name_to_handle_at(-100, path.encode(), ctypes.byref(h), ctypes.byref(m), 0) == 0, ctypes.get_errno()
+h = handles.of(path)
 root = os.open(sys.argv[1], os.O_RDONLY)
 os.sync()
 open('/proc/sys/vm/drop_caches', 'w').write('3')
-fd = libc.open_by_handle_at(root, ctypes.byref(h), os.O_RDONLY)
-assert fd >= 0, ctypes.get_errno()
+fd, error = handles.opened(root, h)
+assert fd >= 0, error
 assert os.read(fd, 10) == open(path, 'rb').read(10)
 os.close(fd)
 os.unlink(path)
 open('/proc/sys/vm/drop_caches', 'w').write('3')
-assert libc.open_by_handle_at(root, ctypes.byref(h), os.O_RDONLY) < 0 and ctypes.get_errno() == 116, ctypes.get_errno()
+assert handles.opened(root, h) == (-1, 116)
 PY
 # A handle of a file that is gone, with its number on another file by the same number of creations in the next mount: that is
-# what a client of an NFS server would hold. HANDLE is made by one mount, and used in the next.
+# what a client of an NFS server would hold. It is made by one mount, and used in the next.
 handle() {
-	python3 - "$MNT" "$WORK/handle" "$1" <<'PY'
-import ctypes, os, pickle, sys
-libc = ctypes.CDLL(None, use_errno=True)
-class Handle(ctypes.Structure):
-    _fields_ = [('bytes', ctypes.c_uint), ('type', ctypes.c_int), ('data', ctypes.c_ubyte * 128)]
+	PYTHONPATH="$WORK" python3 - "$MNT" "$WORK/handle" "$1" <<'PY'
+import handles, os, pickle, sys
 mount, kept, what = sys.argv[1:]
 path = mount + '/life-' + what
 open(path, 'w').write(what)
 if what == 'first':
-    h, m = Handle(128), ctypes.c_int()
-    assert libc.name_to_handle_at(-100, path.encode(), ctypes.byref(h), ctypes.byref(m), 0) == 0, ctypes.get_errno()
-    pickle.dump((os.stat(path).st_ino, bytes(h)), open(kept, 'wb'))
+    pickle.dump((os.stat(path).st_ino, bytes(handles.of(path))), open(kept, 'wb'))
     os.unlink(path)
     sys.exit()
 number, old = pickle.load(open(kept, 'rb'))
 assert os.stat(path).st_ino == number, 'another number: %d, %d' % (os.stat(path).st_ino, number)
-h = Handle.from_buffer_copy(old)
-fd = libc.open_by_handle_at(os.open(mount, os.O_RDONLY), ctypes.byref(h), os.O_RDONLY)
-assert fd < 0 and ctypes.get_errno() == 116, 'opened: %r' % os.read(fd, 10) if fd >= 0 else ctypes.get_errno()
+fd, error = handles.opened(os.open(mount, os.O_RDONLY), handles.Handle.from_buffer_copy(old))
+assert fd < 0 and error == 116, 'opened: %r' % os.read(fd, 10) if fd >= 0 else error
 PY
 }
 detach
