@@ -379,18 +379,34 @@ static void heed_interrupts(void)
 	sigaction(SIGHUP, &action, NULL);
 }
 
+/* No interrupt comes between the making of the file and the note that it is to be removed. */
+static int make_file(struct request *request)
+{
+	sigset_t interrupts, before;
+	int fd;
+
+	sigemptyset(&interrupts);
+	sigaddset(&interrupts, SIGINT);
+	sigaddset(&interrupts, SIGTERM);
+	sigaddset(&interrupts, SIGHUP);
+	sigprocmask(SIG_BLOCK, &interrupts, &before);
+	fd = open(request->path, O_WRONLY | O_CREAT | O_CLOEXEC | (request->exists ? 0 : O_EXCL), 0666);
+	if (fd >= 0 && !request->exists)
+		unfinished = request->path;
+	sigprocmask(SIG_SETMASK, &before, NULL);
+	return fd;
+}
+
 static int grow_file(struct request *request)
 {
 	int fd;
 
 	if (request->exists && (!S_ISREG(request->st.st_mode) || request->old_size >= request->size))
 		return 0;
-	fd = open(request->path, O_WRONLY | O_CREAT | O_CLOEXEC | (request->exists ? 0 : O_EXCL), 0666);
+	fd = make_file(request);
 	if (fd < 0)
 		return tool_error(-1, "%s: %s", request->path, strerror(errno));
 	request->grown = true;
-	if (!request->exists)
-		unfinished = request->path;
 	if (ftruncate(fd, (off_t)request->size)) {
 		int error = errno;
 
