@@ -153,11 +153,15 @@ static bool run_scripted(const struct arguments *arguments, const struct explore
 static struct explore_settings settings_for(const struct arguments *arguments, enum set set)
 {
 	static const unsigned generated_subsets[] = { 8, 24, 100, 100 };
-	bool is_long = arguments->level >= LEVEL_LONG;
+	bool is_long = arguments->level >= LEVEL_LONG, is_quick = arguments->level == LEVEL_QUICK;
 	struct explore_settings settings = { .seed = arguments->seed,
 					     .subsets = is_long ? 100 : 60,
-					     .share = is_long ? 100 : 50,
-					     .crowded_share = is_long ? 100 : 25,
+					     .share = is_long  ? 100 :
+						      is_quick ? 30 :
+								 50,
+					     .crowded_share = is_long  ? 100 :
+							      is_quick ? 15 :
+									 25,
 					     .recovery_permille = is_long ? 10 : 5,
 					     .stop_at_first = arguments->stop,
 					     .trace = arguments->trace,
@@ -185,7 +189,7 @@ static bool run_generated(const struct arguments *arguments, enum set set, const
 		[SET_BESIDE] = GENERATED_BESIDE,
 	};
 	static const uint64_t counts[][SET_COUNT] = {
-		[LEVEL_QUICK] = { [SET_ONE] = 180, [SET_TWO] = 120, [SET_RANDOM] = 6, [SET_BESIDE] = 8 },
+		[LEVEL_QUICK] = { [SET_ONE] = 120, [SET_TWO] = 80, [SET_RANDOM] = 5, [SET_BESIDE] = 6 },
 		[LEVEL_NORMAL] = { [SET_TWO] = 400, [SET_RANDOM] = 30, [SET_BESIDE] = 60 },
 		[LEVEL_LONG] = { [SET_RANDOM] = 200, [SET_BESIDE] = 400 },
 		[LEVEL_DEEP] = { [SET_RANDOM] = 200, [SET_BESIDE] = 400 },
