@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Making inodes: ash_create() and ash_tmpfile().
+ * Making inodes: ash_create(), ash_tmpfile(), and for rename.c what stands for a name that was renamed away.
  *
  * Concept: what can wait for the device or for space comes first, without a lock: a number is claimed, a lookup count
  * taken, the target of a long symbolic link written to a claimed block (I2). Then one transaction writes
@@ -18,20 +18,6 @@
 #include <dirent.h>
 
 #define SUBDIRECTORIES_MAX 0xfffffffeu
-
-struct maker {
-	struct ash_volume *volume;
-	const struct ash_create *create;
-	const char *name; /* NULL: without a name */
-	size_t name_length;
-	uint64_t ino;             /* claimed */
-	struct ash_icore *icore;  /* fresh */
-	struct ash_extent target; /* of a long symbolic link: claimed and written; count 0: none */
-	struct ash_inode record;  /* header, and the data fork if there is an inline target */
-	struct timespec now;
-	uint64_t lsn;
-	uint32_t parent_flags;
-};
 
 static int check_create(const struct ash_create *create)
 {
@@ -53,7 +39,7 @@ static bool has_long_target(const struct ash_create *create)
 }
 
 /* Write a long target to a claimed block: data before pointer (I2). */
-static int write_target(struct maker *maker)
+static int write_target(struct ash_maker *maker)
 {
 	struct ash_volume *volume = maker->volume;
 	struct ash_block_id id;
@@ -76,8 +62,7 @@ static int write_target(struct maker *maker)
 	return result;
 }
 
-/* What is done without locks and without a transaction; undone by give_back(). */
-static int prepare(struct maker *maker, uint64_t near)
+static int prepare(struct ash_maker *maker, uint64_t near)
 {
 	struct ash_volume *volume = maker->volume;
 	int result = ash_inode_claim(volume, near, &maker->ino);
@@ -87,17 +72,34 @@ static int prepare(struct maker *maker, uint64_t near)
 	result = ash_icore_new(volume, maker->ino, &maker->icore);
 	if (!result && has_long_target(maker->create))
 		result = write_target(maker);
-	return result ? result : ash_lookup_take(volume, maker->ino, 1);
+	if (!result && maker->looked_up) {
+		result = ash_lookup_take(volume, maker->ino, 1);
+		maker->counted = !result;
+	}
+	return result;
 }
 
-/* The operation failed. `counted`: prepare() came to its end. */
-static void give_back(struct maker *maker, bool counted)
+int ash_maker_prepare(struct ash_maker *maker, uint64_t near)
+{
+	int result;
+
+	maker->ino = 0;
+	maker->icore = NULL;
+	maker->target.count = 0;
+	maker->counted = false;
+	result = prepare(maker, near);
+	if (result)
+		ash_maker_give_back(maker);
+	return result;
+}
+
+void ash_maker_give_back(struct ash_maker *maker)
 {
 	struct ash_volume *volume = maker->volume;
 
 	if (!maker->ino)
 		return;
-	if (counted)
+	if (maker->counted)
 		ash_lookup_drop(volume, maker->ino, 1);
 	if (maker->target.count)
 		ash_unclaim(volume, maker->target, 0);
@@ -118,7 +120,7 @@ static uint32_t inherited_flags(uint32_t parent_flags, uint32_t mode)
 	return parent_flags & flags;
 }
 
-static void fill_record(struct maker *maker, const struct ash_held *parent, uint32_t mode)
+static void fill_record(struct ash_maker *maker, const struct ash_held *parent, uint32_t mode)
 {
 	const struct ash_create *create = maker->create;
 	struct ash_inode *record = &maker->record;
@@ -153,7 +155,7 @@ static void fill_record(struct maker *maker, const struct ash_held *parent, uint
 	memcpy(record->data, create->target, strlen(create->target));
 }
 
-static int map_target(struct ash_txn *txn, struct maker *maker, struct ash_record *record)
+static int map_target(struct ash_txn *txn, struct ash_maker *maker, struct ash_record *record)
 {
 	struct ash_mapping mapping = { 0, 1, maker->target.start, false };
 	struct ash_inode header;
@@ -179,7 +181,7 @@ struct inherited {
 };
 
 /* The parent's default ACL takes the place of the umask. */
-static int inherit(struct maker *maker, const struct ash_held *parent, struct inherited *acl, uint32_t *mode)
+static int inherit(struct ash_maker *maker, const struct ash_held *parent, struct inherited *acl, uint32_t *mode)
 {
 	acl->size = 0;
 	if (S_ISLNK(*mode)) {
@@ -200,7 +202,7 @@ static int inherit(struct maker *maker, const struct ash_held *parent, struct in
 }
 
 /* Everything beyond the record itself. */
-static int log_extras(struct ash_txn *txn, struct maker *maker, const struct inherited *acl, uint32_t mode)
+static int log_extras(struct ash_txn *txn, struct ash_maker *maker, const struct inherited *acl, uint32_t mode)
 {
 	struct ash_record record;
 	int result = ash_record_get(maker->volume, maker->ino, &record);
@@ -218,7 +220,7 @@ static int log_extras(struct ash_txn *txn, struct maker *maker, const struct inh
 	return result;
 }
 
-static int log_inode(struct ash_txn *txn, struct maker *maker, const struct ash_held *parent)
+int ash_maker_log(struct ash_txn *txn, struct ash_maker *maker, const struct ash_held *parent)
 {
 	uint32_t mode = maker->create->mode & (S_IFMT | 07777u);
 	struct inherited acl;
@@ -233,7 +235,7 @@ static int log_inode(struct ash_txn *txn, struct maker *maker, const struct ash_
 	return result;
 }
 
-static int log_name(struct ash_txn *txn, struct maker *maker, struct ash_held *parent)
+static int log_name(struct ash_txn *txn, struct ash_maker *maker, struct ash_held *parent)
 {
 	bool directory = S_ISDIR(maker->create->mode);
 	struct ash_tree tree;
@@ -246,7 +248,7 @@ static int log_name(struct ash_txn *txn, struct maker *maker, struct ash_held *p
 	return result ? result : ash_directory_changed(txn, parent, 1, directory, &maker->now);
 }
 
-static int log_create(struct ash_txn *txn, struct maker *maker, struct ash_held *parent)
+static int log_create(struct ash_txn *txn, struct ash_maker *maker, struct ash_held *parent)
 {
 	int result = ash_check_may_add(parent);
 
@@ -254,14 +256,20 @@ static int log_create(struct ash_txn *txn, struct maker *maker, struct ash_held 
 	if (!result && maker->name)
 		result = log_name(txn, maker, parent);
 	if (!result)
-		result = log_inode(txn, maker, parent);
+		result = ash_maker_log(txn, maker, parent);
 	if (!result && !maker->name)
 		ash_orphan_add(txn, maker->ino);
 	return result;
 }
 
+void ash_maker_publish(struct ash_maker *maker, uint64_t lsn)
+{
+	maker->lsn = lsn;
+	ash_icore_publish(maker->volume, maker->icore, ash_get64(maker->record.generation), lsn);
+}
+
 /* Prepared: one transaction. */
-static int create_logged(struct maker *maker, struct ash_icore *parent_icore)
+static int create_logged(struct ash_maker *maker, struct ash_icore *parent_icore)
 {
 	struct ash_volume *volume = maker->volume;
 	struct ash_held parent = { 0 };
@@ -278,40 +286,36 @@ static int create_logged(struct maker *maker, struct ash_icore *parent_icore)
 		ash_unhold(volume, &parent);
 		return result;
 	}
-	maker->lsn = ash_txn_commit(txn);
+	uint64_t lsn = ash_txn_commit(txn);
 	if (maker->name)
-		ash_icore_raise(parent_icore, maker->lsn, true);
+		ash_icore_raise(parent_icore, lsn, true);
 	else
 		ash_lookup_mark(volume, maker->ino, ASH_LOOKUP_UNLINKED | ASH_LOOKUP_TMPFILE);
-	ash_icore_publish(volume, maker->icore, ash_get64(maker->record.generation), maker->lsn);
+	ash_maker_publish(maker, lsn);
 	maker->parent_flags = ash_record_flags(&parent.record);
 	ash_unhold(volume, &parent);
 	ash_icore_put(volume, maker->icore);
 	return 0;
 }
 
-static int create_once(struct maker *maker, uint64_t parent)
+static int create_once(struct ash_maker *maker, uint64_t parent)
 {
 	struct ash_icore *parent_icore;
-	bool prepared;
 	int result = ash_icore_get(maker->volume, parent, &parent_icore);
 
 	if (result)
 		return result;
-	maker->ino = 0;
-	maker->icore = NULL;
-	maker->target.count = 0;
-	result = prepare(maker, parent);
-	prepared = !result;
-	if (!result)
+	result = ash_maker_prepare(maker, parent);
+	if (!result) {
 		result = create_logged(maker, parent_icore);
-	if (result)
-		give_back(maker, prepared);
+		if (result)
+			ash_maker_give_back(maker);
+	}
 	ash_icore_put(maker->volume, parent_icore);
 	return result;
 }
 
-static int create(struct maker *maker, uint64_t parent, struct ash_attr *attr)
+static int create(struct ash_maker *maker, uint64_t parent, struct ash_attr *attr)
 {
 	int result = create_once(maker, parent);
 
@@ -329,7 +333,7 @@ static int create(struct maker *maker, uint64_t parent, struct ash_attr *attr)
 int ash_create(struct ash_volume *volume, uint64_t parent, const char *name, const struct ash_create *options,
 	       struct ash_attr *attr)
 {
-	struct maker maker = { .volume = volume, .create = options, .name = name };
+	struct ash_maker maker = { .volume = volume, .create = options, .name = name, .looked_up = true };
 	int length = ash_name_length(name);
 	int result = length < 0 ? length : check_create(options);
 
@@ -343,7 +347,7 @@ int ash_create(struct ash_volume *volume, uint64_t parent, const char *name, con
 
 int ash_tmpfile(struct ash_volume *volume, uint64_t parent, const struct ash_create *options, struct ash_attr *attr)
 {
-	struct maker maker = { .volume = volume, .create = options };
+	struct ash_maker maker = { .volume = volume, .create = options, .looked_up = true };
 
 	return S_ISREG(options->mode) ? create(&maker, parent, attr) : -EINVAL;
 }

@@ -152,6 +152,32 @@ int ash_directory_changed(struct ash_txn *txn, struct ash_held *parent, int entr
 /* The operation is committed: durable too, if the options or the S flag of one of the inodes ask for it. */
 int ash_finish_sync(struct ash_volume *volume, uint64_t lsn, uint32_t flags);
 
+/* ---- A new inode: create.c, also for rename.c ---- */
+
+struct ash_maker {
+	struct ash_volume *volume;
+	const struct ash_create *create;
+	const char *name; /* NULL: without a name */
+	size_t name_length;
+	bool looked_up;           /* who asks for it gets a lookup count of 1 */
+	bool counted;             /* it is taken */
+	uint64_t ino;             /* claimed */
+	struct ash_icore *icore;  /* fresh */
+	struct ash_extent target; /* of a long symbolic link: claimed and written; count 0: none */
+	struct ash_inode record;  /* header, and the data fork if there is an inline target */
+	struct timespec now;
+	uint64_t lsn;
+	uint32_t parent_flags;
+};
+/* What is done without locks and without a transaction. On failure there is nothing to give back. */
+int ash_maker_prepare(struct ash_maker *maker, uint64_t near);
+/* Everything but the name. A lock of the parent is held. */
+int ash_maker_log(struct ash_txn *txn, struct ash_maker *maker, const struct ash_held *parent);
+/* Committed, the parent's lock still held: others may have it now. The reference to `icore` is still to be put. */
+void ash_maker_publish(struct ash_maker *maker, uint64_t lsn);
+/* Prepared, and not published. */
+void ash_maker_give_back(struct ash_maker *maker);
+
 /* ---- Losing a name: remove.c, also for rename.c ---- */
 
 /* What becomes of an inode that lost its last name. */

@@ -3,7 +3,8 @@
  * Rename and exchange.
  *
  * Concept: one transaction moves the name, corrects both directories and, when there was a target, takes its link off:
- * after a crash either all of it happened or nothing (I7).
+ * after a crash either all of it happened or nothing (I7). So it is with a whiteout, the character device 0:0 by which
+ * overlayfs marks a name as gone: it is made in the same transaction and put where the old name was.
  *
  * Rules:
  * - Replace-by-rename must not yield an empty file after a crash (I7): when the target exists and the source has
@@ -28,6 +29,9 @@
 #ifndef RENAME_NOREPLACE
 #define RENAME_NOREPLACE 1u
 #define RENAME_EXCHANGE 2u
+#endif
+#ifndef RENAME_WHITEOUT
+#define RENAME_WHITEOUT 4u
 #endif
 
 #define SUBDIRECTORIES_MAX 0xfffffffeu
@@ -59,7 +63,8 @@ struct mover {
 	bool may_free;
 	bool siblings; /* within one folder, two folders of it: with rename_lock, as between parents */
 	struct ash_last_name last;
-	uint64_t write_back; /* inode whose data must be written before; 0: none */
+	struct ash_maker *whiteout; /* NULL: the old name goes */
+	uint64_t write_back;        /* inode whose data must be written before; 0: none */
 	uint64_t lsn;
 	uint32_t sync_flags;
 };
@@ -318,27 +323,39 @@ static int log_parents(struct ash_txn *txn, struct mover *mover, const struct ti
 {
 	struct place *from = &mover->from, *to = &mover->to;
 	int directory = is_directory(from), replaced = to->exists, replaced_directory = replaced && is_directory(to);
-
+	int left = mover->whiteout ? 1 : 0;
 	int result;
 
 	if (from->held == to->held)
-		return ash_directory_changed(txn, from->held, -replaced, -replaced_directory, now);
-	result = ash_directory_changed(txn, from->held, -1, -directory, now);
+		return ash_directory_changed(txn, from->held, left - replaced, -replaced_directory, now);
+	result = ash_directory_changed(txn, from->held, left - 1, -directory, now);
 	if (result)
 		return result;
 	return ash_directory_changed(txn, to->held, 1 - replaced, directory - replaced_directory, now);
 }
 
+/* What becomes of the old name. */
+static int log_old_name(struct ash_txn *txn, struct mover *mover, const struct timespec *now)
+{
+	struct place *from = &mover->from;
+	struct ash_tree tree;
+	int result;
+
+	ash_record_tree(mover->volume, &from->held->record, false, &tree);
+	if (!mover->whiteout)
+		return ash_dir_remove(txn, &tree, &from->entry); /* keys of entries never change */
+	result = ash_dir_set(txn, &tree, &from->entry, mover->whiteout->ino, DT_CHR);
+	mover->whiteout->now = *now;
+	return result ? result : ash_maker_log(txn, mover->whiteout, from->held);
+}
+
 static int log_move(struct ash_txn *txn, struct mover *mover, const struct timespec *now)
 {
 	struct place *from = &mover->from, *to = &mover->to;
-	struct ash_tree tree;
 	int result = log_new_name(txn, mover);
 
-	if (result)
-		return result;
-	ash_record_tree(mover->volume, &from->held->record, false, &tree);
-	result = ash_dir_remove(txn, &tree, &from->entry); /* keys of entries never change */
+	if (!result)
+		result = log_old_name(txn, mover, now);
 	if (!result)
 		result = log_parents(txn, mover, now);
 	if (result)
@@ -383,10 +400,12 @@ static void renamed(struct mover *mover)
 		ash_icore_raise(to->child.icore, mover->lsn, true);
 	else if (to->exists)
 		ash_link_dropped(mover->volume, &to->child, mover->lsn, &mover->last);
+	if (mover->whiteout)
+		ash_maker_publish(mover->whiteout, mover->lsn);
 	mover->sync_flags = ash_record_flags(&from->held->record) | ash_record_flags(&to->held->record);
 }
 
-static int rename_once(struct mover *mover)
+static int rename_prepared(struct mover *mover)
 {
 	struct ash_txn *txn;
 	int result = ash_txn_begin(mover->volume, ASH_TXN_RENAME, &txn);
@@ -403,6 +422,21 @@ static int rename_once(struct mover *mover)
 		renamed(mover);
 	}
 	unlock_all(mover);
+	return result;
+}
+
+static int rename_once(struct mover *mover)
+{
+	struct ash_maker *whiteout = mover->whiteout;
+	int result = whiteout ? ash_maker_prepare(whiteout, mover->from.parent) : 0;
+
+	if (result)
+		return result;
+	result = rename_prepared(mover);
+	if (whiteout && result)
+		ash_maker_give_back(whiteout);
+	else if (whiteout)
+		ash_icore_put(mover->volume, whiteout->icore);
 	return result;
 }
 
@@ -488,28 +522,47 @@ static int check_names(struct mover *mover, const char *name, const char *new_na
 	return 0;
 }
 
+static int rename_between(struct mover *mover, uint64_t parent, const char *name, uint64_t new_parent,
+			  const char *new_name)
+{
+	struct ash_volume *volume = mover->volume;
+	int result = check_names(mover, name, new_name);
+
+	if (!result)
+		result = ash_icore_get(volume, parent, &mover->from.icore);
+	if (result)
+		return result;
+	mover->from.parent = parent;
+	mover->to.parent = new_parent;
+	result = ash_icore_get(volume, new_parent, &mover->to.icore);
+	if (!result) {
+		if (ASH_PLANTED(ASH_PLANT_RENAME_SPLIT))
+			(void)ash_unlink(volume, new_parent, new_name, NULL);
+		result = rename_icores(mover);
+		ash_icore_put(volume, mover->to.icore);
+	}
+	ash_icore_put(volume, mover->from.icore);
+	return result;
+}
+
 int ash_rename(struct ash_volume *volume, uint64_t parent, const char *name, uint64_t new_parent, const char *new_name,
 	       unsigned flags)
 {
 	struct mover mover = { .volume = volume, .flags = flags, .may_free = true };
-	int result;
 
 	if (flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) || flags == (RENAME_NOREPLACE | RENAME_EXCHANGE))
 		return -EINVAL;
-	result = check_names(&mover, name, new_name);
-	if (!result)
-		result = ash_icore_get(volume, parent, &mover.from.icore);
-	if (result)
-		return result;
-	mover.from.parent = parent;
-	mover.to.parent = new_parent;
-	result = ash_icore_get(volume, new_parent, &mover.to.icore);
-	if (!result) {
-		if (ASH_PLANTED(ASH_PLANT_RENAME_SPLIT))
-			(void)ash_unlink(volume, new_parent, new_name, NULL);
-		result = rename_icores(&mover);
-		ash_icore_put(volume, mover.to.icore);
-	}
-	ash_icore_put(volume, mover.from.icore);
-	return result;
+	return rename_between(&mover, parent, name, new_parent, new_name);
+}
+
+int ash_rename_whiteout(struct ash_volume *volume, uint64_t parent, const char *name, uint64_t new_parent,
+			const char *new_name, unsigned flags, uint32_t uid, uint32_t gid)
+{
+	const struct ash_create device = { .mode = S_IFCHR, .uid = uid, .gid = gid };
+	struct ash_maker whiteout = { .volume = volume, .create = &device, .name = name };
+	struct mover mover = { .volume = volume, .flags = flags, .may_free = true, .whiteout = &whiteout };
+
+	if (flags & ~RENAME_NOREPLACE)
+		return -EINVAL;
+	return rename_between(&mover, parent, name, new_parent, new_name);
 }

@@ -159,7 +159,11 @@ static void operation_rename(fuse_req_t request, fuse_ino_t parent, const char *
 		ash_forget(volume, replaced.ino, 1);
 	more_names = more_names && !S_ISDIR(replaced.mode) && replaced.nlink > 1;
 	bool others = crew_others(front);
-	int rc = ash_rename(volume, parent, name, new_parent, new_name, flags);
+	const struct fuse_ctx *caller = fuse_req_ctx(request);
+	int rc = flags & RENAME_WHITEOUT ?
+			 ash_rename_whiteout(volume, parent, name, new_parent, new_name,
+					     flags & ~(unsigned)RENAME_WHITEOUT, caller->uid, caller->gid) :
+			 ash_rename(volume, parent, name, new_parent, new_name, flags);
 	if (rc == 0 && more_names)
 		notify_links_changed(front, replaced.ino, others);
 	reply_result(request, rc);

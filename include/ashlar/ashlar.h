@@ -186,6 +186,12 @@ int ash_rmdir(struct ash_volume *volume, uint64_t parent, const char *name, uint
 /* flags: RENAME_NOREPLACE, RENAME_EXCHANGE of <linux/fs.h>; others -EINVAL. */
 int ash_rename(struct ash_volume *volume, uint64_t parent, const char *name, uint64_t new_parent, const char *new_name,
 	       unsigned flags);
+/*
+ * As with RENAME_WHITEOUT: a character device 0:0 of mode 0, which belongs to `uid` and `gid` as a new file would, takes the
+ * place of the old name, in the same transaction. flags: RENAME_NOREPLACE or 0. No lookup count comes with it.
+ */
+int ash_rename_whiteout(struct ash_volume *volume, uint64_t parent, const char *name, uint64_t new_parent,
+			const char *new_name, unsigned flags, uint32_t uid, uint32_t gid);
 /* Target without NUL; returns its length (at most `size` bytes are stored). */
 int ash_readlink(struct ash_volume *volume, uint64_t ino, char *buffer, size_t size);
 /* Give back `count` lookups. */

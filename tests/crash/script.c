@@ -169,7 +169,7 @@ void do_rmdir(struct script *s, const char *path)
 
 void do_rename(struct script *s, const char *from, const char *to, int flags)
 {
-	struct op op = { .kind = OP_RENAME, .flags = flags };
+	struct op op = { .kind = OP_RENAME, .flags = flags, .create = { .mode = S_IFCHR } };
 
 	op.ino = split(s, from, op.name);
 	op.ino2 = split(s, to, op.name2);

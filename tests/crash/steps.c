@@ -113,6 +113,9 @@ const struct step generated_steps[] = {
 	PAIR(STEP_RENAME, "rename noreplace", "/A/foo", "/A/new", RENAME_NOREPLACE),
 	PAIR(STEP_RENAME, "rename noreplace", "/A/bar", "/B/new", RENAME_NOREPLACE),
 	PAIR(STEP_RENAME, "rename noreplace", "/A/C", "/B/dir", RENAME_NOREPLACE),
+	PAIR(STEP_RENAME, "rename whiteout", "/A/foo", "/A/bar", RENAME_WHITEOUT),
+	PAIR(STEP_RENAME, "rename whiteout", "/A/foo", "/B/new", RENAME_WHITEOUT),
+	PAIR(STEP_RENAME, "rename whiteout", "/A/C", "/B/dir", RENAME_WHITEOUT),
 
 	SIZED(STEP_TRUNCATE, "truncate down", "/A/foo", 0),
 	SIZED(STEP_TRUNCATE, "truncate down", "/A/foo", 5000),

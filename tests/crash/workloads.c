@@ -167,6 +167,17 @@ static void run_exchange(struct script *s)
 	do_fsync(s, "/a");
 }
 
+static void run_whiteout(struct script *s)
+{
+	do_rename(s, "/a/f", "/b/new", RENAME_WHITEOUT);
+	do_fsync(s, "/b/new");
+	do_rename(s, "/b/h", "/b/new", RENAME_WHITEOUT);
+	do_sync(s);
+	do_unlink(s, "/a/f");
+	do_rename(s, "/b", "/a/f", RENAME_WHITEOUT | RENAME_NOREPLACE);
+	do_fsync(s, "/");
+}
+
 static void run_move_directory(struct script *s)
 {
 	do_mkdir(s, "/a/d");
@@ -871,6 +882,7 @@ const struct workload scripted_workloads[] = {
 	{ .name = "replace by rename, write-through", .setup = small_tree, .run = run_replace, .write_through = true },
 	{ .name = "replace by truncation", .setup = small_tree, .run = run_replace_by_truncation },
 	{ .name = "rename exchange", .setup = small_tree, .run = run_exchange },
+	{ .name = "rename that leaves a whiteout", .setup = small_tree, .run = run_whiteout },
 	{ .name = "move directories", .setup = small_tree, .run = run_move_directory, .fua = true },
 	{ .name = "truncate down", .setup = small_tree, .run = run_truncate_down },
 	{ .name = "truncate up", .setup = small_tree, .run = run_truncate_up },

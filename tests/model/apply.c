@@ -287,8 +287,8 @@ static int64_t apply_rename(const struct applying *a)
 	struct model_node *from = directory_for(a->model, a->op->ino, a->op->name, &error), *node, *other;
 	struct model_node *to = directory_for(a->model, a->op->ino2, a->op->name2, &error2);
 
-	if ((a->op->flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE)) ||
-	    a->op->flags == (RENAME_NOREPLACE | RENAME_EXCHANGE))
+	if ((a->op->flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT)) ||
+	    ((a->op->flags & RENAME_EXCHANGE) && a->op->flags != RENAME_EXCHANGE))
 		return -EINVAL;
 	if (!from || !to)
 		return error ? error : error2;
@@ -300,8 +300,10 @@ static int64_t apply_rename(const struct applying *a)
 		return exchange(a, from, to, node, other);
 	if (other && (a->op->flags & RENAME_NOREPLACE))
 		return -EEXIST;
-	if (node == other)
+	if (node == other) {
+		node->lookups += a->op->flags & RENAME_WHITEOUT ? 1 : 0; /* run.c looks for the whiteout */
 		return 0;
+	}
 	if (to->nlink == 0)
 		return -ENOENT; /* removed: it is below nothing any more */
 	if (S_ISDIR(node->mode) && is_below(a->model, to, node))
@@ -313,6 +315,8 @@ static int64_t apply_rename(const struct applying *a)
 	if (other)
 		model_remove_entry(to, a->op->name2);
 	model_add_entry(to, a->op->name2, node->ino);
+	if (a->op->flags & RENAME_WHITEOUT)
+		model_add_entry(from, a->op->name, new_node(a, from)->ino);
 	move_parent(node, from, to);
 	touch_ctime(a, node);
 	touch_directory(a, from);

@@ -214,9 +214,13 @@ static void make_rename(struct generator *g, const struct model *model, struct o
 		fresh_name(g, op->name2);
 	op->flags = choice < 70 ? 0 :
 		    choice < 80 ? RENAME_NOREPLACE :
-		    choice < 97 ? RENAME_EXCHANGE :
+		    choice < 92 ? RENAME_EXCHANGE :
+		    choice < 96 ? RENAME_WHITEOUT :
+		    choice < 97 ? (RENAME_WHITEOUT | RENAME_NOREPLACE) :
 		    choice < 98 ? (RENAME_NOREPLACE | RENAME_EXCHANGE) :
+		    choice < 99 ? (RENAME_WHITEOUT | RENAME_EXCHANGE) :
 				  8;
+	op->create = (struct ash_create){ .mode = S_IFCHR, .uid = 1000, .gid = 100 }; /* of a whiteout */
 }
 
 static void make_readlink(struct generator *g, const struct model *model, struct op *op)

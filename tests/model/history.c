@@ -220,7 +220,7 @@ static bool replaces_file(const struct model *model, const struct op *op)
 	const struct model_node *node = directory ? model_child(model, directory, op->name2) : NULL;
 
 	/* two names of one file: nothing happens */
-	return node && S_ISREG(node->mode) && op->flags == 0 &&
+	return node && S_ISREG(node->mode) && (op->flags & ~RENAME_WHITEOUT) == 0 &&
 	       node != model_child(model, model_find(model, op->ino), op->name);
 }
 

@@ -2,6 +2,8 @@
 /* Rename and exchange: every combination of types, refusals, link counts, and the promise of I7 for replaced files. */
 #include "names_fixture.h"
 
+#include <sys/stat.h>
+
 #define NOREPLACE 1u
 #define EXCHANGE 2u
 
@@ -62,6 +64,100 @@ Test(rename, a_directory_does_not_go_into_itself)
 	cr_assert_eq(ash_rename(names.volume, 1, "a", 1, "b", 8), -EINVAL);
 	cr_assert_eq(ash_rename(names.volume, 1, "a", 1, "b", NOREPLACE | EXCHANGE), -EINVAL);
 	cr_assert_eq(names_find(&names, b, "c"), (int64_t)c);
+	names_close(&names);
+}
+
+static int leave_whiteout(struct names *names, uint64_t from, const char *name, uint64_t to, const char *new_name,
+			  unsigned flags)
+{
+	return ash_rename_whiteout(names->volume, from, name, to, new_name, flags, 5, 6);
+}
+
+static void is_whiteout(struct names *names, uint64_t parent, const char *name)
+{
+	struct ash_attr attr;
+
+	cr_assert_eq(ash_lookup(names->volume, parent, name, &attr), 0);
+	cr_assert_eq(attr.mode, (uint32_t)S_IFCHR);
+	cr_assert_eq(attr.rdev, 0u);
+	cr_assert_eq(attr.nlink, 1u);
+	cr_assert_eq(attr.uid, 5u);
+	ash_forget(names->volume, attr.ino, 1);
+}
+
+Test(rename, leaves_a_whiteout)
+{
+	struct names names;
+	uint64_t a, b, d, f, used;
+
+	names_open(&names, "mem:64M", false);
+	used = names_used_inodes(&names);
+	a = names_directory(&names, 1, "a");
+	b = names_directory(&names, 1, "b");
+	d = names_directory(&names, a, "d");
+	f = names_file(&names, a, "f");
+	names_file(&names, b, "g");
+	cr_assert_eq(leave_whiteout(&names, a, "f", a, "moved", 0), 0);
+	is_whiteout(&names, a, "f");
+	cr_assert_eq(names_find(&names, a, "moved"), (int64_t)f);
+	cr_assert_eq(names_attr(&names, a).size / 32, 3u);
+	cr_assert_eq(leave_whiteout(&names, a, "moved", b, "g", RENAME_NOREPLACE), -EEXIST);
+	cr_assert_eq(leave_whiteout(&names, a, "moved", b, "g", 0), 0);
+	is_whiteout(&names, a, "moved");
+	cr_assert_eq(names_find(&names, b, "g"), (int64_t)f);
+	cr_assert_eq(names_attr(&names, b).size / 32, 1u);
+	cr_assert_eq(leave_whiteout(&names, a, "d", b, "d", RENAME_NOREPLACE), 0);
+	is_whiteout(&names, a, "d");
+	cr_assert_eq(names_attr(&names, a).nlink, 2u);
+	cr_assert_eq(names_attr(&names, b).nlink, 3u);
+	cr_assert_eq(names_find(&names, d, ".."), (int64_t)b);
+	cr_assert_eq(names_used_inodes(&names), used + 7);
+	names_remount(&names);
+	is_whiteout(&names, a, "f");
+	cr_assert_eq(ash_unlink(names.volume, a, "f", NULL), 0);
+	cr_assert_eq(names_used_inodes(&names), used + 6);
+	names_close(&names);
+}
+
+Test(rename, a_whiteout_belongs_where_a_new_file_would)
+{
+	struct names names;
+	struct ash_attr attr;
+	struct ash_setattr change = { .valid = ASH_SET_MODE | ASH_SET_GID, .mode = 02777, .gid = 77 };
+	uint64_t a;
+
+	names_open(&names, "mem:64M", false);
+	a = names_directory(&names, 1, "a");
+	names_file(&names, a, "f");
+	cr_assert_eq(ash_setattr(names.volume, a, &change, &attr), 0);
+	cr_assert_eq(leave_whiteout(&names, a, "f", 1, "f", 0), 0);
+	cr_assert_eq(ash_lookup(names.volume, a, "f", &attr), 0);
+	cr_assert_eq(attr.uid, 5u);
+	cr_assert_eq(attr.gid, 77u);
+	ash_forget(names.volume, attr.ino, 1);
+	names_close(&names);
+}
+
+/* A refused one claims no inode, whatever the reason. */
+Test(rename, a_whiteout_that_is_refused_leaves_nothing)
+{
+	struct names names;
+	struct ash_attr attr;
+	uint64_t used, a, f;
+
+	names_open(&names, "mem:64M", false);
+	a = names_directory(&names, 1, "a");
+	f = names_file(&names, 1, "f");
+	cr_assert_eq(ash_link(names.volume, f, a, "same", &attr), 0);
+	used = names_used_inodes(&names);
+	cr_assert_eq(leave_whiteout(&names, 1, "f", a, "x", RENAME_EXCHANGE), -EINVAL);
+	cr_assert_eq(leave_whiteout(&names, 1, "f", a, "x", RENAME_WHITEOUT), -EINVAL);
+	cr_assert_eq(leave_whiteout(&names, 1, "none", a, "x", 0), -ENOENT);
+	cr_assert_eq(leave_whiteout(&names, 1, "a", a, "x", 0), -EINVAL);
+	cr_assert_eq(leave_whiteout(&names, 1, "f", 1, "a", 0), -EISDIR);
+	cr_assert_eq(leave_whiteout(&names, 1, "f", a, "same", 0), 0);
+	cr_assert_eq(names_find(&names, 1, "f"), (int64_t)f);
+	cr_assert_eq(names_used_inodes(&names), used);
 	names_close(&names);
 }
 
