@@ -14,16 +14,14 @@
 #define SPECULATE_FROM_BLOCKS 16u /* files from 64 KiB on get blocks ahead */
 #define SPECULATE_MAX_BLOCKS 256u
 
-static int check_type(const struct ash_record *record, bool any)
+static int check_type(const struct ash_record *record)
 {
 	uint32_t mode = ash_get32(record->inode->mode);
 
-	if (S_ISREG(mode) || (any && S_ISLNK(mode)))
-		return 0;
-	return S_ISDIR(mode) && !any ? -EISDIR : -EINVAL;
+	return S_ISREG(mode) ? 0 : S_ISDIR(mode) ? -EISDIR : -EINVAL;
 }
 
-static int look(struct ash_edit *edit, struct ash_volume *volume, struct ash_icore *icore, bool exclusive, bool any)
+int ash_edit_look(struct ash_edit *edit, struct ash_volume *volume, struct ash_icore *icore, bool exclusive)
 {
 	edit->volume = volume;
 	edit->icore = icore;
@@ -34,7 +32,7 @@ static int look(struct ash_edit *edit, struct ash_volume *volume, struct ash_ico
 	int rc = icore->deleted ? -ESTALE : ash_record_get(volume, icore->ino, &edit->record);
 	if (rc)
 		goto unlock;
-	rc = check_type(&edit->record, any);
+	rc = check_type(&edit->record);
 	if (rc) {
 		ash_record_put(volume, &edit->record);
 		goto unlock;
@@ -46,20 +44,14 @@ unlock:
 	return rc;
 }
 
-int ash_edit_look(struct ash_edit *edit, struct ash_volume *volume, struct ash_icore *icore, bool exclusive)
-{
-	return look(edit, volume, icore, exclusive, false);
-}
-
-static int begin(struct ash_edit *edit, struct ash_volume *volume, struct ash_icore *icore, uint32_t log_bytes,
-		 bool any)
+int ash_edit_begin(struct ash_edit *edit, struct ash_volume *volume, struct ash_icore *icore, uint32_t log_bytes)
 {
 	struct ash_txn *txn;
 	int rc = ash_txn_begin_modest(volume, log_bytes, &txn);
 
 	if (rc)
 		return rc;
-	rc = look(edit, volume, icore, true, any);
+	rc = ash_edit_look(edit, volume, icore, true);
 	if (rc) {
 		ash_txn_abort(txn);
 		return rc;
@@ -67,16 +59,6 @@ static int begin(struct ash_edit *edit, struct ash_volume *volume, struct ash_ic
 	edit->txn = txn;
 	edit->log_bytes = log_bytes;
 	return 0;
-}
-
-int ash_edit_begin(struct ash_edit *edit, struct ash_volume *volume, struct ash_icore *icore, uint32_t log_bytes)
-{
-	return begin(edit, volume, icore, log_bytes, false);
-}
-
-int ash_edit_begin_any(struct ash_edit *edit, struct ash_volume *volume, struct ash_icore *icore, uint32_t log_bytes)
-{
-	return begin(edit, volume, icore, log_bytes, true);
 }
 
 int ash_edit_begin_settled(struct ash_edit *edit, struct ash_volume *volume, struct ash_icore *icore,

@@ -48,8 +48,6 @@ struct ash_edit {
 int ash_edit_look(struct ash_edit *edit, struct ash_volume *volume, struct ash_icore *icore, bool exclusive);
 /* The same within a new transaction, exclusively. */
 int ash_edit_begin(struct ash_edit *edit, struct ash_volume *volume, struct ash_icore *icore, uint32_t log_bytes);
-/* Also of symbolic links; -EINVAL for other types. */
-int ash_edit_begin_any(struct ash_edit *edit, struct ash_volume *volume, struct ash_icore *icore, uint32_t log_bytes);
 /* The same when the map is to be changed: nothing is buffered, no truncation is pending. */
 int ash_edit_begin_settled(struct ash_edit *edit, struct ash_volume *volume, struct ash_icore *icore,
 			   uint32_t log_bytes);

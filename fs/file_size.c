@@ -224,12 +224,15 @@ int ash_file_remove_blocks(struct ash_volume *volume, struct ash_icore *icore, u
 	return 0;
 }
 
-/* One transaction of ash_file_free_all(). 1: more to do. */
+/*
+ * One transaction of ash_file_free_all(). 1: more to do. Files only: a symbolic link without its target would be damage for
+ * whoever meets it within the chain, so that goes with the record, in one transaction.
+ */
 static int free_once(struct ash_volume *volume, struct ash_icore *icore)
 {
 	uint64_t remaining;
 	struct ash_edit edit;
-	int rc = ash_edit_begin_any(&edit, volume, icore, ASH_EDIT_LOG_BYTES);
+	int rc = ash_edit_begin(&edit, volume, icore, ASH_EDIT_LOG_BYTES);
 
 	if (rc)
 		return rc;

@@ -50,6 +50,35 @@ Test(orphan, unlinked_file_lives_until_the_last_forget)
 	names_close(&names);
 }
 
+/* A symbolic link without its target would be damage, so nobody must see one, not even after a power cut half-way. */
+Test(orphan, a_link_with_large_attributes_keeps_its_target_while_they_go)
+{
+	struct ash_create create = { .mode = S_IFLNK | 0777, .target = "target" };
+	char value[200] = "value";
+	struct ash_icore *icore;
+	struct ash_attr attr;
+	struct names names;
+	uint64_t used, free_blocks;
+
+	names_open(&names, "mem:64M", false);
+	used = names_used_inodes(&names);
+	free_blocks = names_free_blocks(&names);
+	cr_assert_eq(ash_create(names.volume, 1, "link", &create, &attr), 0);
+	cr_assert_eq(ash_setxattr(names.volume, attr.ino, "trusted.large", value, sizeof(value), 0), 0);
+	cr_assert_eq(ash_unlink(names.volume, 1, "link", NULL), 0);
+	/* what ash_forget() begins with */
+	cr_assert_eq(ash_icore_get_orphan(names.volume, attr.ino, &icore), 0);
+	cr_assert_eq(ash_file_free_all(names.volume, icore), 0);
+	ash_icore_put(names.volume, icore);
+	cr_assert_eq(ash_log_force(names.volume, ash_log_end(names.volume)), 0);
+	names_crash(&names);
+	names_file(&names, 1, "not read-only");
+	cr_assert_eq(ash_unlink(names.volume, 1, "not read-only", NULL), 0);
+	cr_assert_eq(names_used_inodes(&names), used);
+	cr_assert_eq(names_free_blocks(&names), free_blocks);
+	names_close(&names);
+}
+
 Test(orphan, large_and_decorated_file_gives_everything_back)
 {
 	static char value[60000];
