@@ -28,7 +28,7 @@
 #define CHUNK_RUNS 1024u
 #define CHUNKS 65536u          /* 2^26 runs: more than 10^9 inodes even with the smallest ones */
 #define FORMAT_BATCH 8u        /* inode blocks formatted at a time */
-#define SEGMENTS_MAX 16u       /* extents that a new run may consist of */
+#define SEGMENTS_MAX 512u      /* extents that a new run may consist of: an aged volume has few long ones */
 #define GROW_BYTES (64u << 10) /* log bytes after which a growth in pieces gives up */
 #define RUN_UNREADABLE_MAX 4u  /* blocks of records that a search passes by before it leaves the run */
 #define UNREADABLE_MAX 16u     /* blocks before it ends, and the table grows */
@@ -209,16 +209,20 @@ static void list_publish(struct ash_itable *itable, struct run *run)
 
 /* ---- Loading a run's bitmap ---- */
 
-/* Bits behind the run's end count as busy. Returns how many inodes are in use. */
-static uint32_t bits_copy(const struct ash_volume *volume, const struct ash_bitmap_block *block, uint64_t *bits)
+/* Bits behind the run's end count as busy. Returns how many inodes are in use. *end: behind the last of them. */
+static uint32_t bits_copy(const struct ash_volume *volume, const struct ash_bitmap_block *block, uint64_t *bits,
+			  uint32_t *end)
 {
 	uint32_t used = 0;
+
+	*end = 0;
 
 	for (uint32_t i = 0; i < volume->inodes_per_run; i++) {
 		if (!(block->bits[i / 8] & 1u << i % 8))
 			continue;
 		bits[i / 64] |= 1ull << i % 64;
 		used++;
+		*end = i + 1;
 	}
 	for (uint32_t i = volume->inodes_per_run; i < bitmap_words(volume) * 64; i++)
 		bits[i / 64] |= 1ull << i % 64;
@@ -249,7 +253,7 @@ static int run_load_from(struct ash_volume *volume, struct run *run, struct ash_
 {
 	const struct ash_bitmap_block *block = (const void *)buffer->data;
 	uint64_t *bitmaps = bitmaps_allocate(volume);
-	uint32_t initialized = 0, used = 0;
+	uint32_t initialized = 0, used = 0, end;
 	bool plausible;
 
 	if (!bitmaps)
@@ -259,9 +263,11 @@ static int run_load_from(struct ash_volume *volume, struct run *run, struct ash_
 		/* Nobody changes the block before its run is loaded; the lock is for the checkpoint's sake. */
 		ash_lock(&buffer->lock);
 		initialized = ash_get32(block->initialized);
-		used = bits_copy(volume, block, bitmaps);
+		used = bits_copy(volume, block, bitmaps, &end);
 		ash_unlock(&buffer->lock);
-		plausible = initialized <= volume->inodes_per_run / ASH_INODES_PER_BLOCK;
+		/* blocks behind the initialized ones are formatted before use: no inode in use may lie there */
+		plausible = initialized <= volume->inodes_per_run / ASH_INODES_PER_BLOCK &&
+			    end <= initialized * ASH_INODES_PER_BLOCK;
 		if (!run->number) /* reserved numbers are never handed out */
 			plausible &= (bitmaps[0] & RESERVED_BITS) == RESERVED_BITS;
 		if (plausible) {
