@@ -312,7 +312,7 @@ int ash_txn_begin_system(struct ash_volume *volume, struct ash_txn **out)
 	if (!txn)
 		return -ENOMEM;
 	pthread_mutex_lock(&log->lock);
-	keep = reserve(log, false) - log->system_reserve;
+	keep = reserve(log, true) - log->system_reserve; /* what modest ones leave is for these */
 	/* what the running checkpoint took of it counts as used already */
 	keep -= log->round_blocks < keep ? log->round_blocks : keep;
 	/* the ring in memory keeps the system reserve free as well: see ash_log_open_overlay() */

@@ -45,6 +45,42 @@ Test(orphan_log, more_than_it_can_carry_are_refused, .timeout = 120)
 	engine_close(&engine);
 }
 
+/*
+ * The first use of a group, or of a block of inodes, is a transaction of its own in the middle of another one. Wherever data
+ * still finds room in the log, so must that: else a nearly empty volume has no space.
+ */
+Test(orphan_log, what_the_volume_itself_writes_has_room_where_data_has, .timeout = 120)
+{
+	static uint64_t inodes[ORPHANS_MAX];
+	struct ash_attr attr;
+	struct engine engine;
+	struct ash_txn *txn;
+	int result = 0, tried = 0;
+
+	engine_open(&engine, "mem:512M", 0);
+	cr_assert_eq(ash_create(engine.volume, ASH_INO_ROOT, "file", &regular, &attr), 0);
+	for (int i = 0; i < 12000; i++)
+		cr_assert_eq(orphan_make(&engine, &inodes[i]), 0);
+	for (uint64_t i = 0; i < 800 && !result; i++) {
+		cr_assert_eq(ash_write(engine.volume, attr.ino, "data", 4, i * 4, ASH_WRITE_SYNC), 4);
+		result = ash_txn_begin_modest(engine.volume, ASH_TXN_NAME, &txn);
+		if (!result)
+			ash_txn_abort(txn);
+		if (result == -ENOSPC) {
+			result = 0;
+			continue;
+		}
+		cr_assert_eq(result, 0);
+		result = ash_txn_begin_system(engine.volume, &txn);
+		if (!result)
+			ash_txn_abort(txn);
+		tried++;
+	}
+	cr_expect_eq(result, 0, "after %d", tried);
+	cr_expect_gt(tried, 400);
+	engine_close(&engine);
+}
+
 enum { PIECES = 6000 };
 
 /* Every second block, so that the truncation is a chain of transactions, and too much metadata for the cache. */
