@@ -7,6 +7,21 @@
 
 #include <stdlib.h>
 
+/* Has the group blocks of this extent? */
+static bool is_within(uint32_t index, uint64_t start, uint64_t count)
+{
+	return start < ash_group_start(index) + ASH_BLOCKS_PER_GROUP && start + count > ash_group_start(index);
+}
+
+uint32_t ash_alloc_uninit_free(const struct ash_volume *volume, uint32_t index)
+{
+	uint32_t size = ash_alloc_group_size(volume, index), fixed = ash_group_has_super(index) ? 2 : 1;
+
+	if (ash_alloc_is_last_block(volume, ash_group_start(index) + size - 1))
+		fixed++;
+	return size > fixed ? size - fixed : 0;
+}
+
 /* The fixed blocks of a group that was never written: see format.h. */
 static uint32_t uninit_bits(struct ash_volume *volume, uint32_t index, struct ash_txn *txn, struct ash_buffer *bitmap)
 {
@@ -32,8 +47,13 @@ static int group_initialize(struct ash_volume *volume, uint32_t index)
 	ash_le32 flags = ash_put32(ash_get32(table->flags[slot]) & ~ASH_GROUP_UNINIT);
 	struct ash_txn *txn;
 	uint32_t fixed;
-	int error = ash_txn_begin_system(volume, &txn);
+	int error;
 
+	if (is_within(index, volume->log_start, volume->log_blocks) ||
+	    is_within(index, volume->group_table_start, volume->group_table_blocks))
+		return ash_damaged(volume, volume->group_table_start + index / ASH_GROUPS_PER_TABLE_BLOCK,
+				   "group of the log or the group table without a bitmap");
+	error = ash_txn_begin_system(volume, &txn);
 	if (error)
 		return error;
 	error = ash_txn_new_block(txn, id, &bitmap);
@@ -53,6 +73,30 @@ static int group_initialize(struct ash_volume *volume, uint32_t index)
 	return 0;
 }
 
+/* Are all of the group's blocks of `extent` busy? */
+static bool part_is_busy(const uint64_t *busy, uint32_t index, uint64_t start, uint64_t count)
+{
+	uint64_t first = ash_group_start(index), end = start + count;
+
+	if (start < first)
+		start = first;
+	if (end > first + ASH_BLOCKS_PER_GROUP)
+		end = first + ASH_BLOCKS_PER_GROUP;
+	return start >= end ||
+	       ash_busy_find(busy, (uint32_t)(start - first), (uint32_t)(end - first), false) >= end - first;
+}
+
+/* The volume's own blocks are never free: a bitmap that says so would have data written over them (I8). */
+static bool fixed_are_busy(struct ash_volume *volume, uint32_t index, const uint64_t *busy)
+{
+	uint64_t bitmap = ash_group_bitmap(index), start = ash_group_start(index);
+
+	return part_is_busy(busy, index, start, bitmap - start + 1) &&
+	       part_is_busy(busy, index, volume->log_start, volume->log_blocks) &&
+	       part_is_busy(busy, index, volume->group_table_start, volume->group_table_blocks) &&
+	       part_is_busy(busy, index, volume->block_count - 1, 1);
+}
+
 /* group.lock held, bitmap referenced: make `busy`, correct the counts. */
 static int group_fill(struct ash_volume *volume, uint32_t index)
 {
@@ -70,6 +114,11 @@ static int group_fill(struct ash_volume *volume, uint32_t index)
 	for (uint32_t i = 0; i < ASH_ALLOC_WORDS; i++)
 		busy[i] = le64toh(busy[i]);
 	ash_busy_fill(busy, group->size, ASH_BLOCKS_PER_GROUP - group->size, true);
+	if (!fixed_are_busy(volume, index, busy)) {
+		free(busy);
+		return ash_damaged(volume, group->bitmap->id.block,
+				   "bitmap says that the volume's own blocks are free");
+	}
 	free_blocks = group->size - ash_busy_count(busy, group->size);
 	pthread_mutex_lock(&alloc->space_lock);
 	alloc->free += free_blocks;

@@ -121,6 +121,8 @@ static inline void ash_busy_fill(uint64_t *words, uint32_t first, uint32_t count
 	}
 }
 
+/* Free blocks of a group without a bitmap: all but the fixed ones. */
+uint32_t ash_alloc_uninit_free(const struct ash_volume *volume, uint32_t index);
 /* First bit at or behind `from` with the value `set`; `end` if none before it. */
 static inline uint32_t ash_busy_find(const uint64_t *words, uint32_t from, uint32_t end, bool set)
 {

@@ -329,6 +329,87 @@ Test(alloc, damaged_bitmap_spoils_its_group_only)
 	engine_close(&engine);
 }
 
+/* Right checksums and all: what the volume stands on is not given away. */
+Test(alloc, a_bitmap_that_calls_the_volumes_own_blocks_free)
+{
+	struct ash_bitmap_block bitmap;
+	struct engine engine;
+
+	for (int what = 0; what < 4; what++) {
+		struct ash_extent extent;
+		uint64_t block;
+		uint32_t seed;
+
+		engine_open(&engine, "mem:300M", 0);
+		engine.options.continue_on_damage = true;
+		seed = engine.volume->checksum_seed;
+		block = what == 0 ? 0 :
+			what == 1 ? ash_group_bitmap(0) :
+			what == 2 ? engine.volume->log_start + engine.volume->log_blocks - 1 :
+				    engine.volume->group_table_start;
+		cr_assert_lt(block, ASH_BLOCKS_PER_GROUP);
+		cr_assert_eq(ash_close(engine.volume), 0);
+		image_read(&engine, ash_group_bitmap(0), &bitmap);
+		bitmap.bits[block / 8] &= (uint8_t) ~(1u << block % 8);
+		bitmap.header.crc = ash_put32(ash_block_crc(seed, &bitmap));
+		image_write(&engine, ash_group_bitmap(0), &bitmap);
+		engine_mount(&engine);
+		extent = claim(&engine, 5, 10, 0);
+		cr_expect_geq(extent.start, ash_group_start(1), "%d", what);
+		engine_close(&engine);
+	}
+}
+
+/* The same by the flag of a group whose bitmap was never written. */
+Test(alloc, the_log_is_in_no_unused_group)
+{
+	struct ash_group_table_block table;
+	struct ash_extent extent;
+	struct engine engine;
+	uint64_t start;
+	uint32_t seed;
+
+	engine_open(&engine, "mem:300M", 0);
+	engine.options.continue_on_damage = true;
+	start = engine.volume->group_table_start;
+	seed = engine.volume->checksum_seed;
+	cr_assert_eq(ash_close(engine.volume), 0);
+	image_read(&engine, start, &table);
+	table.flags[0] = ash_put32(ASH_GROUP_UNINIT);
+	table.header.crc = ash_put32(ash_block_crc(seed, &table));
+	image_write(&engine, start, &table);
+	engine_mount(&engine);
+	extent = claim(&engine, 5, 10, 0);
+	cr_expect_geq(extent.start, ash_group_start(1));
+	engine_close(&engine);
+}
+
+/* Counts have no checksum. Where no bitmap corrects one, it follows from the size. */
+Test(alloc, the_count_of_an_unused_group_is_not_believed)
+{
+	struct ash_group_table_block table;
+	struct engine engine;
+	uint64_t before, start;
+
+	engine_open(&engine, "mem:600M", 0);
+	before = free_blocks(&engine);
+	start = engine.volume->group_table_start;
+	cr_assert_eq(ash_close(engine.volume), 0);
+	image_read(&engine, start, &table);
+	cr_assert(ash_get32(table.flags[3]) & ASH_GROUP_UNINIT);
+	table.free_blocks[3] = ash_put32(ash_get32(table.free_blocks[3]) + 1);
+	image_write(&engine, start, &table);
+	engine_mount(&engine);
+	cr_expect_eq(free_blocks(&engine), before);
+	log_claim(&engine, claim(&engine, ash_group_start(3), 20, 0));
+	cr_expect_eq(free_blocks(&engine), before - 20);
+	cr_assert_eq(ash_close(engine.volume), 0);
+	image_read(&engine, start, &table);
+	engine_mount(&engine);
+	cr_expect_eq(free_blocks(&engine), before - 20);
+	engine_close(&engine);
+}
+
 /* Group 0 without a free block, group 1 in use, group 2 not; then the bitmap of group 1 cannot be read. */
 static void open_without_bitmap(struct engine *engine)
 {
