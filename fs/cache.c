@@ -26,6 +26,7 @@
 #define CHUNKS_IN_HUGE_PAGE 8u
 #define CHUNK_BLOCKS_MAX 61u
 #define SLAB_BLOCKS (CHUNKS_IN_HUGE_PAGE * CHUNK_BLOCKS_MAX)
+#define CLOCK_LOOKS 64u    /* buffers a turn of the clock looks at */
 #define CLAIMED (1u << 31) /* of a buffer's references */
 #define HOPS_MAX 4u        /* of a chain followed without the lock: it may change, even into a circle */
 static_assert(SLAB_BLOCKS * (ASH_BLOCK_SIZE + sizeof(struct ash_buffer)) <= HUGE_PAGE, "slab");
@@ -265,10 +266,13 @@ static void graveyard_sweep(struct ash_cache *cache, struct shard *shard)
 	}
 }
 
-/* One turn of the clock at the most two times round: frees one buffer to the spare list if it can. */
+/*
+ * One turn of the clock: frees one buffer to the spare list if it can. At the most two times round, and no more than
+ * CLOCK_LOOKS buffers a turn: in a shard full of dirty ones (a log that a larger cache left) nothing can go.
+ */
 static void evict_one(struct ash_cache *cache, struct shard *shard)
 {
-	for (uint32_t looked = 0; shard->hand && looked < 2 * shard->count; looked++) {
+	for (uint32_t looked = 0; shard->hand && looked < 2 * shard->count && looked < CLOCK_LOOKS; looked++) {
 		struct ash_buffer *buffer = shard->hand;
 
 		shard->hand = buffer->clock_next;
@@ -603,12 +607,11 @@ int ash_buffer_get_new(struct ash_volume *volume, struct ash_block_id id, struct
 	if (buffer)
 		buffer_detach_locked(volume->cache, shard, buffer);
 	buffer = buffer_create(volume->cache, shard, id, false);
+	if (buffer) /* before others can find it */
+		memset(buffer->data, 0, ASH_BLOCK_SIZE);
 	ash_unlock(&shard->lock);
 	*out = buffer;
-	if (!buffer)
-		return -ENOMEM;
-	memset(buffer->data, 0, ASH_BLOCK_SIZE);
-	return 0;
+	return buffer ? 0 : -ENOMEM;
 }
 
 void ash_buffer_detach(struct ash_volume *volume, uint64_t block)
