@@ -266,7 +266,7 @@ int ash_grow(struct ash_volume *volume, uint64_t blocks)
 
 	if (result)
 		return result;
-	pthread_mutex_lock(&volume->rename_lock);
+	ash_lock_long(volume, &volume->rename_lock);
 	result = grow_locked(volume, blocks);
 	pthread_mutex_unlock(&volume->rename_lock);
 	return result;

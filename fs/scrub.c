@@ -63,6 +63,8 @@ void scrub_problem(struct scrub *scrub, uint64_t ino, uint64_t block, const char
 {
 	char text[ASH_SCRUB_TEXT + 32] = "";
 
+	if (scrub->error) /* what there was no memory to read is not damage */
+		return;
 	if (!scrub->sure) {
 		scrub->suspect = true;
 		return;

@@ -93,6 +93,8 @@ int scrub_device_read(struct scrub *scrub, void *data, uint64_t block, uint32_t 
 	ash_wait_begin(volume);
 	error = bdev_read(volume->dev, data, (size_t)count * ASH_BLOCK_SIZE, block * ASH_BLOCK_SIZE);
 	ash_wait_end(volume);
+	if (error == -ENOMEM)
+		scrub->error = error;
 	return error;
 }
 
@@ -154,7 +156,6 @@ static int home_try(struct scrub *scrub, struct ash_block_id id, uint8_t *image,
 	if (!quiet_between(&before, &after)) {
 		result = 0;
 	} else if (error == -ENOMEM) {
-		scrub->error = error;
 		*home = (struct scrub_home){ .newer = true };
 	} else if (error) {
 		*home = (struct scrub_home){ .wrong = "cannot be read" };

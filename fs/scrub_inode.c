@@ -31,7 +31,7 @@ static bool hold(struct scrub *scrub, uint64_t ino, struct held *held)
 	scrub_forget(scrub);
 	scrub->sure = true;
 	if (ino == ASH_INO_TABLE) {
-		pthread_mutex_lock(ash_itable_lock(volume));
+		ash_lock_long(volume, ash_itable_lock(volume));
 		scrub_committed(volume->super, scrub->committed);
 		held->record = ((const struct ash_super *)(const void *)scrub->committed)->table_inode;
 		held->block = 0;

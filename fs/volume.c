@@ -788,12 +788,17 @@ int ash_statfs(struct ash_volume *volume, struct ash_statfs *out)
 	out->free_inodes = (total > used ? total - used : 0) + out->available_blocks * ASH_INODES_PER_BLOCK;
 	out->inodes = used + out->free_inodes;
 	out->name_max = ASH_NAME_MAX;
+	ash_lock(&volume->super->lock);
 	memcpy(out->uuid, super->uuid, 16);
+	ash_unlock(&volume->super->lock);
 	return 0;
 }
 
-static void info_super(const struct ash_super *super, struct ash_volume_info *out)
+static void info_super(const struct ash_volume *volume, struct ash_volume_info *out)
 {
+	const struct ash_super *super = (const void *)volume->super->data;
+
+	ash_lock(&volume->super->lock); /* the inode table grows meanwhile */
 	memcpy(out->uuid, super->uuid, 16);
 	memcpy(out->label, super->label, ASH_LABEL_SIZE);
 	out->compat = ash_get64(super->compat);
@@ -805,6 +810,7 @@ static void info_super(const struct ash_super *super, struct ash_volume_info *ou
 	out->inode_runs = ash_get64(super->inode_runs);
 	out->version = ash_get32(super->version);
 	out->state = ash_get32(super->state);
+	ash_unlock(&volume->super->lock);
 }
 
 int ash_volume_info(struct ash_volume *volume, struct ash_volume_info *out)
@@ -813,7 +819,7 @@ int ash_volume_info(struct ash_volume *volume, struct ash_volume_info *out)
 	uint64_t total, available;
 
 	memset(out, 0, sizeof(*out));
-	info_super((const void *)volume->super->data, out);
+	info_super(volume, out);
 	memcpy(out->metadata_uuid, volume->metadata_uuid, 16);
 	out->block_count = volume->block_count;
 	out->group_count = volume->group_count;
