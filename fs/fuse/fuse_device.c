@@ -299,19 +299,47 @@ static int volume_open(struct front *front)
 	return 0;
 }
 
-int device_open(struct front *front)
+static int open_both(struct front *front)
 {
-	int rc = resolve_name(front);
+	int rc = device_open_any(front);
 
-	if (rc)
-		return rc;
-	rc = device_open_any(front);
 	if (rc == 0)
 		rc = volume_open(front);
-	if (rc) {
+	if (rc)
 		device_close(front);
-		return rc;
+	return rc;
+}
+
+/*
+ * A read-only mount replays the log, as ext4's does, where the device lets it: by an open and a close before its own. Where it
+ * does not, or where anything is wrong, the log stays as it is and is looked through.
+ */
+static int replay_and_open(struct front *front)
+{
+	struct ash_open_options *options = &front->options.volume;
+
+	device_close(front);
+	if (device_open_kind(front, false) == 0 && !bdev_geometry(front->device)->read_only) {
+		options->no_write = false;
+		volume_open(front);
 	}
+	device_close(front);
+	front->close_error = 0;
+	return open_both(front);
+}
+
+int device_open(struct front *front)
+{
+	bool read_only = front->options.volume.read_only;
+	struct ash_volume_info info;
+	int rc = resolve_name(front);
+
+	if (rc == 0)
+		rc = open_both(front);
+	if (rc == 0 && read_only && ash_volume_info(front->volume, &info) == 0 && info.no_write && !info.was_clean)
+		rc = replay_and_open(front);
+	if (rc)
+		return rc;
 	front->block_device = bdev_geometry(front->device)->block_device && geteuid() == 0;
 	if (!front->block_device || !driver_takes_path(front))
 		return 0;

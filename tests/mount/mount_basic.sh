@@ -222,4 +222,43 @@ check "remount,rw is writable" touch "$MNT/new"
 umount "$MNT"
 sleep 0.5
 fsck_clean "fsck after all this"
+
+# ---- read-only after a crash: the log is replayed where it may be, and looked through where not ----
+if [ -n "$CTL" ]; then
+	unclean() { grep -q "not closed in order" <("$CTL" info "$LOOP"); }
+	left_behind() {
+		attach
+		echo "$1" >"$MNT/left"
+		sync -f "$MNT"
+		crash
+		check "a crash leaves a log" unclean
+	}
+	left_behind one
+	blockdev --setro "$LOOP"
+	before=$(md5sum <"$IMAGE")
+	attach ro
+	check "ro of a write-protected device: what was synced is there" same "$(cat "$MNT/left")" one
+	detach
+	check "nothing was written" same "$(md5sum <"$IMAGE")" "$before"
+	blockdev --setrw "$LOOP"
+	check "the log is still there" unclean
+	attach ro
+	check "ro of a device: what was synced is there" same "$(cat "$MNT/left")" one
+	check_fails "it is read-only" touch "$MNT/new"
+	detach
+	check_fails "the log was replayed" unclean
+	before=$(md5sum <"$IMAGE")
+	attach ro
+	detach
+	check "a read-only mount with nothing to replay writes nothing" same "$(md5sum <"$IMAGE")" "$before"
+	left_behind two
+	losetup -d "$LOOP"
+	"$ASHLARFS" "$IMAGE" "$MNT" -o ro
+	check "ro of an image: what was synced is there" same "$(cat "$MNT/left")" two
+	umount "$MNT"
+	for _ in $(seq 40); do pgrep -f "^$ASHLARFS $IMAGE " >/dev/null || break; sleep 0.05; done
+	check_fails "the log was replayed, too" grep -q "not closed in order" <("$CTL" info "$IMAGE")
+	LOOP=$(losetup -f --show --direct-io=on "$IMAGE")
+	fsck_clean "fsck after read-only mounts"
+fi
 finish
