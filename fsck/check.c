@@ -154,20 +154,36 @@ static bool may_skip(struct checker *checker)
 	       ash_get32(control.clean) == 1;
 }
 
+/* What was found and is left is not forgotten: without the mark a closed log would make the next run skip the volume. */
+static int left_remember(struct checker *checker)
+{
+	bool changed = checker->result->changed;
+	int result;
+
+	/* A log that could not be applied makes it check anyway, and is not to be written over. */
+	if (!checker->result->left || !checker->log_clean || (ash_get32(checker->super->state) & ASH_STATE_ERRORS))
+		return 0;
+	result = mark_volume(checker);
+	checker->result->changed = changed; /* nothing was repaired by that */
+	return result;
+}
+
 /*
- * The mark goes last, when all else is durable; it stays when something was left. A check that was cancelled leaves
- * the mark that its first write set: the next one finds the volume not clean.
+ * The mark goes last, when all else is durable; it stays, or is set, when something was left. A check that was cancelled
+ * leaves the mark that its first write set: the next one finds the volume not clean.
  */
 static int finish(struct checker *checker)
 {
-	bool marked = ash_get32(checker->super->state) & ASH_STATE_ERRORS;
+	const struct ash_check_result *found = checker->result;
 	int result = 0;
 
-	if (!checker->repair || (checker->result->stopped && !checker->result->cancelled))
+	if (!checker->repair)
 		return 0;
-	if (checker->result->changed)
+	if (found->changed)
 		result = check_flush(checker);
-	if (result || !marked || checker->result->left || checker->result->cancelled)
+	if (!result)
+		result = left_remember(checker);
+	if (result || found->left || found->cancelled || !(ash_get32(checker->super->state) & ASH_STATE_ERRORS))
 		return result;
 	checker->super->state = ash_put32(ash_get32(checker->super->state) & ~ASH_STATE_ERRORS);
 	checker->marked = true;

@@ -60,7 +60,7 @@ struct ash_check_result {
 	uint64_t fixed; /* of `problems`, those repaired */
 	uint64_t left;  /* of `problems`, those not repaired */
 	bool skipped;   /* clean, and not forced */
-	bool changed;   /* something was written, the log's replay included */
+	bool changed;   /* something was written, the log's replay included, but for the mark that something is left */
 	bool stopped;   /* preen met what it must not repair by itself */
 	bool cancelled; /* it ended early because `cancelled` said so */
 	uint64_t block_count, used_blocks, inodes, used_inodes, directories, files;

@@ -191,6 +191,8 @@ void block_begin(const struct checker *checker, void *data, uint64_t block, uint
 /* Seal and write a block with a header. */
 int block_write(struct checker *checker, uint64_t block, void *data);
 int block_write_raw(struct checker *checker, uint64_t block, const void *data, uint64_t count);
+/* Set ASH_STATE_ERRORS in block 0, durably, unless this check did, or block 0 is not good and is written last. */
+int mark_volume(struct checker *checker);
 /* A block that cannot be read was counted as repaired, and the device does not take it: it is left. */
 void repair_refused(struct checker *checker, const char *what, uint64_t block);
 int check_flush(struct checker *checker);

@@ -96,7 +96,7 @@ static int device_write(struct checker *checker, uint64_t block, const void *dat
 	return bdev_write(checker->dev, data, count << ASH_BLOCK_SHIFT, block << ASH_BLOCK_SHIFT, 0);
 }
 
-static int mark_volume(struct checker *checker)
+int mark_volume(struct checker *checker)
 {
 	struct ash_super *super = checker->super;
 	int result;
