@@ -19,6 +19,7 @@ static void round_free(struct checker *checker)
 	map_close(&checker->twice);
 	LIST_FREE(&checker->table);
 	LIST_FREE(&checker->table_nodes);
+	LIST_FREE(&checker->holes);
 	LIST_FREE(&checker->directories);
 	LIST_FREE(&checker->rebuilds);
 	LIST_FREE(&checker->additions);
@@ -93,6 +94,8 @@ static int structure(struct checker *checker)
 	}
 	if (!result && settled(checker))
 		result = connect_check(checker);
+	if (!result)
+		result = table_holes_fill(checker);
 	if (!result && checker->rebuilds.count)
 		result = rebuild_all(checker, names_known);
 	return result ? result : check_cancelled(checker);
@@ -114,6 +117,8 @@ static int rounds(struct checker *checker)
 		checker->result->left++;
 		return 0;
 	}
+	if (!result && !(checker->repair && checker->result->left))
+		result = backups_check(checker);
 	if (!result && !checker->result->stopped)
 		result = inode_bitmaps_check(checker);
 	if (!result && !checker->result->stopped)

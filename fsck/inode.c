@@ -423,6 +423,11 @@ static int make_root(struct checker *checker)
 
 static int root_check(struct checker *checker)
 {
+	uint64_t block;
+	uint32_t offset;
+
+	if (checker->inode_count > ASH_INO_ROOT && table_locate(checker, ASH_INO_ROOT, &block, &offset))
+		return 0; /* in a hole of the table: when that is filled */
 	if (checker->inode_count > ASH_INO_ROOT && (checker->state[ASH_INO_ROOT] & INODE_TYPE) == DT_DIR)
 		return 0;
 	if (!problem(checker, PROBLEM_ROOT_MISSING, &(struct problem_context){ .ino = ASH_INO_ROOT }))

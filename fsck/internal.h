@@ -85,6 +85,12 @@ struct table_extent {
 	uint64_t file_block, start, count;
 };
 
+/* File blocks of the table without a place. */
+struct table_hole {
+	uint64_t first, count;
+	bool fill; /* at the end of the round */
+};
+
 struct run_info {
 	uint64_t bitmap_block;
 	uint32_t initialized; /* inode blocks to look at */
@@ -152,6 +158,7 @@ struct checker {
 	uint64_t twice_count;
 	LIST(struct table_extent) table;
 	LIST(uint64_t) table_nodes; /* tree blocks of the table's extents */
+	LIST(struct table_hole) holes;
 	struct run_info *runs;
 	uint64_t run_count;
 	uint8_t *inode_bits;  /* as on disk, run by run */
@@ -230,6 +237,8 @@ bool super_evidence_is_fixed(unsigned evidence);
 /* Does its table inode lead to a run to which the other's does not? */
 bool table_leads_further(struct checker *checker, const struct ash_super *super, const struct ash_super *than);
 int super_check(struct checker *checker);
+/* On sound structure only: a primary that lies must not take its good backups with it. */
+int backups_check(struct checker *checker);
 /* Write checker->super home and to the backups. */
 int super_write(struct checker *checker);
 int super_write_all(struct checker *checker);
@@ -259,6 +268,13 @@ int tree_walk(struct tree_walk *walk, const uint8_t *root, uint32_t size);
 
 int table_load(struct checker *checker);
 uint64_t table_block(const struct checker *checker, uint64_t file_block); /* 0: hole */
+/* How many of `count` file blocks from `first` on have a place. */
+uint64_t table_mapped(const struct checker *checker, uint64_t first, uint64_t count);
+/* Take file blocks [first, end) out of the map; table_tidy() puts it in order again. */
+int table_cut(struct checker *checker, uint64_t first, uint64_t end);
+void table_tidy(struct checker *checker);
+/* After pass 1, which knows what is in use: empty blocks for the holes of the table. */
+int table_holes_fill(struct checker *checker);
 /* Device block and offset of a record; -ENOENT. */
 int table_locate(const struct checker *checker, uint64_t ino, uint64_t *block, uint32_t *offset);
 /* Visit initialized inode blocks in order. With `wanted`, only blocks with an inode for which it says yes. */

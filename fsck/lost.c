@@ -30,70 +30,16 @@ struct search {
 
 /* ---- What the table says ---- */
 
-static bool run_mapped(const struct search *search, uint64_t run)
-{
-	uint64_t first = run * search->run_blocks;
-
-	for (uint64_t i = 0; i < search->run_blocks; i++)
-		if (!table_block(search->checker, first + i))
-			return false;
-	return true;
-}
-
 /* All of it is mapped, with its bitmap where it belongs. */
 static bool run_good(struct search *search, uint64_t run)
 {
 	struct checker *checker = search->checker;
 	uint64_t block = table_block(checker, run * search->run_blocks);
 
-	return run < checker->run_count && block && run_mapped(search, run) &&
+	return run < checker->run_count && block &&
+	       table_mapped(checker, run * search->run_blocks, search->run_blocks) == search->run_blocks &&
 	       !block_read(checker, block, search->block) &&
 	       !block_wrong(checker, search->block, block, ASH_MAGIC_INODE_BITMAP, run);
-}
-
-/* Take file blocks [first, end) out of the table. */
-static int table_cut(struct checker *checker, uint64_t first, uint64_t end)
-{
-	size_t count = checker->table.count;
-	int result = 0;
-
-	for (size_t i = 0; i < count && !result; i++) {
-		struct table_extent *extent = &checker->table.items[i];
-		struct table_extent rest = *extent;
-		uint64_t stop = extent->file_block + extent->count;
-		uint64_t from = extent->file_block > first ? extent->file_block : first, to = stop < end ? stop : end;
-
-		if (from >= to)
-			continue;
-		map_clear(&checker->found, extent->start + (from - extent->file_block), to - from);
-		extent->count = from - extent->file_block;
-		rest.start += to - rest.file_block;
-		rest.file_block = to;
-		rest.count = stop - to;
-		if (rest.count)
-			result = LIST_ADD(&checker->table, rest);
-	}
-	return result;
-}
-
-static int compare_extents(const void *a, const void *b)
-{
-	const struct table_extent *x = a, *y = b;
-
-	return x->file_block < y->file_block ? -1 : x->file_block > y->file_block;
-}
-
-/* In order, without the empty ones that table_cut() leaves. */
-static void table_tidy(struct checker *checker)
-{
-	size_t kept = 0;
-
-	for (size_t i = 0; i < checker->table.count; i++)
-		if (checker->table.items[i].count)
-			checker->table.items[kept++] = checker->table.items[i];
-	checker->table.count = kept;
-	if (kept)
-		qsort(checker->table.items, kept, sizeof(*checker->table.items), compare_extents);
 }
 
 /* ---- Searching ---- */

@@ -60,6 +60,8 @@ static const struct problem_row rows[PROBLEM_COUNT] = {
 	[PROBLEM_TABLE_EXTENT] = { "table-extent", LOSS, "Inode table: %y at block %b", "Drop this part of the table" },
 	[PROBLEM_TABLE_LOST_RUN] = { "table-lost-run", 0, "Inode run %d at block %b is not in the inode table",
 				     "Put it back" },
+	[PROBLEM_TABLE_HOLE] = { "table-hole", LOSS, "Inode table: blocks %d to %w of it have no place",
+				 "Give them up: put empty ones there" },
 	[PROBLEM_RUN_BITMAP] = { "run-bitmap", 0, "Bitmap of inode run %d at block %b is damaged (%y)",
 				 "Rebuild it from the inodes" },
 	[PROBLEM_BLOCK_UNREADABLE] = { "unreadable", LOSS,

@@ -169,7 +169,7 @@ static int backup_check(struct checker *checker, uint64_t block)
 }
 
 /* Backups are not logged: one that a power cut tore at unmount is mended by the next, before the log is called clean. */
-static int backups_check(struct checker *checker)
+int backups_check(struct checker *checker)
 {
 	uint64_t list[BACKUP_MAX];
 	unsigned count = checker->log_clean ? backup_places(list, checker->block_count) : 0;
@@ -255,8 +255,6 @@ int super_check(struct checker *checker)
 	if (checker->super_from && !checker->restore)
 		checker->restore = problem(checker, PROBLEM_SUPER_BAD, &context);
 	result = table_inode_check(checker);
-	if (!result && !checker->restore)
-		result = backups_check(checker);
 	if (!result && !checker->marked && (ash_get32(checker->super->state) & ASH_STATE_ERRORS))
 		problem(checker, PROBLEM_SUPER_ERRORS, NULL);
 	return result;

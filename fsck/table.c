@@ -56,6 +56,76 @@ uint64_t table_block(const struct checker *checker, uint64_t file_block)
 	return 0;
 }
 
+/* How many of `count` file blocks from `first` on have a place. */
+uint64_t table_mapped(const struct checker *checker, uint64_t first, uint64_t count)
+{
+	size_t low = 0, high = checker->table.count;
+	uint64_t mapped = 0;
+
+	while (low < high) { /* the first extent that ends behind `first` */
+		size_t middle = (low + high) / 2;
+		const struct table_extent *extent = &checker->table.items[middle];
+
+		if (extent->file_block + extent->count <= first)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	for (; low < checker->table.count && checker->table.items[low].file_block < first + count; low++) {
+		const struct table_extent *extent = &checker->table.items[low];
+		uint64_t from = extent->file_block > first ? extent->file_block : first;
+		uint64_t end = extent->file_block + extent->count;
+
+		mapped += (end < first + count ? end : first + count) - from;
+	}
+	return mapped;
+}
+
+/* Take file blocks [first, end) out of the table. */
+int table_cut(struct checker *checker, uint64_t first, uint64_t end)
+{
+	size_t count = checker->table.count;
+	int result = 0;
+
+	for (size_t i = 0; i < count && !result; i++) {
+		struct table_extent *extent = &checker->table.items[i];
+		struct table_extent rest = *extent;
+		uint64_t stop = extent->file_block + extent->count;
+		uint64_t from = extent->file_block > first ? extent->file_block : first, to = stop < end ? stop : end;
+
+		if (from >= to)
+			continue;
+		map_clear(&checker->found, extent->start + (from - extent->file_block), to - from);
+		extent->count = from - extent->file_block;
+		rest.start += to - rest.file_block;
+		rest.file_block = to;
+		rest.count = stop - to;
+		if (rest.count)
+			result = LIST_ADD(&checker->table, rest);
+	}
+	return result;
+}
+
+static int compare_extents(const void *a, const void *b)
+{
+	const struct table_extent *x = a, *y = b;
+
+	return x->file_block < y->file_block ? -1 : x->file_block > y->file_block;
+}
+
+/* In order, without the empty ones that table_cut() leaves. */
+void table_tidy(struct checker *checker)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < checker->table.count; i++)
+		if (checker->table.items[i].count)
+			checker->table.items[kept++] = checker->table.items[i];
+	checker->table.count = kept;
+	if (kept)
+		qsort(checker->table.items, kept, sizeof(*checker->table.items), compare_extents);
+}
+
 int table_locate(const struct checker *checker, uint64_t ino, uint64_t *block, uint32_t *offset)
 {
 	uint64_t run = ino / checker->inodes_per_run, index = ino % checker->inodes_per_run;
@@ -150,7 +220,7 @@ static int table_map(struct checker *checker)
 	struct problem_context count = { .have = ash_get64(inode->blocks) };
 	int result = 0;
 
-	checker->table.count = checker->table_nodes.count = 0;
+	checker->table.count = checker->table_nodes.count = checker->holes.count = 0;
 	if (inode->data_kind == ASH_FORK_TREE)
 		result = tree_walk(&walk, inode->data, ASH_DATA_FORK_SIZE);
 	count.want = context.blocks;
@@ -162,48 +232,212 @@ static int table_map(struct checker *checker)
 	return result;
 }
 
-/* Runs that lie wholly inside the mapped part. */
-static uint64_t runs_mapped(const struct checker *checker)
+/* ---- How many runs there are ---- */
+
+/* Is the run's bitmap where the map says? */
+static bool run_named(struct checker *checker, uint64_t run)
 {
-	uint64_t last = 0;
+	uint64_t block = table_block(checker, run * run_blocks(checker));
+
+	return block && !block_read(checker, block, checker->scratch) &&
+	       !block_wrong(checker, checker->scratch, block, ASH_MAGIC_INODE_BITMAP, run);
+}
+
+/* Is there enough of the run for its holes to be filled? */
+static bool run_there(struct checker *checker, uint64_t run)
+{
+	uint64_t mapped = table_mapped(checker, run * run_blocks(checker), run_blocks(checker));
+
+	return mapped == run_blocks(checker) ||
+	       (mapped && (run < ash_get64(checker->super->inode_runs) || run_named(checker, run)));
+}
+
+/* Is it surely one, also behind a run that is missing? */
+static bool run_certain(struct checker *checker, uint64_t run)
+{
+	return run_named(checker, run) ||
+	       (run < ash_get64(checker->super->inode_runs) &&
+		table_mapped(checker, run * run_blocks(checker), run_blocks(checker)) == run_blocks(checker));
+}
+
+/*
+ * The runs that the map has: those without a gap from the first on, and what lies behind a missing one when it is certain
+ * that it is a run. An extent somewhere behind is no reason to believe in all that would lie before it.
+ */
+static uint64_t runs_there(struct checker *checker)
+{
+	uint64_t most = checker->block_count / run_blocks(checker), last = 0, run = 0;
 
 	if (checker->table.count) {
 		const struct table_extent *extent = &checker->table.items[checker->table.count - 1];
 
-		last = extent->file_block + extent->count;
+		last = (extent->file_block + extent->count + run_blocks(checker) - 1) / run_blocks(checker);
 	}
-	last /= run_blocks(checker);
-	/* Each run takes blocks of its own, so that this cannot exceed what the volume holds. */
-	return last < checker->block_count ? last : checker->block_count;
+	if (last > most) /* as the engine has it */
+		last = most;
+	while (run < last && run_there(checker, run))
+		run++;
+	for (; last > run; last--)
+		if (run_certain(checker, last - 1))
+			return last;
+	return run;
 }
 
-static int table_count(struct checker *checker)
+static int behind_drop(struct checker *checker)
+{
+	uint64_t end = checker->run_count * run_blocks(checker);
+	size_t count = checker->table.count;
+	int result = 0;
+
+	for (size_t i = 0; i < count && !result; i++) {
+		const struct table_extent *extent = &checker->table.items[i];
+		uint64_t from = extent->file_block > end ? extent->file_block : end,
+			 stop = extent->file_block + extent->count;
+		struct problem_context at = { .block = extent->start + (from - extent->file_block),
+					      .why = "blocks behind the last run" };
+
+		if (stop <= end || !problem(checker, PROBLEM_TABLE_EXTENT, &at))
+			continue;
+		result = table_cut(checker, from, stop);
+		if (!result)
+			result = rebuild_schedule(checker, ASH_INO_TABLE, false);
+	}
+	table_tidy(checker);
+	return result;
+}
+
+/* What even lost.c did not find cannot be put back: its records, and where they belong, are unknown. */
+static int runs_whole(struct checker *checker)
+{
+	uint64_t run = 0;
+
+	while (run < checker->run_count && run_there(checker, run))
+		run++;
+	if (!checker->repair || (run && run == checker->run_count))
+		return 0;
+	snprintf(checker->result->error, sizeof(checker->result->error),
+		 "%s: run %llu of the inode table cannot be found", bdev_name(checker->dev), (unsigned long long)run);
+	return -EUCLEAN;
+}
+
+/* ---- Holes ---- */
+
+/* No mount takes a table with a hole. Which blocks are free, and can fill it, is known after pass 1. */
+static int hole_check(struct checker *checker, uint64_t first, uint64_t end)
+{
+	struct problem_context at = { .number = first, .want = end - 1 };
+	bool fill = problem(checker, PROBLEM_TABLE_HOLE, &at);
+
+	checker->changed = checker->changed || fill;
+	return LIST_ADD(&checker->holes, (struct table_hole){ first, end - first, fill });
+}
+
+static int holes_check(struct checker *checker)
+{
+	uint64_t at = 0, end = checker->run_count * run_blocks(checker);
+	int result = 0;
+
+	for (size_t i = 0; i < checker->table.count && at < end && !result; i++) {
+		const struct table_extent *extent = &checker->table.items[i];
+
+		if (extent->file_block > at)
+			result = hole_check(checker, at, extent->file_block < end ? extent->file_block : end);
+		at = extent->file_block + extent->count;
+	}
+	return !result && at < end ? hole_check(checker, at, end) : result;
+}
+
+/* The inodes there are damaged: names and numbers stay as they are, as long as the hole does. */
+static void hole_inodes(struct checker *checker, const struct table_hole *hole)
+{
+	for (uint64_t at = hole->first; at < hole->first + hole->count; at++) {
+		uint64_t run = at / run_blocks(checker), index = at % run_blocks(checker);
+		uint64_t ino = run * checker->inodes_per_run + (index - 1) * ASH_INODES_PER_BLOCK;
+
+		for (uint32_t i = 0; index && i < ASH_INODES_PER_BLOCK; i++)
+			checker->state[ino + i] |= INODE_DAMAGED;
+	}
+}
+
+static int hole_fill(struct checker *checker, const struct table_hole *hole)
+{
+	int result = 0;
+
+	for (uint64_t i = 0; i < hole->count && !result; i++) {
+		struct table_extent *last =
+			&checker->table.items[checker->table.count - 1]; /* not empty: a run is there */
+		uint64_t block;
+
+		result = block_allocate(checker, &block);
+		if (result)
+			break;
+		memset(checker->scratch, 0, ASH_BLOCK_SIZE);
+		result = block_write_raw(checker, block, checker->scratch, 1);
+		if (!result && i && block == last->start + last->count)
+			last->count++;
+		else if (!result)
+			result = LIST_ADD(&checker->table, (struct table_extent){ hole->first + i, block, 1 });
+	}
+	return result;
+}
+
+int table_holes_fill(struct checker *checker)
+{
+	bool filled = false;
+	int result = 0;
+
+	for (size_t i = 0; i < checker->holes.count && !result; i++) {
+		if (!checker->holes.items[i].fill)
+			continue;
+		result = hole_fill(checker, &checker->holes.items[i]);
+		filled = true;
+	}
+	table_tidy(checker);
+	if (result == -ENOSPC) {
+		problem(checker, PROBLEM_NO_SPACE, &(struct problem_context){ .ino = ASH_INO_TABLE });
+		result = 0;
+	}
+	return result || !filled ? result : rebuild_schedule(checker, ASH_INO_TABLE, false);
+}
+
+/* ---- Its size ---- */
+
+static int size_check(struct checker *checker)
 {
 	struct ash_super *super = checker->super;
-	uint64_t mapped = runs_mapped(checker), runs = ash_get64(super->inode_runs);
-	uint64_t size = mapped * run_blocks(checker) << ASH_BLOCK_SHIFT;
-	struct problem_context context = { .have = runs, .want = mapped };
+	uint64_t size = checker->run_count * run_blocks(checker) << ASH_BLOCK_SHIFT;
+	struct problem_context context = { .have = ash_get64(super->inode_runs), .want = checker->run_count };
 
-	int result;
-
-	checker->run_count = mapped;
-	if (checker->stale_super || mapped < runs || checker->rebuilds.count || lost_runs_any(checker)) {
-		result = lost_runs_find(checker);
-		if (result)
-			return result;
-		mapped = checker->run_count;
-		context.want = mapped;
-		size = mapped * run_blocks(checker) << ASH_BLOCK_SHIFT;
-	}
-	checker->inode_count = mapped * checker->inodes_per_run;
-	if (runs == mapped && ash_get64(super->table_inode.size) == size)
+	if (context.have == context.want && ash_get64(super->table_inode.size) == size)
 		return 0;
 	if (!problem(checker, PROBLEM_TABLE_SIZE, &context))
 		return 0;
-	super->inode_runs = ash_put64(mapped);
+	super->inode_runs = ash_put64(checker->run_count);
 	super->table_inode.size = ash_put64(size);
 	/* With the new extents, when there are some: rebuild.c writes the inode. */
 	return checker->rebuilds.count ? 0 : inode_write(checker, ASH_INO_TABLE, &super->table_inode);
+}
+
+/* The number of runs is written only when all of them are there: else no mount, and no later check, gets on with it. */
+static int table_count(struct checker *checker)
+{
+	int result = 0;
+
+	checker->run_count = runs_there(checker);
+	if (checker->stale_super || checker->run_count < ash_get64(checker->super->inode_runs) ||
+	    checker->rebuilds.count || lost_runs_any(checker)) {
+		result = lost_runs_find(checker);
+		if (!result)
+			checker->run_count = runs_there(checker);
+	}
+	if (!result)
+		result = behind_drop(checker);
+	if (!result)
+		result = runs_whole(checker);
+	if (!result)
+		result = holes_check(checker);
+	checker->inode_count = checker->run_count * checker->inodes_per_run;
+	return result ? result : size_check(checker);
 }
 
 /* ---- Runs ---- */
@@ -338,28 +572,12 @@ static int run_load(struct checker *checker, uint64_t run)
 	return result;
 }
 
-/* What even lost.c did not find cannot be put back: its records, and where they belong, are unknown. */
-static int table_whole(struct checker *checker)
-{
-	uint64_t run = 0;
-
-	while (run < checker->run_count && table_block(checker, run * run_blocks(checker)))
-		run++;
-	if (!checker->repair || (run && run == checker->run_count))
-		return 0;
-	snprintf(checker->result->error, sizeof(checker->result->error),
-		 "%s: run %llu of the inode table cannot be found", bdev_name(checker->dev), (unsigned long long)run);
-	return -EUCLEAN;
-}
-
 int table_load(struct checker *checker)
 {
 	int result = table_map(checker);
 
 	if (!result)
 		result = table_count(checker);
-	if (!result)
-		result = table_whole(checker);
 	if (!result && checker->restore && !checker->rebuilds.count)
 		result = super_write(checker);
 	if (result)
@@ -372,6 +590,8 @@ int table_load(struct checker *checker)
 		return -ENOMEM;
 	for (uint64_t run = 0; run < checker->run_count && !result; run++)
 		result = run_load(checker, run);
+	for (size_t i = 0; i < checker->holes.count; i++)
+		hole_inodes(checker, &checker->holes.items[i]);
 	return result;
 }
 

@@ -3,9 +3,7 @@
  * The inode table: blocks of it that the device does not give, on a volume that was closed in order, and who owns the
  * tree blocks of its extents.
  */
-#include "sick_fixture.h"
-
-#include "fs/checksum.h"
+#include "forge.h"
 
 static bool has_name(struct ash_volume *volume, const char *name)
 {
@@ -165,32 +163,6 @@ Test(table, unreadable_block_that_the_log_has)
 
 /* ---- Tree blocks of the table ---- */
 
-/* Behind the records that the node has. */
-static void node_add(uint8_t *node, uint64_t key, const void *value, uint32_t length)
-{
-	struct ash_node_header *header = (void *)node;
-	struct ash_tree_record record = { ash_put64(key), ash_put16((uint16_t)length) };
-	uint32_t count = ash_get16(header->count), heap = ash_get16(header->heap_start);
-	ash_le16 slot;
-
-	heap -= (uint32_t)sizeof(record) + length;
-	slot = ash_put16((uint16_t)heap);
-	memcpy(node + heap, &record, sizeof(record));
-	memcpy(node + heap + sizeof(record), value, length);
-	memcpy(node + sizeof(*header) + count * sizeof(slot), &slot, sizeof(slot));
-	header->count = ash_put16((uint16_t)(count + 1));
-	header->heap_start = ash_put16((uint16_t)heap);
-}
-
-static void node_begin(uint8_t *node, uint32_t size, uint32_t level)
-{
-	struct ash_node_header *header = (void *)node;
-
-	memset(node, 0, size);
-	header->level = ash_put16((uint16_t)level);
-	header->heap_start = ash_put16((uint16_t)size);
-}
-
 /* The table's extents move from the superblock into one tree block at `block`. */
 static void table_grow_tree(struct sick *sick, uint64_t block)
 {
@@ -221,8 +193,7 @@ static void table_grow_tree(struct sick *sick, uint64_t block)
 	node_begin(inode->data, ASH_DATA_FORK_SIZE, 1);
 	node_add(inode->data, 0, &child, sizeof(child));
 	inode->blocks = ash_put64(ash_get64(inode->blocks) + 1);
-	super.header.crc = ash_put32(ash_block_crc(0, &super));
-	image_write(&sick->engine, 0, &super);
+	super_put(&sick->engine, 0, &super);
 }
 
 /* Of the one extent of sick->file. */
@@ -262,6 +233,152 @@ Test(table, file_that_claims_a_tree_block_of_the_table)
 	cr_expect_eq(check(&sick, ASH_CHECK_YES).left, 0, "%s", sick.codes);
 	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
 	cr_expect_eq(names_left(&sick), FILES);
+	engine_close(&sick.engine);
+}
+
+/* ---- Holes ---- */
+
+/* The table moves to the end of the volume, but for its first block and for block `at`, which is in no place any more. */
+static void hole_make(struct sick *sick, uint64_t at)
+{
+	uint8_t block[ASH_BLOCK_SIZE];
+	struct ash_super super;
+	uint64_t start, count, to;
+
+	image_read(&sick->engine, 0, &super);
+	table_extent(&super, &start, &count);
+	cr_assert_lt(at + 1, count);
+	to = ash_get64(super.block_count) - count - 50;
+	for (uint64_t i = at > 0; i < count; i++) {
+		image_read(&sick->engine, start + i, block);
+		image_write(&sick->engine, to + i, block);
+		memset(block, 'x', sizeof(block));
+		image_write(&sick->engine, start + i, block);
+	}
+	table_begin(&super);
+	if (at)
+		table_add(&super, 0, start, 1);
+	if (at > 1)
+		table_add(&super, 1, to + 1, at - 1);
+	table_add(&super, at + 1, to + at + 1, count - at - 1);
+	super_put(&sick->engine, 0, &super);
+}
+
+static void expect_filled(uint64_t at)
+{
+	struct sick sick;
+
+	sick_open(&sick, true);
+	hole_make(&sick, at);
+	cr_expect_neq(engine_try_mount(&sick.engine), 0, "a mount refuses block %llu", (unsigned long long)at);
+	expect_healed(&sick, "table-hole");
+	cr_expect_geq(names_left(&sick), at == 1 ? 0 : FILES - ASH_INODES_PER_BLOCK);
+	engine_close(&sick.engine);
+}
+
+Test(table, hole_behind_the_inodes_in_use)
+{
+	expect_filled(20);
+}
+
+Test(table, hole_among_the_inodes_in_use)
+{
+	expect_filled(3);
+}
+
+Test(table, hole_in_place_of_the_root)
+{
+	expect_filled(1);
+}
+
+Test(table, hole_in_place_of_the_bitmap)
+{
+	expect_filled(0);
+}
+
+/* Its inodes are damaged as long as nobody gives them up: the names stay. */
+Test(table, hole_is_kept_where_nobody_fills_it)
+{
+	struct ash_check_options options = {
+		.mode = ASH_CHECK_ASK, .force = true, .no_threads = true, .ask = say_no, .report = note_code
+	};
+	struct ash_check_result result;
+	struct sick sick;
+
+	sick_open(&sick, true);
+	hole_make(&sick, 3);
+	options.context = &sick;
+	cr_assert_eq(ash_check(sick.engine.dev, &options, &result), 0, "%s", result.error);
+	cr_expect_gt(result.left, 0);
+	cr_expect(strstr(sick.codes, "table-hole"), "%s", sick.codes);
+	cr_expect(!strstr(sick.codes, "dirent"), "%s", sick.codes);
+	cr_expect(!strstr(sick.codes, "inode-bitmap"), "%s", sick.codes);
+	engine_close(&sick.engine);
+}
+
+/* ---- Behind the last run ---- */
+
+/* One block, so far behind that nothing that lies before it can be there. */
+static void stray_add(struct sick *sick)
+{
+	struct ash_super super;
+	uint64_t start, count;
+
+	image_read(&sick->engine, 0, &super);
+	table_extent(&super, &start, &count);
+	table_add(&super, 1ull << 40, ash_get64(super.block_count) - 50, 1);
+	super.table_inode.blocks = ash_put64(count + 1);
+	super_put(&sick->engine, 0, &super);
+}
+
+Test(table, extent_far_behind_the_last_run)
+{
+	struct ash_super super;
+	struct sick sick;
+
+	sick_open(&sick, true);
+	stray_add(&sick);
+	expect_healed(&sick, "table-extent");
+	image_read(&sick.engine, 0, &super);
+	cr_expect_eq(ash_get64(super.inode_runs), 1);
+	cr_expect_eq(names_left(&sick), FILES);
+	engine_close(&sick.engine);
+}
+
+/* The superblock speaks of the runs that would have to be there. */
+Test(table, extent_far_behind_the_last_run_and_as_many_runs)
+{
+	struct ash_super super;
+	struct sick sick;
+
+	sick_open(&sick, true);
+	stray_add(&sick);
+	image_read(&sick.engine, 0, &super);
+	super.inode_runs = ash_put64(1ull << 30);
+	super_put(&sick.engine, 0, &super);
+	expect_healed(&sick, "table-extent");
+	cr_expect_eq(names_left(&sick), FILES);
+	engine_close(&sick.engine);
+}
+
+/* Preen, which does not get as far as to know whether the primary is right, leaves the backups as they are. */
+Test(table, backups_stay_until_the_primary_is_proven)
+{
+	struct ash_check_options options = { .mode = ASH_CHECK_PREEN, .force = true, .no_threads = true };
+	struct ash_super before, after;
+	struct ash_check_result result;
+	struct sick sick;
+	uint64_t last;
+
+	sick_open(&sick, true);
+	image_read(&sick.engine, 0, &before);
+	last = ash_get64(before.block_count) - 1;
+	image_read(&sick.engine, last, &before);
+	stray_add(&sick);
+	cr_assert_eq(ash_check(sick.engine.dev, &options, &result), 0, "%s", result.error);
+	cr_expect(result.stopped);
+	image_read(&sick.engine, last, &after);
+	cr_expect_arr_eq(&before, &after, sizeof(before));
 	engine_close(&sick.engine);
 }
 
