@@ -3,9 +3,9 @@
  * Pass 0: the superblock, its backups, the group table.
  *
  * The primary rules when it is good. Backups hold the same constant fields; what changes during a volume's life
- * (label, table inode, counters) may lag behind in them and is brought up to date by any repairing run. Foreign
- * content of block 0 is no reason to refuse: people ask fsck for help exactly then; that no other filesystem lives there is
- * the caller's check. Which backup helps: backup.c.
+ * (label, table inode, counters) may lag behind in them and is brought up to date by a repairing run that found the
+ * structure sound. Foreign content of block 0 is no reason to refuse: people ask fsck for help exactly then; that no
+ * other filesystem lives there is the caller's check. Which backup helps: backup.c.
  *
  * No locks: one thread.
  */

@@ -3,7 +3,7 @@
  * What a check leaves behind: a volume that is skipped the next time must be one that can be mounted, and in which
  * nothing is known to be wrong.
  */
-#include "sick_fixture.h"
+#include "forge.h"
 
 /* Without `force`. */
 static struct ash_check_result check_again(struct sick *sick, enum ash_check_mode mode)
@@ -71,4 +71,89 @@ Test(check, looking_sets_no_mark)
 	cr_expect_gt(result.left, 0);
 	cr_expect(!result.changed);
 	engine_close(&sick.engine);
+}
+
+/* ---- What no mount takes is not skipped ---- */
+
+static void expect_seen(struct sick *sick, const char *code)
+{
+	struct ash_check_result result;
+
+	sick->engine.options.no_write = true; /* so that the log stays closed */
+	cr_expect_neq(engine_try_mount(&sick->engine), 0, "a mount refuses it");
+	sick->engine.options.no_write = false;
+	result = check_again(sick, ASH_CHECK_YES);
+	cr_expect(!result.skipped);
+	cr_expect(strstr(sick->codes, code), "%s", sick->codes);
+	cr_expect_eq(result.left, 0);
+	cr_expect(check_again(sick, ASH_CHECK_YES).skipped);
+	expect_files(sick, true);
+	engine_close(&sick->engine);
+}
+
+Test(check, damaged_group_table_is_seen)
+{
+	struct ash_super super;
+	struct sick sick;
+
+	sick_open(&sick, true);
+	image_read(&sick.engine, 0, &super);
+	image_spoil(&sick.engine, ash_get64(super.group_table_start), 100);
+	expect_seen(&sick, "group-table-bad");
+}
+
+Test(check, wrong_number_of_runs_is_seen)
+{
+	struct ash_super super;
+	struct sick sick;
+
+	sick_open(&sick, true);
+	image_read(&sick.engine, 0, &super);
+	super.inode_runs = ash_put64(1000);
+	super_put(&sick.engine, 0, &super);
+	expect_seen(&sick, "table-size");
+}
+
+/* Behind the end of the closed log lies a block that only a later control block can have allowed. */
+Test(check, log_that_has_lost_its_end_is_seen)
+{
+	_Alignas(8) uint8_t bytes[ASH_BLOCK_SIZE] = { 0 };
+	struct ash_log_block *block = (void *)bytes;
+	struct ash_log_control control;
+	struct ash_super super;
+	struct sick sick;
+	uint64_t position, place;
+
+	sick_open(&sick, true);
+	image_read(&sick.engine, 0, &super);
+	image_read(&sick.engine, sick.log_start, bytes);
+	memcpy(&control, bytes, sizeof(control));
+	memset(bytes, 0, sizeof(bytes));
+	position = sick.position + 3;
+	place = sick.log_start + 2 + position % sick.ring;
+	block->header = super.header;
+	block->header.magic = ash_put32(ASH_MAGIC_LOG_BLOCK);
+	block->header.address = ash_put64(place);
+	block->header.owner = ash_put64(position);
+	block->epoch = ash_put64(ash_get64(control.epoch) + 10);
+	block->header.crc = ash_put32(ash_block_crc(ash_get32(super.checksum_seed), bytes));
+	image_write(&sick.engine, place, bytes);
+	expect_seen(&sick, "log-replay");
+}
+
+/* A hole in the table; nothing else would look at that block. */
+Test(check, hole_in_the_table_is_seen)
+{
+	struct ash_super super;
+	uint64_t start, count;
+	struct sick sick;
+
+	sick_open(&sick, true);
+	image_read(&sick.engine, 0, &super);
+	table_extent(&super, &start, &count);
+	table_begin(&super);
+	table_add(&super, 0, start, count - 2);
+	table_add(&super, count - 1, start + count - 1, 1);
+	super_put(&sick.engine, 0, &super);
+	expect_seen(&sick, "table-lost-run");
 }
