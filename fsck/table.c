@@ -448,50 +448,92 @@ static bool record_lives(const struct checker *checker, const struct ash_inode *
 	       ash_get32(record->mode) && ash_get32(record->crc) == ash_inode_crc(checker->seed, record);
 }
 
-/* One block of a run without bitmap: bits of its living records. Returns whether there is any. */
-static bool run_block_bits(const struct checker *checker, const uint8_t *data, uint64_t first_ino, uint8_t *bits,
-			   uint64_t bit)
+/* Damaged, but with the form and the number of an inode: pass 1 asks what is to be done with it. */
+static bool record_may_live(const struct ash_inode *record, uint64_t ino)
 {
-	bool any = false;
+	return ash_get32(record->magic) == ASH_MAGIC_INODE && ash_get64(record->ino) == ino && !record_wrong(record);
+}
+
+static bool block_lives(const struct checker *checker, const uint8_t *data, uint64_t first_ino)
+{
+	for (uint32_t i = 0; i < ASH_INODES_PER_BLOCK; i++)
+		if (record_lives(checker, (const void *)(data + i * ASH_INODE_SIZE), first_ino + i))
+			return true;
+	return false;
+}
+
+static uint64_t records_block(const struct checker *checker, uint64_t run, uint32_t index)
+{
+	return table_block(checker, run * run_blocks(checker) + 1 + index);
+}
+
+static uint64_t records_first(const struct checker *checker, uint64_t run, uint32_t index)
+{
+	return run * checker->inodes_per_run + (uint64_t)index * ASH_INODES_PER_BLOCK;
+}
+
+/*
+ * How many blocks of a run without bitmap count as initialized: up to the last one with a living record, or that cannot be
+ * read now. *surely: without the latter. What lies behind may be an older volume's, whose records have our numbers.
+ */
+static uint32_t run_initialized(struct checker *checker, uint64_t run, uint32_t *surely)
+{
+	uint32_t blocks = checker->inodes_per_run / ASH_INODES_PER_BLOCK, last = 1;
+	uint8_t *data = checker->node_buffers;
+
+	*surely = 1;
+	for (uint32_t i = 0; i < blocks; i++) {
+		uint64_t block = records_block(checker, run, i);
+
+		if (!block)
+			continue;
+		if (block_read(checker, block, data))
+			last = i + 1;
+		else if (block_lives(checker, data, records_first(checker, run, i)))
+			last = *surely = i + 1;
+	}
+	return last;
+}
+
+/* Bits of one block, by its records; what is no record is made zero. Returns whether anything was. */
+static bool block_bits(const struct checker *checker, uint8_t *data, uint64_t first_ino, bool damaged_too,
+		       uint8_t *bits, uint32_t bit)
+{
+	bool dirty = false;
 
 	for (uint32_t i = 0; i < ASH_INODES_PER_BLOCK; i++) {
-		bool lives = record_lives(checker, (const void *)(data + i * ASH_INODE_SIZE), first_ino + i);
+		struct ash_inode *record = (void *)(data + i * ASH_INODE_SIZE);
 
-		bit_set(bits, bit + i, lives);
-		any = any || lives;
+		if (record_lives(checker, record, first_ino + i) ||
+		    (damaged_too && record_may_live(record, first_ino + i))) {
+			bit_set(bits, bit + i, true);
+		} else {
+			dirty = dirty || !record_is_zero(record);
+			memset(record, 0, sizeof(*record));
+		}
 	}
-	return any;
+	return dirty;
 }
 
 /* Bits and `initialized` of a run from its records alone; what is no record there is zeroed when `write`. */
 static int run_from_records(struct checker *checker, uint64_t run, struct ash_bitmap_block *out, bool write)
 {
-	uint64_t base = run * checker->inodes_per_run, first = run * run_blocks(checker) + 1;
-	uint32_t blocks = checker->inodes_per_run / ASH_INODES_PER_BLOCK, last = 1;
+	uint32_t surely, last = run_initialized(checker, run, &surely);
 	uint8_t *data = checker->node_buffers;
 
-	for (uint32_t i = 0; i < blocks; i++) {
-		uint64_t block = table_block(checker, first + i), ino = base + (uint64_t)i * ASH_INODES_PER_BLOCK;
+	for (uint32_t i = 0; i < last; i++) {
+		uint64_t block = records_block(checker, run, i);
+		uint32_t bit = i * ASH_INODES_PER_BLOCK;
+		int result = 0;
 
-		if (block && !block_read(checker, block, data) &&
-		    run_block_bits(checker, data, ino, out->bits, (uint64_t)i * ASH_INODES_PER_BLOCK))
-			last = i + 1;
-	}
-	for (uint32_t i = 0; i < last && write; i++) {
-		uint64_t block = table_block(checker, first + i);
-		bool dirty = false;
-		int result;
-
-		if (!block || block_read(checker, block, data))
+		if (!block || block_read(checker, block, data)) {
+			/* nobody gets the numbers of inodes that may be there; pass 4 frees those of which none is */
+			for (uint32_t j = 0; j < ASH_INODES_PER_BLOCK; j++)
+				bit_set(out->bits, bit + j, true);
 			continue;
-		for (uint32_t j = 0; j < ASH_INODES_PER_BLOCK; j++)
-			if (!bit_test(out->bits, i * ASH_INODES_PER_BLOCK + j)) {
-				struct ash_inode *record = (void *)(data + j * ASH_INODE_SIZE);
-
-				dirty = dirty || !record_is_zero(record);
-				memset(record, 0, sizeof(*record));
-			}
-		result = dirty ? block_write_raw(checker, block, data, 1) : 0;
+		}
+		if (block_bits(checker, data, records_first(checker, run, i), i < surely, out->bits, bit) && write)
+			result = block_write_raw(checker, block, data, 1);
 		if (result)
 			return result;
 	}
@@ -518,13 +560,13 @@ static bool bits_beyond(const struct checker *checker, const struct ash_bitmap_b
 static bool records_beyond(struct checker *checker, uint64_t run, const struct ash_bitmap_block *bitmap)
 {
 	uint32_t blocks = checker->inodes_per_run / ASH_INODES_PER_BLOCK;
-	uint8_t *data = checker->node_buffers, bits[ASH_INODES_PER_BLOCK / 8] = { 0 };
+	uint8_t *data = checker->node_buffers;
 
 	for (uint32_t i = ash_get32(bitmap->initialized); i < blocks; i++) {
-		uint64_t block = table_block(checker, run * run_blocks(checker) + 1 + i);
-		uint64_t ino = run * checker->inodes_per_run + (uint64_t)i * ASH_INODES_PER_BLOCK;
+		uint64_t block = records_block(checker, run, i);
 
-		if (block && !block_read(checker, block, data) && run_block_bits(checker, data, ino, bits, 0))
+		if (block && !block_read(checker, block, data) &&
+		    block_lives(checker, data, records_first(checker, run, i)))
 			return true;
 	}
 	return false;

@@ -161,6 +161,105 @@ Test(table, unreadable_block_that_the_log_has)
 	engine_close(&sick.engine);
 }
 
+/* ---- A run whose bitmap is lost ---- */
+
+/* The block of the bitmap of run 0. */
+static void run_bitmap_spoil(struct sick *sick)
+{
+	struct ash_super super;
+	uint64_t start, count;
+
+	image_read(&sick->engine, 0, &super);
+	table_extent(&super, &start, &count);
+	image_spoil(&sick->engine, start, 3000);
+}
+
+/* The second damage is no reason to delete the file unseen. */
+Test(table, lost_bitmap_and_an_inode_with_a_wrong_checksum)
+{
+	uint8_t block[ASH_BLOCK_SIZE];
+	const struct ash_inode *record = (const void *)block;
+	struct sick sick;
+
+	sick_open(&sick, true);
+	image_read(&sick.engine, sick.table, block);
+	while (ash_get64(record->ino) != sick.file)
+		record++;
+	image_spoil(&sick.engine, sick.table,
+		    (uint32_t)((const uint8_t *)record - block + offsetof(struct ash_inode, mtime)));
+	run_bitmap_spoil(&sick);
+	expect_healed(&sick, "inode-checksum");
+	cr_expect_eq(names_left(&sick), FILES);
+	engine_close(&sick.engine);
+}
+
+struct stumble {
+	struct sick *sick;
+	unsigned times;
+};
+
+/* The block cannot be read so many times. */
+static void stumble(void *context, const struct bdev_request *request)
+{
+	struct stumble *stumble = context;
+	uint64_t offset = stumble->sick->bad * ASH_BLOCK_SIZE;
+
+	if (request->op == BDEV_READ && request->offset <= offset && request->offset + request->length > offset &&
+	    !stumble->times--)
+		fault_clear(stumble->sick->engine.dev);
+}
+
+/*
+ * It is read by the search for lost runs, in a piece and alone, twice for the bitmap, and by pass 1, in a piece and alone:
+ * whichever fails, the inodes are there. The last block with inodes, behind which the run would seem to end, and another.
+ */
+Test(table, lost_bitmap_and_a_block_that_is_read_later)
+{
+	struct stumble context;
+	struct sick sick;
+
+	for (unsigned i = 0; i < 12; i++) {
+		sick_open(&sick, true);
+		run_bitmap_spoil(&sick);
+		make_unreadable(&sick, sick.table - i % 2);
+		context = (struct stumble){ &sick, i / 2 };
+		fault_ask(sick.engine.dev, stumble, &context);
+		cr_expect_eq(check(&sick, ASH_CHECK_YES).left, 0, "%u: %s", i, sick.codes);
+		fault_ask(sick.engine.dev, NULL, NULL);
+		cr_expect_gt(context.times, i, "%u: the block was asked for often enough", i);
+		cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%u: %s", i, sick.codes);
+		cr_expect_eq(names_left(&sick), FILES, "%u", i);
+		engine_close(&sick.engine);
+	}
+}
+
+Test(table, lost_bitmap_and_an_unreadable_block)
+{
+	struct sick sick;
+
+	sick_open(&sick, true);
+	run_bitmap_spoil(&sick);
+	make_unreadable(&sick, sick.table);
+	expect_healed(&sick, "unreadable");
+	cr_expect_geq(names_left(&sick), FILES - ASH_INODES_PER_BLOCK);
+	engine_close(&sick.engine);
+}
+
+/* Preen stops at the bitmap; who declines all keeps what the device gives the next day. */
+Test(table, lost_bitmap_costs_nothing_where_the_block_is_kept)
+{
+	struct sick sick;
+
+	sick_open(&sick, true);
+	run_bitmap_spoil(&sick);
+	make_unreadable(&sick, sick.table);
+	cr_expect_gt(check(&sick, ASH_CHECK_ASK).left, 0);
+	fault_clear(sick.engine.dev);
+	cr_expect_eq(check(&sick, ASH_CHECK_YES).left, 0, "%s", sick.codes);
+	cr_expect_eq(names_left(&sick), FILES);
+	engine_close(&sick.engine);
+}
+
 /* ---- Tree blocks of the table ---- */
 
 /* The table's extents move from the superblock into one tree block at `block`. */
