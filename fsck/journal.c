@@ -162,29 +162,51 @@ static int unreadable_resolve(struct checker *checker, const struct ash_overlay 
 
 /* ---- An empty log ---- */
 
-/* The newest position and epoch that any block of the log carries: a new log begins behind both. */
+/* More than any log of ours reaches, and far enough below what a control block can say (recover.h). */
+#define HORIZON_POSITION (1ull << 39)
+#define HORIZON_EPOCH (1ull << 31)
+
+/* A block that replay would take for one of this log. It does not look at the address. */
+static bool ring_block_good(const struct checker *checker, const struct ash_log_block *block)
+{
+	return ash_get32(block->header.magic) == ASH_MAGIC_LOG_BLOCK &&
+	       ash_get32(block->header.crc) == ash_block_crc(checker->seed, block) &&
+	       !memcmp(block->header.metadata_uuid, checker->super->header.metadata_uuid, 16);
+}
+
+/*
+ * The newest position and epoch that any block of the log carries: a new log begins behind both. A block behind which none
+ * can begin, or that is not in its place, is written over, for it would contradict every log; so is one that cannot be
+ * read, for it may be there again.
+ */
 static int log_horizon(struct checker *checker, uint64_t *position, uint64_t *epoch)
 {
 	uint64_t start = ash_get64(checker->super->log_start), blocks = ash_get64(checker->super->log_blocks);
+	const struct ash_log_block *block = (const void *)checker->scratch;
 
 	for (uint64_t i = 2; i < blocks; i++) {
-		const struct ash_log_block *block = (const void *)checker->scratch;
-		uint64_t own;
+		uint64_t own, its_epoch;
+		int result;
 
 		if (bdev_read(checker->dev, checker->scratch, ASH_BLOCK_SIZE, (start + i) << ASH_BLOCK_SHIFT)) {
-			/* should it be there again, it must not contradict the new log */
 			block_give_up(checker, start + i);
 			continue;
 		}
-		own = ash_get64(block->header.owner);
-		if (block_wrong(checker, block, start + i, ASH_MAGIC_LOG_BLOCK, own))
+		if (!ring_block_good(checker, block))
 			continue;
-		if (own >= *position && own < 1ull << 39)
-			*position = own + 1;
-		if (ash_get64(block->epoch) > *epoch && ash_get64(block->epoch) < UINT32_MAX / 2)
-			*epoch = ash_get64(block->epoch);
+		own = ash_get64(block->header.owner);
+		its_epoch = ash_get64(block->epoch);
+		if (own >= HORIZON_POSITION || its_epoch >= HORIZON_EPOCH ||
+		    ash_get64(block->header.address) != start + i) {
+			result = block_give_up(checker, start + i);
+			if (result)
+				return result;
+			continue;
+		}
+		*position = own >= *position ? own + 1 : *position;
+		*epoch = its_epoch > *epoch ? its_epoch : *epoch;
 	}
-	return 0;
+	return check_flush(checker);
 }
 
 static int log_reset(struct checker *checker)
@@ -192,6 +214,7 @@ static int log_reset(struct checker *checker)
 	struct ash_log_control control;
 	uint64_t block, position = 0, epoch = 0;
 	uint64_t start = ash_get64(checker->super->log_start);
+	int result;
 
 	if (journal_control(checker, &control, &block)) {
 		memset(&control, 0, sizeof(control));
@@ -199,7 +222,9 @@ static int log_reset(struct checker *checker)
 	}
 	position = ash_get64(control.tail_position);
 	epoch = ash_get64(control.epoch);
-	log_horizon(checker, &position, &epoch);
+	result = log_horizon(checker, &position, &epoch);
+	if (result)
+		return result;
 	control.epoch = ash_put64(epoch + 1);
 	control.tail_position = control.epoch_position = ash_put64(position);
 	control.tail_lsn = ash_put64(position * ASH_LOG_PAYLOAD);
@@ -218,19 +243,23 @@ static int write_image(void *context, uint64_t block, const uint8_t *image)
 	return block_write_raw(checker, block, checker->scratch, 1);
 }
 
-/* After the log has been applied, block 0 may be better than what was found at first. */
+/* Block 0 as it is in the log, or has come home from it, may be better than what was found at first, or of a larger volume. */
+static void super_take(struct checker *checker, const void *fresh)
+{
+	int error;
+
+	if (checker->outvoted || super_wrong(fresh, 0, bdev_geometry(checker->dev)->size >> ASH_BLOCK_SHIFT, &error))
+		return;
+	memcpy(checker->super, fresh, sizeof(*checker->super));
+	checker->super_from = 0;
+	checker->stale_super = false;
+	super_geometry(checker);
+}
+
 static void super_again(struct checker *checker)
 {
-	struct ash_super *fresh = (void *)checker->scratch;
-	int error = block_read(checker, 0, fresh);
-
-	if (!error && !checker->outvoted &&
-	    !super_wrong(fresh, 0, bdev_geometry(checker->dev)->size >> ASH_BLOCK_SHIFT, &error)) {
-		*checker->super = *fresh;
-		checker->super_from = 0;
-		checker->stale_super = false;
-		super_geometry(checker);
-	}
+	if (!block_read(checker, 0, checker->scratch))
+		super_take(checker, checker->scratch);
 }
 
 /* The image of block 0 has gone home over the mark: it is set again before the log ends. */
@@ -243,6 +272,20 @@ static int mark_again(struct checker *checker)
 	return result;
 }
 
+/* In a volume that grew in the log are images of blocks behind the end that block 0 tells of at home. */
+static int images_home(struct checker *checker, const struct ash_overlay *overlay)
+{
+	const uint8_t *super = ash_overlay_block(overlay, 0);
+	int result;
+
+	if (super)
+		super_take(checker, super);
+	result = ash_overlay_each(overlay, write_image, checker);
+	if (!result)
+		result = lost_give_up(checker, overlay);
+	return !result && super ? mark_again(checker) : result;
+}
+
 static int log_give_up(struct checker *checker)
 {
 	struct ash_overlay *overlay = NULL;
@@ -252,16 +295,8 @@ static int log_give_up(struct checker *checker)
 	/* damaged, it is given up; with want of memory it is not known to be */
 	if (result == -ENOMEM)
 		return result;
-	if (!result) {
-		result = ash_overlay_each(overlay, write_image, checker);
-		if (!result)
-			result = lost_give_up(checker, overlay);
-		if (!result && ash_overlay_block(overlay, 0))
-			result = mark_again(checker);
-		ash_overlay_close(overlay);
-	} else {
-		result = 0;
-	}
+	result = overlay ? images_home(checker, overlay) : 0;
+	ash_overlay_close(overlay);
 	if (!result)
 		result = check_flush(checker);
 	return result ? result : log_reset(checker);

@@ -3,7 +3,7 @@
  * Blocks that the device does not give, on a volume whose log must be replayed: -n names them and writes nothing, -y
  * writes them anew, which heals them as it heals a disk's sectors, and then -n finds nothing.
  */
-#include "sick_fixture.h"
+#include "forge.h"
 
 Test(journal, unreadable_control_block)
 {
@@ -180,5 +180,135 @@ Test(journal, orphan_that_cannot_be_released)
 	cr_expect_eq(orphans_in_log(&sick), 0);
 	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
 	engine_mount(&sick.engine);
+	engine_close(&sick.engine);
+}
+
+/* ---- Blocks that contradict the log ---- */
+
+/* A good log block in the ring, behind the end of the closed log. */
+static void ring_forge(struct sick *sick, uint64_t position, uint64_t epoch, uint64_t displaced)
+{
+	_Alignas(8) uint8_t bytes[ASH_BLOCK_SIZE] = { 0 };
+	struct ash_log_block *block = (void *)bytes;
+	uint64_t place = sick->log_start + 2 + position % sick->ring;
+	struct ash_super super;
+
+	image_read(&sick->engine, 0, &super);
+	block->header = super.header;
+	block->header.magic = ash_put32(ASH_MAGIC_LOG_BLOCK);
+	block->header.address = ash_put64(place + displaced);
+	block->header.owner = ash_put64(position);
+	block->epoch = ash_put64(epoch);
+	block->header.crc = ash_put32(ash_block_crc(ash_get32(super.checksum_seed), bytes));
+	image_write(&sick->engine, place, bytes);
+}
+
+static void expect_overcome(uint64_t laps, uint64_t epoch, uint64_t displaced)
+{
+	struct sick sick;
+
+	sick_open(&sick, true);
+	ring_forge(&sick, sick.position + 5 + laps * sick.ring, epoch, displaced);
+	expect_healed(&sick, "log-replay");
+	expect_files(&sick, true);
+	engine_close(&sick.engine);
+}
+
+/* Further than any log gets: a new one cannot begin behind it. */
+Test(journal, block_of_an_impossible_position_and_epoch)
+{
+	expect_overcome(1ull << 32, 1ull << 40, 0);
+}
+
+Test(journal, block_of_an_impossible_position)
+{
+	expect_overcome(1ull << 32, 2, 0);
+}
+
+Test(journal, block_of_an_impossible_epoch)
+{
+	expect_overcome(0, 1ull << 40, 0);
+}
+
+Test(journal, block_of_a_later_epoch_in_another_place)
+{
+	expect_overcome(0, 1000, 1);
+}
+
+/* ---- A log in which the volume grew ---- */
+
+/* From the first write to block 0 on nothing reaches the device. */
+static void cut_at_super(void *context, const struct bdev_request *request)
+{
+	const struct fault_rule gone = { .ops = FAULT_OP(BDEV_WRITE) | FAULT_OP(BDEV_FLUSH) };
+	struct sick *sick = context;
+
+	if (request->op == BDEV_WRITE && !request->offset && !sick->bad) {
+		sick->bad = 1;
+		fault_add(sick->engine.dev, &gone);
+	}
+}
+
+static void folder_fill(struct sick *sick, unsigned names)
+{
+	struct ash_create create = { .mode = S_IFDIR | 0755 };
+	struct ash_attr folder, attr;
+	char name[32];
+
+	cr_assert_eq(ash_create(sick->engine.volume, ASH_INO_ROOT, "folder", &create, &folder), 0);
+	create.mode = S_IFREG | 0644;
+	for (unsigned i = 0; i < names; i++) {
+		snprintf(name, sizeof(name), "a file with number %u", i);
+		cr_assert_eq(ash_create(sick->engine.volume, folder.ino, name, &create, &attr), 0);
+	}
+}
+
+/* The log has the new size and blocks behind the old end; block 0 has neither, and nothing is at home. */
+Test(journal, given_up_log_in_which_the_volume_grew)
+{
+	const uint64_t before = 4096, after = 8192, names = 800;
+	struct ash_mkfs_options options = { .block_count = before, .log_blocks = 1024 };
+	char error[BDEV_ERROR_TEXT] = "", name[32];
+	struct sick sick = { 0 };
+	struct ash_attr attr, folder;
+	struct ash_super super;
+
+	cr_assert_eq(fault_open(engine_device("mem:32M"), &sick.engine.dev), 0);
+	cr_assert_eq(ash_mkfs(sick.engine.dev, &options, error), 0, "%s", error);
+	sick.engine.options.no_threads = true;
+	engine_mount(&sick.engine);
+	files_make(&sick);
+	for (uint64_t piece = before / 2, end = 0; piece;) /* full up to the old end */
+		if (ash_fallocate(sick.engine.volume, sick.file, 0, end * ASH_BLOCK_SIZE, piece * ASH_BLOCK_SIZE))
+			piece /= 2;
+		else
+			end += piece;
+	cr_assert_eq(ash_checkpoint(sick.engine.volume), 0);
+	fault_ask(sick.engine.dev, cut_at_super, &sick);
+	cr_expect_neq(ash_grow(sick.engine.volume, after), 0);
+	ash_abandon(sick.engine.volume);
+	fault_ask(sick.engine.dev, NULL, NULL);
+	fault_clear(sick.engine.dev);
+	engine_mount(&sick.engine);
+	folder_fill(&sick, names);
+	cr_assert_eq(ash_log_force(sick.engine.volume, ash_log_end(sick.engine.volume)), 0);
+	ash_abandon(sick.engine.volume);
+	sick.engine.volume = NULL;
+
+	image_read(&sick.engine, 0, &super);
+	cr_assert_eq(ash_get64(super.block_count), before, "the log alone has the new size");
+	super.inode_runs = ash_put64(1000); /* for which a mount refuses to replay it */
+	super_put(&sick.engine, 0, &super);
+	cr_expect_eq(check(&sick, ASH_CHECK_YES).left, 0, "%s", sick.codes);
+	cr_expect(strstr(sick.codes, "log-replay"), "%s", sick.codes);
+	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
+	image_read(&sick.engine, 0, &super);
+	cr_expect_eq(ash_get64(super.block_count), after);
+	engine_mount(&sick.engine);
+	cr_assert_eq(ash_lookup(sick.engine.volume, ASH_INO_ROOT, "folder", &folder), 0);
+	for (unsigned i = 0; i < names; i++) {
+		snprintf(name, sizeof(name), "a file with number %u", i);
+		cr_assert_eq(ash_lookup(sick.engine.volume, folder.ino, name, &attr), 0, "%s: %s", name, sick.codes);
+	}
 	engine_close(&sick.engine);
 }
