@@ -272,6 +272,8 @@ uint64_t table_block(const struct checker *checker, uint64_t file_block); /* 0: 
 uint64_t table_mapped(const struct checker *checker, uint64_t first, uint64_t count);
 /* Take file blocks [first, end) out of the map; table_tidy() puts it in order again. */
 int table_cut(struct checker *checker, uint64_t first, uint64_t end);
+/* ... of extent *index; what lies behind them becomes the last extent, and *index leads there. */
+int table_cut_extent(struct checker *checker, size_t *index, uint64_t first, uint64_t end);
 void table_tidy(struct checker *checker);
 /* After pass 1, which knows what is in use: empty blocks for the holes of the table. */
 int table_holes_fill(struct checker *checker);

@@ -6,7 +6,8 @@
  * extents may be damaged under right checksums. The bitmap block at the start of each run names its run and its own
  * address under the volume's secret checksum, so the runs are found by reading the groups that are in use. Only a copy in
  * its own place can match: a file that holds an image of the volume has other addresses. The records behind the
- * bitmap must be those of the run, too: a run in several pieces is left alone.
+ * bitmap must be those of the run, too: a run in several pieces is left alone. What a block is taken for costs a bounded
+ * number of reads, whatever else the volume holds.
  *
  * Nothing is written here: the table's inode is written anew by rebuild.c, and with it the primary superblock, which
  * until then is left as it is, so that an interrupted run comes here again.
@@ -16,16 +17,20 @@
 #include <stdlib.h>
 
 #define PIECE_BLOCKS 256u
+#define STRANGE_MAX 16u /* blocks of others behind a bitmap, more than of its own, after which it is none of a run's */
 
 struct candidate {
 	uint64_t run, block;
+	uint64_t records; /* of the run, behind the bitmap */
 };
 
 struct search {
 	struct checker *checker;
 	uint64_t run_blocks;
 	uint8_t *block;
+	uint64_t end; /* of the last candidate with records: no run begins within another */
 	LIST(struct candidate) found;
+	LIST(struct table_extent) added; /* to the map, at the end: it is searched until then */
 };
 
 /* ---- What the table says ---- */
@@ -44,43 +49,76 @@ static bool run_good(struct search *search, uint64_t run)
 
 /* ---- Searching ---- */
 
-/* Do the initialized blocks behind the bitmap hold the records of this run? Damaged ones may be among them. */
-static bool records_match(struct search *search, uint64_t run, uint64_t block, uint32_t initialized)
+struct records {
+	uint32_t own, strange;
+};
+
+/* One block of what should be the run's records. */
+static struct records records_count(const struct ash_inode *records, uint64_t first_ino)
+{
+	struct records count = { 0 };
+
+	for (uint32_t i = 0; i < ASH_INODES_PER_BLOCK; i++) {
+		if (record_is_zero(&records[i]))
+			continue;
+		if (ash_get32(records[i].magic) == ASH_MAGIC_INODE && ash_get64(records[i].ino) == first_ino + i)
+			count.own++;
+		else
+			count.strange++;
+	}
+	return count;
+}
+
+/*
+ * Do the initialized blocks behind the bitmap hold the records of this run? Damaged ones may be among them. A run whose
+ * bitmap is where the map says is lost only when there are records for which the map has no place: else nothing tells that it
+ * lies in one piece, and what it lacks is filled with empty blocks (table.c).
+ */
+static bool records_match(struct search *search, uint64_t run, uint64_t block, uint32_t initialized, uint64_t *records)
 {
 	struct checker *checker = search->checker;
-	uint64_t good = 0, bad = 0;
+	bool lost = table_block(checker, run * search->run_blocks) != block;
+	uint64_t own = 0, strange = 0, own_blocks = 0, strange_blocks = 0;
 
 	for (uint32_t i = 0; i < initialized && i + 1 < search->run_blocks; i++) {
-		const struct ash_inode *records = (const void *)search->block;
+		struct records count;
 
 		if (block_read(checker, block + 1 + i, search->block))
 			continue;
-		for (uint32_t j = 0; j < ASH_INODES_PER_BLOCK; j++) {
-			uint64_t ino = run * checker->inodes_per_run + (uint64_t)i * ASH_INODES_PER_BLOCK + j;
-
-			if (record_is_zero(&records[j]))
-				continue;
-			if (ash_get32(records[j].magic) == ASH_MAGIC_INODE && ash_get64(records[j].ino) == ino)
-				good++;
-			else
-				bad++;
-		}
+		count = records_count((const void *)search->block,
+				      run * checker->inodes_per_run + (uint64_t)i * ASH_INODES_PER_BLOCK);
+		own += count.own;
+		strange += count.strange;
+		own_blocks += count.own > 0;
+		strange_blocks += !count.own && count.strange;
+		if (strange_blocks > own_blocks + STRANGE_MAX)
+			return false;
+		lost |= count.own && !table_block(checker, run * search->run_blocks + 1 + i);
 	}
-	return good >= bad;
+	*records = own;
+	return lost && own >= strange;
 }
 
 static int look_at(struct search *search, const uint8_t *data, uint64_t block)
 {
 	struct checker *checker = search->checker;
 	const struct ash_bitmap_block *bitmap = (const void *)data;
-	uint64_t run = ash_get64(bitmap->header.owner);
+	struct candidate candidate = { .run = ash_get64(bitmap->header.owner), .block = block };
+	uint64_t run = candidate.run;
 
-	if (ash_get32(bitmap->header.magic) != ASH_MAGIC_INODE_BITMAP || run >= checker->block_count ||
+	if (ash_get32(bitmap->header.magic) != ASH_MAGIC_INODE_BITMAP ||
+	    run >= checker->block_count / search->run_blocks || block < search->end ||
 	    block_wrong(checker, data, block, ASH_MAGIC_INODE_BITMAP, run) ||
-	    !extent_inside(checker, block, search->run_blocks) || run_good(search, run) ||
-	    !records_match(search, run, block, ash_get32(bitmap->initialized)))
+	    !extent_inside(checker, block, search->run_blocks))
 		return 0;
-	return LIST_ADD(&search->found, (struct candidate){ run, block });
+	if (check_cancelled(checker))
+		return -ECANCELED;
+	if (run_good(search, run) ||
+	    !records_match(search, run, block, ash_get32(bitmap->initialized), &candidate.records))
+		return 0;
+	if (candidate.records)
+		search->end = block + search->run_blocks;
+	return LIST_ADD(&search->found, candidate);
 }
 
 static int search_group(struct search *search, uint64_t group, uint8_t *buffer)
@@ -104,11 +142,27 @@ static int search_group(struct search *search, uint64_t group, uint8_t *buffer)
 
 /* ---- Putting back ---- */
 
+/* Of those for one run the first is put back: the one with most records. */
 static int compare_candidates(const void *a, const void *b)
 {
 	const struct candidate *x = a, *y = b;
 
-	return x->run < y->run ? -1 : x->run > y->run;
+	if (x->run != y->run)
+		return x->run < y->run ? -1 : 1;
+	if (x->records != y->records)
+		return x->records > y->records ? -1 : 1;
+	return x->block < y->block ? -1 : x->block > y->block;
+}
+
+static int table_clear(struct search *search, uint64_t first, uint64_t count)
+{
+	int result;
+
+	if (!table_mapped(search->checker, first, count))
+		return 0;
+	result = table_cut(search->checker, first, first + count);
+	table_tidy(search->checker);
+	return result;
 }
 
 static int adopt_one(struct search *search, const struct candidate *candidate)
@@ -116,22 +170,57 @@ static int adopt_one(struct search *search, const struct candidate *candidate)
 	struct checker *checker = search->checker;
 	struct problem_context context = { .number = candidate->run, .block = candidate->block };
 	struct table_extent extent = { candidate->run * search->run_blocks, candidate->block, search->run_blocks };
+	size_t added = search->added.count;
 	int result = 0;
 
 	/* Runs are numbered without gaps: what follows a gap stays lost. A second candidate comes too late. */
-	if (candidate->run > checker->run_count || run_good(search, candidate->run))
+	if (candidate->run > checker->run_count || run_good(search, candidate->run) ||
+	    (added && search->added.items[added - 1].file_block == extent.file_block))
 		return 0;
 	if (!problem(checker, PROBLEM_TABLE_LOST_RUN, &context))
 		return 0;
-	result = table_cut(checker, extent.file_block, extent.file_block + extent.count);
+	result = table_clear(search, extent.file_block, extent.count);
 	if (!result && !map_any(&checker->found, extent.start, extent.count)) {
 		result = map_set(&checker->found, extent.start, extent.count, NULL, NULL);
 		if (!result)
-			result = LIST_ADD(&checker->table, extent);
+			result = LIST_ADD(&search->added, extent);
 		checker->run_count += candidate->run == checker->run_count;
 	}
-	table_tidy(checker);
 	return result ? result : rebuild_schedule(checker, ASH_INO_TABLE, false);
+}
+
+/* The first candidate for `run` or one behind it. */
+static size_t candidate_from(const struct search *search, uint64_t run)
+{
+	size_t low = 0, high = search->found.count;
+
+	while (low < high) {
+		size_t middle = (low + high) / 2;
+
+		if (search->found.items[middle].run < run)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+/* Takes from an extent of the map what lies in runs that will be put back. */
+static int clear_extent(struct search *search, size_t index)
+{
+	struct checker *checker = search->checker;
+	const struct table_extent extent = checker->table.items[index];
+	size_t i = candidate_from(search, extent.file_block / search->run_blocks);
+	int result = 0;
+
+	for (; i < search->found.count && !result; i++) {
+		uint64_t first = search->found.items[i].run * search->run_blocks;
+
+		if (first >= extent.file_block + extent.count)
+			break;
+		result = table_cut_extent(checker, &index, first, first + search->run_blocks);
+	}
+	return result;
 }
 
 /* The claims of all that will be put back go first, so that none is in another's way; and those behind the last run. */
@@ -139,14 +228,13 @@ static int clear_way(struct search *search)
 {
 	struct checker *checker = search->checker;
 	uint64_t runs = checker->run_count;
+	size_t count = checker->table.count;
 	int result = 0;
 
-	for (size_t i = 0; i < search->found.count && !result; i++) {
-		uint64_t run = search->found.items[i].run;
-
-		result = table_cut(checker, run * search->run_blocks, (run + 1) * search->run_blocks);
-		runs += run == runs; /* in order: a run behind a gap is not put back */
-	}
+	for (size_t i = 0; i < search->found.count; i++)
+		runs += search->found.items[i].run == runs; /* in order: a run behind a gap is not put back */
+	for (size_t i = 0; i < count && search->found.count && !result; i++)
+		result = clear_extent(search, i);
 	if (!result && search->found.count)
 		result = table_cut(checker, runs * search->run_blocks, UINT64_MAX);
 	table_tidy(checker);
@@ -164,6 +252,9 @@ static int adopt(struct search *search)
 		result = clear_way(search);
 	for (size_t i = 0; i < search->found.count && !result; i++)
 		result = adopt_one(search, &search->found.items[i]);
+	for (size_t i = 0; i < search->added.count && !result; i++)
+		result = LIST_ADD(&checker->table, search->added.items[i]);
+	table_tidy(checker);
 	return result;
 }
 
@@ -194,6 +285,7 @@ int lost_runs_find(struct checker *checker)
 	if (!result)
 		result = adopt(&search);
 	LIST_FREE(&search.found);
+	LIST_FREE(&search.added);
 	bdev_buffer_free(buffer, size);
 	return result;
 }

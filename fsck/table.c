@@ -81,27 +81,35 @@ uint64_t table_mapped(const struct checker *checker, uint64_t first, uint64_t co
 	return mapped;
 }
 
-/* Take file blocks [first, end) out of the table. */
+int table_cut_extent(struct checker *checker, size_t *index, uint64_t first, uint64_t end)
+{
+	struct table_extent *extent = &checker->table.items[*index];
+	struct table_extent rest = *extent;
+	uint64_t stop = extent->file_block + extent->count;
+	uint64_t from = extent->file_block > first ? extent->file_block : first, to = stop < end ? stop : end;
+
+	if (from >= to)
+		return 0;
+	map_clear(&checker->found, extent->start + (from - extent->file_block), to - from);
+	extent->count = from - extent->file_block;
+	rest.start += to - rest.file_block;
+	rest.file_block = to;
+	rest.count = stop - to;
+	if (!rest.count)
+		return 0;
+	*index = checker->table.count;
+	return LIST_ADD(&checker->table, rest);
+}
+
 int table_cut(struct checker *checker, uint64_t first, uint64_t end)
 {
 	size_t count = checker->table.count;
 	int result = 0;
 
 	for (size_t i = 0; i < count && !result; i++) {
-		struct table_extent *extent = &checker->table.items[i];
-		struct table_extent rest = *extent;
-		uint64_t stop = extent->file_block + extent->count;
-		uint64_t from = extent->file_block > first ? extent->file_block : first, to = stop < end ? stop : end;
+		size_t index = i;
 
-		if (from >= to)
-			continue;
-		map_clear(&checker->found, extent->start + (from - extent->file_block), to - from);
-		extent->count = from - extent->file_block;
-		rest.start += to - rest.file_block;
-		rest.file_block = to;
-		rest.count = stop - to;
-		if (rest.count)
-			result = LIST_ADD(&checker->table, rest);
+		result = table_cut_extent(checker, &index, first, end);
 	}
 	return result;
 }
