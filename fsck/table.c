@@ -299,14 +299,14 @@ static int behind_drop(struct checker *checker)
 
 	for (size_t i = 0; i < count && !result; i++) {
 		const struct table_extent *extent = &checker->table.items[i];
-		uint64_t from = extent->file_block > end ? extent->file_block : end,
-			 stop = extent->file_block + extent->count;
+		uint64_t from = extent->file_block > end ? extent->file_block : end;
 		struct problem_context at = { .block = extent->start + (from - extent->file_block),
 					      .why = "blocks behind the last run" };
+		size_t index = i;
 
-		if (stop <= end || !problem(checker, PROBLEM_TABLE_EXTENT, &at))
+		if (extent->file_block + extent->count <= end || !problem(checker, PROBLEM_TABLE_EXTENT, &at))
 			continue;
-		result = table_cut(checker, from, stop);
+		result = table_cut_extent(checker, &index, from, UINT64_MAX);
 		if (!result)
 			result = rebuild_schedule(checker, ASH_INO_TABLE, false);
 	}
