@@ -480,17 +480,33 @@ static uint64_t records_first(const struct checker *checker, uint64_t run, uint3
 	return run * checker->inodes_per_run + (uint64_t)index * ASH_INODES_PER_BLOCK;
 }
 
+/* What a damaged bitmap says of its initialized blocks, when it is this run's by its header; 0: nothing. */
+static uint32_t initialized_said(const struct checker *checker, uint64_t run, uint64_t block,
+				 const struct ash_bitmap_block *bitmap)
+{
+	const struct ash_block_header *header = &bitmap->header;
+	uint32_t said = ash_get32(bitmap->initialized);
+
+	return ash_get32(header->magic) == ASH_MAGIC_INODE_BITMAP && ash_get64(header->owner) == run &&
+			       ash_get64(header->address) == block &&
+			       !memcmp(header->metadata_uuid, checker->super->header.metadata_uuid, 16) &&
+			       said <= checker->inodes_per_run / ASH_INODES_PER_BLOCK ?
+		       said :
+		       0;
+}
+
 /*
- * How many blocks of a run without bitmap count as initialized: up to the last one with a living record, or that cannot be
- * read now. *surely: without the latter. What lies behind may be an older volume's, whose records have our numbers.
+ * How many blocks of a run without bitmap count as initialized: *surely, or up to the last one with a living record, or that
+ * cannot be read now. *surely becomes what it is without the latter. What lies behind may be an older volume's, whose
+ * records have our numbers.
  */
 static uint32_t run_initialized(struct checker *checker, uint64_t run, uint32_t *surely)
 {
-	uint32_t blocks = checker->inodes_per_run / ASH_INODES_PER_BLOCK, last = 1;
+	uint32_t blocks = checker->inodes_per_run / ASH_INODES_PER_BLOCK, last;
 	uint8_t *data = checker->node_buffers;
 
-	*surely = 1;
-	for (uint32_t i = 0; i < blocks; i++) {
+	*surely = last = *surely ? *surely : 1;
+	for (uint32_t i = *surely; i < blocks; i++) {
 		uint64_t block = records_block(checker, run, i);
 
 		if (!block)
@@ -523,10 +539,14 @@ static bool block_bits(const struct checker *checker, uint8_t *data, uint64_t fi
 	return dirty;
 }
 
-/* Bits and `initialized` of a run from its records alone; what is no record there is zeroed when `write`. */
-static int run_from_records(struct checker *checker, uint64_t run, struct ash_bitmap_block *out, bool write)
+/*
+ * Bits and `initialized` of a run from its records alone; what is no record there is zeroed when `write`. `said`: so many
+ * blocks are initialized in any case.
+ */
+static int run_from_records(struct checker *checker, uint64_t run, uint32_t said, struct ash_bitmap_block *out,
+			    bool write)
 {
-	uint32_t surely, last = run_initialized(checker, run, &surely);
+	uint32_t surely = said, last = run_initialized(checker, run, &surely);
 	uint8_t *data = checker->node_buffers;
 
 	for (uint32_t i = 0; i < last; i++) {
@@ -609,9 +629,10 @@ static int run_load(struct checker *checker, uint64_t run)
 	info->valid = !context.why;
 	if (context.why) {
 		bool fix = problem(checker, PROBLEM_RUN_BITMAP, &context) && block;
+		uint32_t said = initialized_said(checker, run, block, bitmap);
 
 		block_begin(checker, bitmap, block, ASH_MAGIC_INODE_BITMAP, run);
-		result = run_from_records(checker, run, bitmap, fix);
+		result = run_from_records(checker, run, said, bitmap, fix);
 		if (!result && fix)
 			result = block_write(checker, block, bitmap);
 		checker->changed = checker->changed || fix;

@@ -193,6 +193,20 @@ Test(table, lost_bitmap_and_an_inode_with_a_wrong_checksum)
 	engine_close(&sick.engine);
 }
 
+/* All of the last block with inodes have a wrong checksum: where the run ends, the bitmap tells, damaged as it is. */
+Test(table, lost_bitmap_and_a_last_block_of_wrong_checksums)
+{
+	struct sick sick;
+
+	sick_open(&sick, true);
+	for (uint32_t i = 0; i < ASH_INODES_PER_BLOCK; i++)
+		image_spoil(&sick.engine, sick.table, i * ASH_INODE_SIZE + (uint32_t)offsetof(struct ash_inode, mtime));
+	run_bitmap_spoil(&sick);
+	expect_healed(&sick, "inode-checksum");
+	cr_expect_eq(names_left(&sick), FILES);
+	engine_close(&sick.engine);
+}
+
 struct stumble {
 	struct sick *sick;
 	unsigned times;
