@@ -4,7 +4,9 @@
  *
  * Order, which is the point of this file: arguments; what kind of thing the target is; who uses it (always a
  * refusal); what it contains (a refusal without -f); the plan. Until then nothing is written. Then the device is
- * opened exclusively, locked, made, and filled (-d). A file that this run created is removed when it fails.
+ * opened exclusively and locked; what was checked before is looked at again, since another run may have been quicker;
+ * and then the file gets its length, the volume is made, and filled (-d). Nothing is changed without the lock, nor
+ * undone: a file that this run created is removed when it fails, but never somebody else's volume.
  */
 #include "mkfs/fill.h"
 #include "mkfs/json.h"
@@ -379,52 +381,119 @@ static void heed_interrupts(void)
 	sigaction(SIGHUP, &action, NULL);
 }
 
-/* No interrupt comes between the making of the file and the note that it is to be removed. */
-static int make_file(struct request *request)
+/* Made empty: it gets its length when it is locked. */
+static int create_file(struct request *request)
+{
+	int fd = open(request->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666), result = 0;
+
+	if (fd < 0 || fstat(fd, &request->st))
+		result = tool_error(-1, "%s: %s", request->path, strerror(errno));
+	if (fd >= 0)
+		close(fd);
+	request->st.st_size = 0; /* what it has got since is somebody else's */
+	return result;
+}
+
+static bool is_same_file(const struct request *request, const struct stat *st)
+{
+	return st->st_dev == request->st.st_dev && st->st_ino == request->st.st_ino &&
+	       st->st_rdev == request->st.st_rdev;
+}
+
+/* Of this run and not to be opened: away with it, unless somebody else has found it and makes a volume in it. */
+static void remove_created(const struct request *request)
+{
+	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+	int fd = open(request->path, O_WRONLY | O_CLOEXEC);
+	struct stat st;
+
+	if (fd < 0)
+		return;
+	if (fcntl(fd, F_OFD_SETLK, &lock) == 0 && fstat(fd, &st) == 0 && is_same_file(request, &st) && !st.st_size)
+		unlink(request->path);
+	close(fd);
+}
+
+/* The checks were made before the lock was taken: another run may have been quicker, even that this one waited for. */
+static int check_again(struct request *request)
+{
+	struct stat st;
+
+	if (stat(request->path, &st))
+		return tool_error(-1, "%s: %s", request->path, strerror(errno));
+	if (!is_same_file(request, &st) || st.st_size != request->st.st_size)
+		return tool_error(-1, "%s: somebody else has changed it meanwhile; try again", request->path);
+	return request->exists && !request->force ? check_content(request) : 0;
+}
+
+static int lock_device(const struct request *request, struct bdev *dev)
+{
+	int result = bdev_lock(dev, true, TOOL_LOCK_TIMEOUT_MS);
+
+	if (result == -EBUSY)
+		return tool_error(-1, "%s is in use by another Ashlar program", request->path);
+	return result ? tool_error(-1, "%s: locking: %s", request->path, strerror(-result)) : 0;
+}
+
+static int open_locked(struct request *request, struct bdev **dev)
+{
+	struct bdev_open_options options = { .exclusive = true };
+	char error[BDEV_ERROR_TEXT] = "";
+	int result = request->exists ? 0 : create_file(request);
+
+	if (result)
+		return result;
+	if (bdev_open(request->name, &options, dev, error)) {
+		if (!request->exists)
+			remove_created(request);
+		return tool_error(-1, "%s", error);
+	}
+	result = lock_device(request, *dev);
+	if (!result)
+		result = check_again(request);
+	if (!result && !request->exists)
+		unfinished = request->path;
+	return result;
+}
+
+/* Whose file it is, is known when it is locked: until then an interrupt waits, so that none leaves an empty file. */
+static int take_device(struct request *request, struct bdev **dev)
 {
 	sigset_t interrupts, before;
-	int fd;
+	int result;
 
 	sigemptyset(&interrupts);
 	sigaddset(&interrupts, SIGINT);
 	sigaddset(&interrupts, SIGTERM);
 	sigaddset(&interrupts, SIGHUP);
-	sigprocmask(SIG_BLOCK, &interrupts, &before);
-	fd = open(request->path, O_WRONLY | O_CREAT | O_CLOEXEC | (request->exists ? 0 : O_EXCL), 0666);
-	if (fd >= 0 && !request->exists)
-		unfinished = request->path;
-	sigprocmask(SIG_SETMASK, &before, NULL);
-	return fd;
+	if (!request->exists)
+		sigprocmask(SIG_BLOCK, &interrupts, &before);
+	result = open_locked(request, dev);
+	if (!request->exists)
+		sigprocmask(SIG_SETMASK, &before, NULL);
+	return result;
 }
 
-static int grow_file(struct request *request)
+static int grow_file(struct request *request, struct bdev *dev)
 {
-	int fd;
+	int result;
 
-	if (request->exists && (!S_ISREG(request->st.st_mode) || request->old_size >= request->size))
+	if (!S_ISREG(request->st.st_mode) || request->old_size >= request->size)
 		return 0;
-	fd = make_file(request);
-	if (fd < 0)
-		return tool_error(-1, "%s: %s", request->path, strerror(errno));
 	request->grown = true;
-	if (ftruncate(fd, (off_t)request->size)) {
-		int error = errno;
-
-		close(fd);
+	if (truncate(request->path, (off_t)request->size))
 		return tool_error(-1, "%s: making a file of %" PRIu64 " bytes: %s", request->path, request->size,
-				  strerror(error));
-	}
-	close(fd);
-	return 0;
+				  strerror(errno));
+	result = bdev_refresh_size(dev);
+	return result ? tool_error(-1, "%s: %s", request->path, strerror(-result)) : 0;
 }
 
+/* Called with the lock held, by whose holder nobody else's work can be undone. */
 static void undo_growth(const struct request *request)
 {
-	if (!request->grown)
-		return;
 	if (!request->exists)
 		unlink(request->path);
-	else if (truncate(request->path, (off_t)request->old_size))
+	else if (request->grown && truncate(request->path, (off_t)request->old_size))
 		tool_error(0, "%s: could not be made as short as before: %s", request->path, strerror(errno));
 }
 
@@ -447,39 +516,42 @@ static int fill(const struct request *request, struct bdev *dev, struct fill_res
 	return result;
 }
 
-static int make_locked(const struct request *request, struct bdev *dev)
+static int make_volume(struct request *request, struct bdev *dev)
 {
 	char error[BDEV_ERROR_TEXT] = "";
+	int result = grow_file(request, dev);
 
-	if (bdev_lock(dev, true, TOOL_LOCK_TIMEOUT_MS))
-		return tool_error(-1, "%s is in use by another Ashlar program", request->path);
+	if (result)
+		return result;
 	return ash_mkfs(dev, &request->options, error) ? tool_error(-1, "%s", error) : 0;
+}
+
+static int make_locked(struct request *request, struct bdev *dev, struct fill_result *filled)
+{
+	int result = make_volume(request, dev);
+
+	if (result && request->exists)
+		undo_growth(request);
+	if (!result && request->folder)
+		result = fill(request, dev, filled);
+	if (result && !request->exists)
+		undo_growth(request);
+	return result;
 }
 
 static int make(struct request *request, struct fill_result *filled)
 {
-	struct bdev_open_options options = { .exclusive = true };
-	char error[BDEV_ERROR_TEXT] = "";
 	struct bdev *dev = NULL;
 	int result;
 
 	if (!request->exists)
 		heed_interrupts();
-	result = grow_file(request);
-
-	if (!result && bdev_open(request->name, &options, &dev, error))
-		result = tool_error(-1, "%s", error);
+	result = take_device(request, &dev);
 	if (!result)
-		result = make_locked(request, dev);
-	if (result && request->exists)
-		undo_growth(request);
-	if (!result && request->folder)
-		result = fill(request, dev, filled);
+		result = make_locked(request, dev, filled);
+	unfinished = NULL;
 	if (dev)
 		bdev_close(dev);
-	if (result && !request->exists)
-		undo_growth(request);
-	unfinished = NULL;
 	return result;
 }
 

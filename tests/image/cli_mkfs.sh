@@ -146,6 +146,26 @@ else
 	skip "a mounted device is refused even with -f" "needs root and loop devices"
 fi
 
+# Several at once on one blank file, or on one name that nobody has: one makes its volume, the others leave it alone.
+contest() {
+	local round size status wins
+	for round in $(seq 12); do
+		rm -f contested
+		[ "$1" = blank ] && truncate -s 16M contested
+		for size in 64M 80M 96M 112M 128M; do
+			mkfs.ashlar -q contested $size 2>/dev/null &
+		done
+		wins=0
+		for status in $(jobs -p); do wait "$status" && wins=$((wins + 1)); done
+		[ $wins -eq 1 ] && fsck.ashlar -n -f contested >out 2>err || return 1
+	done
+}
+contest blank
+ok "of several on one blank file, one wins" $?
+contest missing
+ok "of several that create one file, one wins" $?
+rm -f contested
+
 # ---- -d ----
 
 mkdir -p tree/sub/deep 'tree/name with  spaces'
