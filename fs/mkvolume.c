@@ -462,9 +462,23 @@ static int flush(struct maker *maker)
 	return result ? fail(maker, result, "%s: flush: %s", maker->name, strerror(-result)) : 0;
 }
 
+/* The rest of the device, too short for a group or a block: other formats keep their data at the very end. */
+static int wipe_device_end(struct maker *maker)
+{
+	const struct bdev_geometry *geometry = bdev_geometry(maker->dev);
+	uint64_t end = geometry->size - geometry->size % geometry->logical_block;
+	uint64_t start = maker->layout.block_count << ASH_BLOCK_SHIFT;
+	int result;
+
+	if (maker->options->block_count || start >= end)
+		return 0;
+	result = bdev_write_zeroes(maker->dev, start, end - start);
+	return result ? fail(maker, result, "%s: zeroing the end: %s", maker->name, strerror(-result)) : 0;
+}
+
 /*
- * Block 0 goes first, durably; then what other formats keep at both ends of a device, and the content.
- * Only the volume's own range is touched: it may be shorter than the device.
+ * Block 0 goes first, durably; then what other formats keep at both ends of a device, and the content. With a size
+ * asked for, only the volume's own range is touched. A discard is advice: what refuses it may be full of old data.
  */
 static int wipe(struct maker *maker)
 {
@@ -476,17 +490,13 @@ static int wipe(struct maker *maker)
 	result = write_blocks(maker, maker->block, 0, 1);
 	if (!result)
 		result = flush(maker);
-	if (!result && !maker->options->no_discard && bdev_geometry(maker->dev)->discard) {
-		result = bdev_discard(maker->dev, 0, blocks << ASH_BLOCK_SHIFT);
-		if (result && result != -EOPNOTSUPP)
-			return fail(maker, result, "%s: discard: %s", maker->name, strerror(-result));
-		result = 0;
-	}
+	if (!result && !maker->options->no_discard && bdev_geometry(maker->dev)->discard)
+		bdev_discard(maker->dev, 0, blocks << ASH_BLOCK_SHIFT);
 	if (!result)
 		result = zero_blocks(maker, 0, ends);
 	if (!result)
 		result = zero_blocks(maker, blocks - ends, ends);
-	return result;
+	return result ? result : wipe_device_end(maker);
 }
 
 static int write_group_table(struct maker *maker)

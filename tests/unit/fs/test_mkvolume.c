@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "fs/mkvolume.h"
+#include "tests/support/fault.h"
 
 #define BLOCK 4096u
 #define GROUP 32256u /* blocks */
@@ -359,6 +360,48 @@ Test(mkvolume, rest_too_short_for_a_group_is_left)
 
 	make(dev, NULL);
 	cr_assert_eq(super_number(dev, 160, 8), GROUP);
+	bdev_close(dev);
+}
+
+static bool end_is_zero(const char *name, const struct ash_mkfs_options *options)
+{
+	struct bdev *dev = open_device(name);
+	uint64_t size = bdev_geometry(dev)->size;
+	uint8_t *sector = bdev_buffer_alloc(512);
+	bool zero = true;
+
+	memset(sector, 'x', 512);
+	cr_assert_eq(bdev_write(dev, sector, 512, size - 512, 0), 0);
+	make(dev, options);
+	cr_assert_eq(bdev_read(dev, sector, 512, size - 512), 0);
+	for (unsigned i = 0; i < 512; i++)
+		zero = zero && !sector[i];
+	bdev_buffer_free(sector, 512);
+	bdev_close(dev);
+	return zero;
+}
+
+Test(mkvolume, the_very_end_of_the_device_is_zeroed)
+{
+	cr_assert(end_is_zero("mem:129276k", NULL), "a group and 63 blocks");
+	cr_assert(end_is_zero("mem:16779776", NULL), "16 MiB and 5 sectors");
+}
+
+Test(mkvolume, with_a_size_nothing_behind_it_is_touched)
+{
+	cr_assert_not(end_is_zero("mem:129276k", &(struct ash_mkfs_options){ .block_count = GROUP }));
+}
+
+Test(mkvolume, a_failing_discard_is_no_failure)
+{
+	struct fault_rule rule = { .ops = FAULT_OP(BDEV_DISCARD) };
+	struct bdev *dev;
+
+	cr_assert_eq(fault_open(open_device("mem:16M"), &dev), 0);
+	cr_assert_eq(fault_add(dev, &rule), 0);
+	make(dev, NULL);
+	cr_assert_gt(fault_hits(dev), 0);
+	check_volume(dev);
 	bdev_close(dev);
 }
 
