@@ -33,22 +33,61 @@ static bool is_volume(const struct ash_super *super)
 	       memcmp(super->volume_magic, ASH_VOLUME_MAGIC, sizeof(super->volume_magic)) == 0;
 }
 
-/* 1: `super` is that of a volume, 0: block 0 holds something else. */
-static int read_super(const char *path, struct ash_super *super)
+/* One of the magics is enough to see that there was a volume: fsck.ashlar can repair the rest. */
+static bool was_volume(const struct ash_super *super)
 {
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	int result = 0;
-	ssize_t got;
+	return ash_get32(super->header.magic) == ASH_MAGIC_SUPER ||
+	       memcmp(super->volume_magic, ASH_VOLUME_MAGIC, sizeof(super->volume_magic)) == 0;
+}
+
+/* 1: there is a whole block, 0: not. */
+static int read_block(int fd, uint64_t address, struct ash_super *super)
+{
+	ssize_t got = pread(fd, super, sizeof(*super), (off_t)(address << ASH_BLOCK_SHIFT));
+
+	return got < 0 ? -errno : (size_t)got == sizeof(*super);
+}
+
+static int read_super_if(const char *path, bool (*fits)(const struct ash_super *), struct ash_super *super)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), result;
 
 	if (fd < 0)
 		return -errno;
-	got = pread(fd, super, sizeof(*super), 0);
-	if (got < 0)
-		result = -errno;
-	else if ((size_t)got == sizeof(*super))
-		result = is_volume(super);
+	result = read_block(fd, 0, super);
+	if (result > 0)
+		result = fits(super);
 	close(fd);
 	return result;
+}
+
+/* 1: `super` is that of a volume, 0: block 0 holds something else. */
+static int read_super(const char *path, struct ash_super *super)
+{
+	return read_super_if(path, is_volume, super);
+}
+
+/* What cannot be read is no backup. */
+static bool read_backup(int fd, uint64_t address, struct ash_super *super)
+{
+	return read_block(fd, address, super) > 0 && is_volume(super) && ash_get64(super->header.address) == address &&
+	       ash_get32(super->header.crc) == ash_block_crc(0, super);
+}
+
+/* 1: a backup superblock where each volume has one, or each that takes all of its device; 0: none. */
+static int find_backup(const char *path, struct ash_super *super)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	off_t size;
+	bool found;
+
+	if (fd < 0)
+		return -errno;
+	size = lseek(fd, 0, SEEK_END);
+	found = read_backup(fd, ash_group_start(1), super) ||
+		(size >= ASH_BLOCK_SIZE && read_backup(fd, (uint64_t)(size >> ASH_BLOCK_SHIFT) - 1, super));
+	close(fd);
+	return found;
 }
 
 /* A label for people: unprintable bytes as '?'. */
@@ -61,15 +100,15 @@ static void copy_label(char *out, size_t size, const char *label, size_t length)
 	out[i] = 0;
 }
 
-static int describe_volume(const struct ash_super *super, char what[PROBE_TEXT])
+static int describe_volume(const char *kind, const struct ash_super *super, char what[PROBE_TEXT])
 {
 	char label[ASH_LABEL_SIZE + 1];
 
 	copy_label(label, sizeof(label), super->label, ASH_LABEL_SIZE);
 	if (label[0])
-		snprintf(what, PROBE_TEXT, "contains an Ashlar volume labelled '%s'", label);
+		snprintf(what, PROBE_TEXT, "contains %s Ashlar volume labelled '%s'", kind, label);
 	else
-		snprintf(what, PROBE_TEXT, "contains an Ashlar volume");
+		snprintf(what, PROBE_TEXT, "contains %s Ashlar volume", kind);
 	return 1;
 }
 
@@ -192,11 +231,15 @@ static int known_signature(const char *path, char what[PROBE_TEXT])
 int probe_signature(const char *path, char what[PROBE_TEXT])
 {
 	struct ash_super super;
-	int result = read_super(path, &super);
+	int result = read_super_if(path, was_volume, &super);
 
 	if (result)
-		return result < 0 ? result : describe_volume(&super, what);
-	return known_signature(path, what);
+		return result < 0 ? result : describe_volume(is_volume(&super) ? "an" : "a damaged", &super, what);
+	result = known_signature(path, what);
+	if (result)
+		return result;
+	result = find_backup(path, &super);
+	return result > 0 ? describe_volume("a damaged", &super, what) : result;
 }
 
 int probe_foreign_signature(const char *path, char what[PROBE_TEXT])

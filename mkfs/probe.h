@@ -15,7 +15,8 @@
 
 /*
  * Signatures: 1 and a text as "contains an ext4 file system labelled 'x'" in `what`; 0: nothing known is there.
- * Knows what libblkid knows, and Ashlar volumes.
+ * Knows what libblkid knows, and Ashlar volumes, also those whose first block is damaged or gone: by one of its magics,
+ * or by a backup of it.
  */
 int probe_signature(const char *path, char what[PROBE_TEXT]);
 

@@ -15,10 +15,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/loop.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -79,6 +81,40 @@ static bool same_storage(const struct stat *a, const struct stat *b)
 	return S_ISREG(a->st_mode) && S_ISREG(b->st_mode) && a->st_dev == b->st_dev && a->st_ino == b->st_ino;
 }
 
+/* What the kernel says lies behind a loop device, in the fields that same_storage() asks for. Needs no name of it. */
+static bool loop_identity(const char *path, struct stat *out)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	struct loop_info64 info;
+	bool known = fd >= 0 && ioctl(fd, LOOP_GET_STATUS64, &info) == 0;
+
+	if (fd >= 0)
+		close(fd);
+	if (!known)
+		return false;
+	memset(out, 0, sizeof(*out));
+	out->st_mode = info.lo_rdevice ? S_IFBLK : S_IFREG;
+	out->st_rdev = info.lo_rdevice;
+	out->st_dev = info.lo_device;
+	out->st_ino = info.lo_inode;
+	return true;
+}
+
+/*
+ * What lies behind /dev/loopN; false: nothing, or nobody tells. The name in `path` is the one it had when it was
+ * attached: the file may have lost it since, or another one have it. It counts only where we may not ask the device.
+ */
+static bool loop_backing(const char *loop, char path[PATH_MAX], struct stat *out)
+{
+	char device[300];
+
+	loop_backing_file(loop, path);
+	if (!path[0])
+		return false;
+	snprintf(device, sizeof(device), "/dev/%s", loop);
+	return loop_identity(device, out) || stat(path, out) == 0;
+}
+
 /* Every loop device over the storage of `st`. */
 static int add_loops(struct names *names, const struct stat *st)
 {
@@ -92,8 +128,7 @@ static int add_loops(struct names *names, const struct stat *st)
 
 		if (strncmp(entry->d_name, "loop", 4) != 0)
 			continue;
-		loop_backing_file(entry->d_name, backing);
-		if (!backing[0] || stat(backing, &other) || !same_storage(st, &other))
+		if (!loop_backing(entry->d_name, backing, &other) || !same_storage(st, &other))
 			continue;
 		snprintf(path, sizeof(path), "/dev/%s", entry->d_name);
 		result = names_add(names, path);
@@ -101,6 +136,21 @@ static int add_loops(struct names *names, const struct stat *st)
 	if (folder)
 		closedir(folder);
 	return result;
+}
+
+/* Of a loop device: what lies behind it takes its place in `st`, and its name is added if it still has it. */
+static int add_backing(struct names *names, struct stat *st)
+{
+	char link[64], target[PATH_MAX] = "", backing[PATH_MAX];
+	struct stat behind, named;
+
+	snprintf(link, sizeof(link), "/sys/dev/block/%u:%u", major(st->st_rdev), minor(st->st_rdev));
+	if (readlink(link, target, sizeof(target) - 1) <= 0 || !strrchr(target, '/'))
+		return 0;
+	if (!loop_backing(strrchr(target, '/') + 1, backing, &behind))
+		return 0;
+	*st = behind;
+	return stat(backing, &named) == 0 && same_storage(&behind, &named) ? names_add(names, backing) : 0;
 }
 
 static int collect_names(const char *path, struct names *names)
@@ -112,16 +162,8 @@ static int collect_names(const char *path, struct names *names)
 	if (stat(path, &st))
 		return -errno;
 	result = names_add(names, path);
-	if (!result && S_ISBLK(st.st_mode)) {
-		char link[64], target[PATH_MAX] = "", backing[PATH_MAX];
-
-		snprintf(link, sizeof(link), "/sys/dev/block/%u:%u", major(st.st_rdev), minor(st.st_rdev));
-		if (readlink(link, target, sizeof(target) - 1) > 0 && strrchr(target, '/')) {
-			loop_backing_file(strrchr(target, '/') + 1, backing);
-			if (backing[0] && stat(backing, &st) == 0)
-				result = names_add(names, backing);
-		}
-	}
+	if (!result && S_ISBLK(st.st_mode))
+		result = add_backing(names, &st);
 	if (!result)
 		result = add_loops(names, &st);
 	if (result)

@@ -80,6 +80,24 @@ touch -d '2020-01-01' volume
 fails_untouched "an Ashlar volume is refused" "contains an Ashlar volume labelled 'first'" volume mkfs.ashlar volume
 works "-f makes it anew" mkfs.ashlar -f volume
 
+# What fsck.ashlar can repair is not to be lost. On a device: of a file, unknown data is refused anyway.
+if can_loop; then
+	truncate -s 160M repairable
+	attach repairable
+	for damage in "its magic:0:4" "its volume magic:40:8" "its first block:0:4096" "its first 2 MiB:0:2097152"; do
+		IFS=: read -r name at length <<<"$damage"
+		mkfs.ashlar -q -f -L first "$loop"
+		head -c "$length" /dev/zero | dd of="$loop" bs=4096 seek="$at" oflag=seek_bytes conv=notrunc status=none
+		fails_untouched "a volume without $name is refused" "contains a damaged Ashlar volume labelled 'first'" repairable mkfs.ashlar "$loop"
+	done
+	head -c 4096 /dev/zero | dd of="$loop" bs=4096 seek=32256 conv=notrunc status=none
+	fails_untouched "with its last backup only, too" "contains a damaged Ashlar volume" repairable mkfs.ashlar "$loop"
+	head -c 4096 /dev/zero | dd of="$loop" bs=4096 seek=40959 conv=notrunc status=none
+	works "without any superblock it is none" mkfs.ashlar -q "$loop"
+else
+	skip "a damaged volume on a device is refused" "needs root and loop devices"
+fi
+
 # ---- What is made ----
 
 works "SIZE creates a file" mkfs.ashlar -q created 20M
@@ -138,6 +156,14 @@ if can_loop; then
 		fails "a mounted device is refused even with -f" "is mounted on" mkfs.ashlar -f "$loop"
 		fails "and the file behind it" "is mounted on" mkfs.ashlar -f device
 		works "nothing was written: it still works" touch mnt/file
+		ln device another
+		mv device hidden
+		fails "the file behind it by another name" "is mounted on" mkfs.ashlar -f another
+		rm hidden
+		truncate -s 32M device
+		works "a new file of the old name is free" mkfs.ashlar -q device
+		fails "and the mounted one still is not" "is mounted on" mkfs.ashlar -f another
+		works "it still works" touch mnt/file
 		umount mnt
 	else
 		skip "a mounted device is refused even with -f" "ext4 cannot be mounted"
