@@ -24,6 +24,7 @@
 #include <linux/falloc.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/uio.h>
 
 #define URING_BATCH 64
@@ -117,6 +118,16 @@ static bool has_ring_form(const struct bdev *dev, const struct bdev_request *req
 	return request->length || (request->op != BDEV_DISCARD && request->op != BDEV_WRITE_ZEROES);
 }
 
+/*
+ * What the kernel has not taken (it was short of memory, say) stays in the ring until reap offers it again. It will
+ * not complete, so that nothing of the kernel's will wake who waits for the event: we do.
+ */
+static void remind(const struct uring_queue *queue)
+{
+	if (io_uring_sq_ready(&queue->ring) && queue->done.event_fd >= 0)
+		eventfd_write(queue->done.event_fd, 1);
+}
+
 static int uring_submit(struct bdev_queue *base, struct bdev_request *const *requests, unsigned count)
 {
 	struct uring_queue *queue = uring_queue(base);
@@ -133,9 +144,9 @@ static int uring_submit(struct bdev_queue *base, struct bdev_request *const *req
 		requests[i]->result = bdev_execute(base->dev, requests[i]);
 		bdev_done_push(&queue->done, requests[i]);
 	}
-	/* What the kernel does not take now stays in the ring; reap offers it again. */
 	while (io_uring_submit(&queue->ring) == -EINTR)
 		;
+	remind(queue);
 	return (int)count;
 }
 
@@ -166,6 +177,12 @@ static unsigned take_completions(struct uring_queue *queue, struct bdev_request 
 	return total;
 }
 
+/* Requests are with the kernel or in the ring: no reason to leave them. */
+static bool is_passing(int result)
+{
+	return result == -EINTR || result == -EAGAIN || result == -EBUSY || result == -ENOMEM;
+}
+
 static int uring_reap(struct bdev_queue *base, struct bdev_request **out, unsigned min, unsigned max)
 {
 	struct uring_queue *queue = uring_queue(base);
@@ -177,10 +194,13 @@ static int uring_reap(struct bdev_queue *base, struct bdev_request **out, unsign
 	while (count < min) {
 		int result = io_uring_submit_and_wait(&queue->ring, min - count);
 
-		if (result < 0 && result != -EINTR && result != -EAGAIN && result != -EBUSY)
+		if (result < 0 && !is_passing(result)) {
+			remind(queue);
 			return count ? (int)count : result;
+		}
 		count += take_completions(queue, out + count, max - count);
 	}
+	remind(queue);
 	return (int)count;
 }
 
