@@ -7,7 +7,8 @@
  * that the kernel maps into our memory; io_getevents(2) is called only to wait.
  *
  * Rules: what the kernel refuses to queue (no room, no support) is executed at once, so submit
- * accepts everything that fits the queue. The event descriptor must be asked for before the
+ * accepts everything that fits the queue. So is everything when the kernel gives no context (all of
+ * fs.aio-max-nr is used up): slower, but no failure of who happens to come last. The event descriptor must be asked for before the
  * first submit, because each request carries it to the kernel.
  *
  * Locking: none; a queue belongs to one thread at a time. The ring has one consumer, us; the kernel
@@ -36,7 +37,7 @@ struct aio_ring {
 
 struct aio_queue {
 	struct bdev_queue queue;
-	io_context_t context;
+	io_context_t context; /* NULL: none was to be had */
 	struct bdev_done done;
 	struct iocb *iocbs;
 	struct iocb **free; /* a stack */
@@ -60,11 +61,21 @@ static void aio_queue_free(struct aio_queue *queue)
 	free(queue);
 }
 
+/* 0 with NULL: no contexts are left, or none can be had in this place. */
+static int context_open(unsigned depth, io_context_t *context)
+{
+	int result = io_setup((int)depth, context);
+
+	if (result)
+		*context = NULL;
+	return result == -EAGAIN || result == -ENOSYS ? 0 : result;
+}
+
 static bool ring_is_known(io_context_t context)
 {
 	const struct aio_ring *ring = (const struct aio_ring *)context;
 
-	return ring->magic == AIO_RING_MAGIC && ring->incompat_features == 0 &&
+	return ring && ring->magic == AIO_RING_MAGIC && ring->incompat_features == 0 &&
 	       ring->header_length == sizeof(struct aio_ring);
 }
 
@@ -81,9 +92,8 @@ static int aio_queue_open(struct bdev *dev, unsigned depth, struct bdev_queue **
 	if (queue->iocbs && queue->free)
 		result = bdev_done_init(&queue->done, depth);
 	if (!result)
-		result = io_setup((int)depth, &queue->context);
+		result = context_open(depth, &queue->context);
 	if (result) {
-		queue->context = NULL;
 		aio_queue_free(queue);
 		return result;
 	}
@@ -152,7 +162,7 @@ static int aio_submit(struct bdev_queue *base, struct bdev_request *const *reque
 	int used = 0;
 
 	for (unsigned i = 0; i < count; i++) {
-		if (requests[i]->op == BDEV_DISCARD || requests[i]->op == BDEV_WRITE_ZEROES) {
+		if (!queue->context || requests[i]->op == BDEV_DISCARD || requests[i]->op == BDEV_WRITE_ZEROES) {
 			execute_now(queue, requests[i]);
 			continue;
 		}
@@ -222,7 +232,7 @@ static int aio_reap(struct bdev_queue *base, struct bdev_request **out, unsigned
 	unsigned count = bdev_done_pop(&queue->done, out, max);
 
 	count += take_from_ring(queue, out + count, max - count);
-	if (!queue->ring_readable && count >= min && count < max) {
+	if (queue->context && !queue->ring_readable && count >= min && count < max) {
 		int polled = take_from_kernel(queue, out + count, 0, max - count);
 
 		count += polled > 0 ? (unsigned)polled : 0;
