@@ -200,9 +200,8 @@ static int explain_open(const char *path, const struct bdev_open_options *option
 	case EROFS:
 		return bdev_open_error(error, -EROFS, "%s: is read-only; open it read-only", path);
 	case EINVAL:
-		return bdev_open_error(error, -EINVAL,
-				       "%s: direct I/O (O_DIRECT) is refused; use sync:%s with the buffered option",
-				       path, path);
+		return bdev_open_error(error, -EINVAL, "%s: direct I/O (O_DIRECT) is refused here; use sync:%s", path,
+				       path);
 	case ENXIO:
 	case ENOMEDIUM:
 		return bdev_open_error(error, -ENODEV, "%s: no such device or no medium in it", path);

@@ -58,7 +58,7 @@ static int open_overlay(struct ctl_raw *raw)
 
 int ctl_open_raw(const char *name, bool overlay, struct ctl_raw *out)
 {
-	struct bdev_open_options options = { .read_only = true };
+	struct bdev_open_options options = { .read_only = true, .allow_buffered = true };
 	const char *path = tool_device_path(name);
 	char error[BDEV_ERROR_TEXT] = "";
 	int result;

@@ -320,7 +320,7 @@ static void on_say(void *context, const char *text)
 
 static int open_device(const struct front *front, struct bdev **dev)
 {
-	struct bdev_open_options options = { .read_only = true, .exclusive = true };
+	struct bdev_open_options options = { .read_only = true, .exclusive = true, .allow_buffered = true };
 	const char *path = tool_device_path(front->name);
 	char error[BDEV_ERROR_TEXT] = "", what[PROBE_TEXT];
 	int result;

@@ -330,7 +330,7 @@ static int check_target(struct request *request)
 /* Blocks that the device has, or will have once the file is made as long as asked for. */
 static int device_blocks(const struct request *request, uint64_t *blocks)
 {
-	struct bdev_open_options options = { .read_only = true };
+	struct bdev_open_options options = { .read_only = true, .allow_buffered = true };
 	char error[BDEV_ERROR_TEXT] = "";
 	struct bdev *dev;
 
@@ -437,7 +437,7 @@ static int lock_device(const struct request *request, struct bdev *dev)
 
 static int open_locked(struct request *request, struct bdev **dev)
 {
-	struct bdev_open_options options = { .exclusive = true };
+	struct bdev_open_options options = { .exclusive = true, .allow_buffered = true };
 	char error[BDEV_ERROR_TEXT] = "";
 	int result = request->exists ? 0 : create_file(request);
 

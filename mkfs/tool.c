@@ -17,6 +17,7 @@
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 #include <unistd.h>
@@ -27,6 +28,27 @@ static char first_error[512];
 const char *tool_first_error(void)
 {
 	return first_error;
+}
+
+static bool is_control(char c)
+{
+	return (unsigned char)c < ' ' || c == 127;
+}
+
+/* Names from a volume are any bytes: one line it stays, and no orders to the terminal. */
+static void print_line(const char *format, va_list arguments)
+{
+	char *text;
+
+	if (vasprintf(&text, format, arguments) < 0) {
+		fprintf(stderr, "%s: out of memory\n", program_invocation_short_name);
+		return;
+	}
+	for (char *p = text; *p; p++)
+		if (is_control(*p))
+			*p = '?';
+	fprintf(stderr, "%s: %s\n", program_invocation_short_name, text);
+	free(text);
 }
 
 int tool_error(int code, const char *format, ...)
@@ -40,11 +62,9 @@ int tool_error(int code, const char *format, ...)
 	}
 
 	fflush(stdout);
-	fprintf(stderr, "%s: ", program_invocation_short_name);
 	va_start(arguments, format);
-	vfprintf(stderr, format, arguments);
+	print_line(format, arguments);
 	va_end(arguments);
-	fputc('\n', stderr);
 	return code;
 }
 
@@ -65,7 +85,7 @@ void tool_print_text(const char *text)
 	bool terminal = isatty(STDOUT_FILENO);
 
 	for (; *text; text++)
-		putchar(terminal && ((unsigned char)*text < ' ' || *text == 127) ? '?' : *text);
+		putchar(terminal && is_control(*text) ? '?' : *text);
 }
 
 const char *tool_device_path(const char *name)
@@ -219,7 +239,9 @@ static int busy_error(const char *name, const char *fallback)
 
 static int open_device(const char *name, enum tool_mode mode, struct bdev **out)
 {
-	struct bdev_open_options options = { .read_only = mode == TOOL_READ, .exclusive = mode == TOOL_WRITE };
+	struct bdev_open_options options = { .read_only = mode == TOOL_READ,
+					     .exclusive = mode == TOOL_WRITE,
+					     .allow_buffered = true };
 	const char *path = tool_device_path(name);
 	char error[BDEV_ERROR_TEXT] = "", what[PROBE_TEXT];
 	int result;

@@ -8,7 +8,7 @@
 #define TOOL_UUID_TEXT 37          /* with NUL */
 #define TOOL_LOCK_TIMEOUT_MS 3000u /* a mount that is just ending holds the lock for as long as it writes */
 
-/* Print "program: text" as one line on stderr. Returns `code`, so that callers can `return tool_error(...)`. */
+/* Print "program: text" as one line on stderr, control characters as '?'. Returns `code`, so that callers can `return tool_error(...)`. */
 int tool_error(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* The text of the first error so far, cut off at some length; "" when there was none. For --json. */

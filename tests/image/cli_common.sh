@@ -17,6 +17,7 @@ clean_up() {
 		umount "$loop" 2>/dev/null
 		losetup -d "$loop" 2>/dev/null
 	done
+	awk -v inside="$scratch/" 'index($2, inside) == 1 { print $2 }' /proc/mounts | xargs -r umount
 	rm -rf "$scratch"
 }
 trap clean_up EXIT

@@ -132,6 +132,25 @@ fi
 works "--help" mkfs.ashlar --help
 works "--version" mkfs.ashlar --version
 
+(ulimit -f 8192; exec mkfs.ashlar -q limited.img 64M) >out 2>err
+[ $? -eq 1 ] && grep -q "File too large" err && [ ! -e limited.img ]
+ok "a file larger than allowed: an error, and no file" $?
+mkdir -p no_direct
+if is_root && mount -t ramfs none no_direct 2>/dev/null; then
+	truncate -s 16M no_direct/image
+	fails "where there is no direct I/O" "use sync:no_direct/image" mkfs.ashlar no_direct/image
+	fails "a file that was to be made" "use sync:no_direct/new" mkfs.ashlar no_direct/new 16M
+	[ ! -e no_direct/new ]
+	ok "is not left behind" $?
+	works "as it says" mkfs.ashlar -q sync:no_direct/new 16M
+	for command in ls log "dump -x" scrub; do
+		works "ashlarctl $command" ashlarctl $command sync:no_direct/new $([ "$command" != "dump -x" ] || echo 0)
+	done
+	umount no_direct
+else
+	skip "where there is no direct I/O" "ramfs cannot be mounted"
+fi
+
 full "--help" mkfs.ashlar --help
 full "--version" mkfs.ashlar --version
 full "--json" mkfs.ashlar --json full.img 16M
