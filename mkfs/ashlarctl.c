@@ -15,29 +15,33 @@ struct command {
 	const char *name, *arguments, *text;
 	int least, most; /* number of arguments */
 	int (*run)(const struct ctl *ctl);
-	bool json;    /* knows --json */
-	bool as_fsck; /* `run` returns the exit status, and wrong use is 16, as with fsck(8) */
+	const char *options; /* that it knows, by their letters */
+	bool as_fsck;        /* `run` returns the exit status, and wrong use is 16, as with fsck(8) */
 };
+
+/* Letters of options that have none. */
+#define JSON 'J'
+#define EXPORT 'E'
 
 #define USAGE_AS_FSCK 16
 #define OPERATION_AS_FSCK 8
 
 static const struct command commands[] = {
-	{ "info", "DEVICE", "label, UUID, size, use, state", 1, 1, ctl_info, true, false },
-	{ "ls", "DEVICE [PATH]", "list a folder (-l details, -a with . and .., -R recursive)", 1, 2, ctl_ls, true,
+	{ "info", "DEVICE", "label, UUID, size, use, state", 1, 1, ctl_info, "JE", false },
+	{ "ls", "DEVICE [PATH]", "list a folder (-l details, -a with . and .., -R recursive)", 1, 2, ctl_ls, "JlaR",
 	  false },
-	{ "stat", "DEVICE PATH", "all attributes of a file", 2, 2, ctl_stat, true, false },
-	{ "cat", "DEVICE PATH", "content of a file to standard output", 2, 2, ctl_cat, false, false },
-	{ "get", "DEVICE PATH TARGET", "copy a file or tree out of the volume", 3, 3, ctl_get, false, false },
-	{ "log", "DEVICE", "records in the log (-l with their items)", 1, 1, ctl_log, true, false },
+	{ "stat", "DEVICE PATH", "all attributes of a file", 2, 2, ctl_stat, "J", false },
+	{ "cat", "DEVICE PATH", "content of a file to standard output", 2, 2, ctl_cat, "", false },
+	{ "get", "DEVICE PATH TARGET", "copy a file or tree out of the volume", 3, 3, ctl_get, "", false },
+	{ "log", "DEVICE", "records in the log (-l with their items)", 1, 1, ctl_log, "Jl", false },
 	{ "dump", "DEVICE BLOCK|inode:N", "a block or inode record as it is on the device (-x bytes)", 2, 2, ctl_dump,
-	  false, false },
-	{ "label", "DEVICE [LABEL]", "print or set the label", 1, 2, ctl_label, false, false },
-	{ "uuid", "DEVICE [UUID|random]", "print or set the UUID", 1, 2, ctl_uuid, false, false },
-	{ "resize", "DEVICE [SIZE]", "grow an unmounted volume to SIZE or to the whole device", 1, 2, ctl_resize, false,
+	  "x", false },
+	{ "label", "DEVICE [LABEL]", "print or set the label", 1, 2, ctl_label, "", false },
+	{ "uuid", "DEVICE [UUID|random]", "print or set the UUID", 1, 2, ctl_uuid, "", false },
+	{ "resize", "DEVICE [SIZE]", "grow an unmounted volume to SIZE or to the whole device", 1, 2, ctl_resize, "",
 	  false },
-	{ "trim", "DEVICE|FOLDER", "discard free space, mounted or not", 1, 1, ctl_trim, false, false },
-	{ "scrub", "DEVICE|FOLDER", "check all metadata, mounted or not (-p -q -v)", 1, 1, ctl_scrub, true, true },
+	{ "trim", "DEVICE|FOLDER", "discard free space, mounted or not", 1, 1, ctl_trim, "", false },
+	{ "scrub", "DEVICE|FOLDER", "check all metadata, mounted or not (-p -q -v)", 1, 1, ctl_scrub, "Jpqv", true },
 };
 
 static void usage(FILE *out)
@@ -75,6 +79,39 @@ static int argument_name(const char *arguments, int number, const char **name)
 	return (int)strcspn(*name, " ");
 }
 
+static bool knows(const struct command *command, char option)
+{
+	return strchr(command->options, option) != NULL;
+}
+
+static int unknown_to(const struct command *command, char option)
+{
+	char text[] = { '-', option, 0 };
+	const char *word = option == JSON ? "--json" : option == EXPORT ? "--export" : text;
+
+	return tool_error(-1, "%s has no %s; try 'ashlarctl --help'", command->name, word);
+}
+
+/* An option that does nothing would be taken for one that did something. */
+static int check_options(const struct command *command, const struct ctl *ctl)
+{
+	const struct {
+		bool given;
+		char letter;
+	} options[] = {
+		{ ctl->json, JSON },    { ctl->export, EXPORT }, { ctl->all, 'a' },
+		{ ctl->detailed, 'l' }, { ctl->recursive, 'R' }, { ctl->hexadecimal, 'x' },
+		{ ctl->quiet, 'q' },    { ctl->progress, 'p' },  { ctl->verbose, 'v' },
+	};
+
+	for (unsigned i = 0; i < sizeof(options) / sizeof(options[0]); i++)
+		if (options[i].given && !knows(command, options[i].letter))
+			return unknown_to(command, options[i].letter);
+	if (ctl->export && ctl->json)
+		return tool_error(-1, "--export and --json are two forms: choose one");
+	return 0;
+}
+
 /* 0, or a message that says what is missing or too much. */
 static int check_arguments(const struct command *command, const struct ctl *ctl)
 {
@@ -87,29 +124,11 @@ static int check_arguments(const struct command *command, const struct ctl *ctl)
 	if (ctl->count > command->most)
 		return tool_error(-1, "%s: '%s' is too much (usage: ashlarctl %s %s); try 'ashlarctl --help'",
 				  command->name, ctl->arguments[command->most], command->name, command->arguments);
-	if (ctl->json && !command->json)
-		return tool_error(-1, "%s has no --json; try 'ashlarctl --help'", command->name);
-	if (ctl->export && command->run != ctl_info)
-		return tool_error(-1, "%s has no --export; try 'ashlarctl --help'", command->name);
-	if (ctl->export && ctl->json)
-		return tool_error(-1, "--export and --json are two forms: choose one");
-	return 0;
-}
-
-/* For who reads the output only. */
-static void json_error(void)
-{
-	struct json json;
-
-	json_begin(&json, stdout);
-	json_open(&json, NULL, '{');
-	json_string(&json, "error", tool_first_error());
-	json_close(&json, '}');
-	json_end(&json);
+	return check_options(command, ctl);
 }
 
 /* The exit status. */
-static int run(const struct command *command, struct ctl *ctl)
+static int run_command(const struct command *command, struct ctl *ctl)
 {
 	const char *name;
 	char *device;
@@ -118,17 +137,21 @@ static int run(const struct command *command, struct ctl *ctl)
 	if (check_arguments(command, ctl))
 		return command->as_fsck ? USAGE_AS_FSCK : 1;
 	name = ctl->arguments[0];
-	if (tool_resolve_tag(&name, &device)) {
-		result = command->as_fsck ? OPERATION_AS_FSCK : 1;
-	} else {
-		ctl->arguments[0] = (char *)name;
-		result = command->run(ctl);
-		if (result < 0)
-			result = 1;
-		free(device);
-	}
-	if (result && ctl->json && !json_has_begun())
-		json_error();
+	if (tool_resolve_tag(&name, &device))
+		return command->as_fsck ? OPERATION_AS_FSCK : 1;
+	ctl->arguments[0] = (char *)name;
+	result = command->run(ctl);
+	free(device);
+	return result < 0 ? 1 : result;
+}
+
+/* The exit status. An error is told in JSON as well, where JSON may be expected. */
+static int run(const struct command *command, struct ctl *ctl)
+{
+	int result = run_command(command, ctl);
+
+	if (result && ctl->json && !ctl->export && knows(command, JSON) && !json_has_begun())
+		json_print_error(tool_first_error());
 	return result;
 }
 
@@ -143,15 +166,13 @@ static int usage_code(int argc, char **argv)
 	return command && command->as_fsck ? USAGE_AS_FSCK : 1;
 }
 
-enum { OPTION_JSON = 256, OPTION_EXPORT };
-
 static int parse_option(struct ctl *ctl, int option)
 {
 	switch (option) {
-	case OPTION_JSON:
+	case JSON:
 		ctl->json = true;
 		return 0;
-	case OPTION_EXPORT:
+	case EXPORT:
 		ctl->export = true;
 		return 0;
 	case 'a':
@@ -188,10 +209,10 @@ static int parse_option(struct ctl *ctl, int option)
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "json", no_argument, NULL, OPTION_JSON }, { "export", no_argument, NULL, OPTION_EXPORT },
-		{ "progress", no_argument, NULL, 'p' },     { "quiet", no_argument, NULL, 'q' },
-		{ "verbose", no_argument, NULL, 'v' },      { "version", no_argument, NULL, 'V' },
-		{ "help", no_argument, NULL, 'h' },         { 0 },
+		{ "json", no_argument, NULL, JSON },    { "export", no_argument, NULL, EXPORT },
+		{ "progress", no_argument, NULL, 'p' }, { "quiet", no_argument, NULL, 'q' },
+		{ "verbose", no_argument, NULL, 'v' },  { "version", no_argument, NULL, 'V' },
+		{ "help", no_argument, NULL, 'h' },     { 0 },
 	};
 	const struct command *command;
 	struct ctl ctl = { 0 };

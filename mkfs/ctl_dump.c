@@ -541,7 +541,7 @@ static int dump(const struct ctl *ctl, struct ctl_raw *raw, uint8_t *block)
 	if (strncmp(what, "block:", 6) == 0)
 		what += 6;
 	errno = 0;
-	number = strtoull(what, &end, 0);
+	number = strtoull(what, &end, 10);
 	if (errno || end == what || *end || !isdigit((unsigned char)*what))
 		return tool_error(-EINVAL, "'%s': give a block number, or inode:N", ctl->arguments[1]);
 	return dump_block(ctl, raw, number, block);

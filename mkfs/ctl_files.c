@@ -7,6 +7,7 @@
  */
 #include "mkfs/ctl.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <search.h>
@@ -33,8 +34,8 @@ int ctl_parse_inode(const char *text, uint64_t *ino)
 	else
 		return -EINVAL;
 	errno = 0;
-	*ino = strtoull(text, &end, 0);
-	if (errno || end == text || text[0] == '-')
+	*ino = strtoull(text, &end, 10);
+	if (errno || !isdigit((unsigned char)text[0]))
 		return -EINVAL;
 	return strcmp(end, brackets ? ">" : "") == 0 ? 0 : -EINVAL;
 }

@@ -127,3 +127,14 @@ void json_bool(struct json *json, const char *key, bool value)
 	begin_member(json, key);
 	fputs(value ? "true" : "false", json->out);
 }
+
+void json_print_error(const char *text)
+{
+	struct json json;
+
+	json_begin(&json, stdout);
+	json_open(&json, NULL, '{');
+	json_string(&json, "error", text);
+	json_close(&json, '}');
+	json_end(&json);
+}

@@ -24,6 +24,8 @@ void json_begin(struct json *json, FILE *out);
 bool json_has_begun(void);
 /* Ends the line; 0 or negative errno when the output could not be written. */
 int json_end(struct json *json);
+/* To standard output, an object whose one member is "error": for who reads that output only. */
+void json_print_error(const char *text);
 
 void json_open(struct json *json, const char *key, char bracket); /* '{' or '[' */
 void json_close(struct json *json, char bracket);                 /* '}' or ']' */

@@ -21,6 +21,7 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -195,12 +196,24 @@ static int check_folder(const char *folder)
 	return access(folder, R_OK | X_OK) ? tool_error(-1, "%s: %s", folder, strerror(errno)) : 0;
 }
 
+/* Where the nodes of devices are, no image is meant. What is mounted below (/dev/shm) may hold some. */
+static bool is_device_name(const char *path)
+{
+	char folder[PATH_MAX];
+	struct stat there, devices;
+
+	if (strncmp(path, "/dev/", 5) != 0)
+		return false;
+	snprintf(folder, sizeof(folder), "%.*s", (int)(strrchr(path, '/') - path), path);
+	return stat(folder, &there) || stat("/dev", &devices) || there.st_dev == devices.st_dev;
+}
+
 static int check_missing(const struct request *request)
 {
 	if (!request->size)
 		return tool_error(-1, "%s: does not exist; to create an image file give its size: mkfs.ashlar %s SIZE",
 				  request->path, request->path);
-	if (strncmp(request->path, "/dev/", 5) == 0)
+	if (is_device_name(request->path))
 		return tool_error(-1, "%s: no such device", request->path);
 	return 0;
 }
@@ -633,10 +646,12 @@ int main(int argc, char **argv)
 	struct ash_mkfs_plan plan;
 
 	standard_guard();
-	if (parse_arguments(&request, argc, argv) || check_target(&request) || make_plan(&request, &plan))
-		return 1;
-	if (!request.dry_run && make(&request, &filled))
-		return 1;
+	if (parse_arguments(&request, argc, argv) || check_target(&request) || make_plan(&request, &plan) ||
+	    (!request.dry_run && make(&request, &filled))) {
+		if (request.json)
+			json_print_error(tool_first_error());
+		return standard_finish(1, 1);
+	}
 	report(&request, &plan, &filled);
 	return standard_finish(0, 1);
 }

@@ -264,6 +264,16 @@ static void derive_volume_options(struct front_options *options)
 		volume->atime = ASH_ATIME_RELATIVE;
 }
 
+/* A long option is told by its word, a short one may stand among others. */
+static int unknown_option(char **argv, char *error)
+{
+	if (optopt > 0 && optopt < 256)
+		snprintf(error, OPTION_ERROR_TEXT, "unknown option '-%c' (see ashlarfs --help)", optopt);
+	else
+		snprintf(error, OPTION_ERROR_TEXT, "unknown option '%.64s' (see ashlarfs --help)", argv[optind - 1]);
+	return -EINVAL;
+}
+
 static int parse_arguments(struct front_options *options, int argc, char **argv, char *error)
 {
 	static const struct option long_options[] = {
@@ -309,9 +319,7 @@ static int parse_arguments(struct front_options *options, int argc, char **argv,
 			rc = -EINVAL;
 			break;
 		default:
-			snprintf(error, OPTION_ERROR_TEXT, "unknown option '%.64s' (see ashlarfs --help)",
-				 argv[optind - 1]);
-			rc = -EINVAL;
+			rc = unknown_option(argv, error);
 		}
 	}
 	return rc;

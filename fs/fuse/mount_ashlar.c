@@ -83,8 +83,6 @@ static int add_options(struct arguments *arguments, const char *list)
 
 static int parse_option(struct arguments *arguments, int option, char **argv)
 {
-	char text[64];
-
 	switch (option) {
 	case 's':
 		arguments->sloppy = true;
@@ -110,12 +108,8 @@ static int parse_option(struct arguments *arguments, int option, char **argv)
 	case 'V':
 		puts("mount.ashlar " ASHLAR_VERSION);
 		exit(standard_finish(0, EXIT_SYSTEM));
-	case ':':
-		snprintf(text, sizeof(text), "option '-%c' needs an argument", optopt);
-		return usage_error(text);
 	}
-	snprintf(text, sizeof(text), "unknown option '%.40s'", argv[optind - 1]);
-	return usage_error(text);
+	return tool_option_error(EXIT_USAGE, option, argv);
 }
 
 /* What ashlarfs is going to be told. How many. */
@@ -198,10 +192,24 @@ static bool server_is_read_only(const char *folder)
 	return removexattr(folder, "user.ashlar.none") && errno == EROFS;
 }
 
+/* Any other file system would take the flags as well. */
+static bool is_our_mount(const char *folder)
+{
+	int fd = open(folder, O_PATH | O_CLOEXEC);
+	bool ours = fd >= 0 && probe_is_ours(fd);
+
+	if (fd >= 0)
+		close(fd);
+	return ours;
+}
+
 static int remount(const struct arguments *arguments)
 {
 	unsigned long flags = MS_REMOUNT | arguments->parsed.mount_flags;
 
+	if (!is_our_mount(arguments->folder))
+		return tool_error(EXIT_MOUNT, "cannot remount %s: it is not a mounted Ashlar volume",
+				  arguments->folder);
 	if (mount(arguments->device, arguments->folder, NULL, flags, NULL))
 		return tool_error(errno == EPERM ? EXIT_USAGE : EXIT_MOUNT, "cannot remount %s: %s", arguments->folder,
 				  strerror(errno));

@@ -151,6 +151,14 @@ fails "cat of a folder" "not a regular file" ashlarctl cat volume /folder
 fails "an inode that is not in use" "inode:200" ashlarctl stat volume inode:200
 fails "in words" "no such inode" ashlarctl stat volume inode:200
 fails "half a number" "No such file" ashlarctl stat volume inode:8x
+for number in +1 " 1" -1 0x1 18446744073709551617; do
+	fails "the number '$number'" "No such file" ashlarctl stat volume "inode:$number"
+	fails "block '$number'" "give a block number" ashlarctl dump volume "block:$number"
+done
+works "a number that begins with 0" ashlarctl stat --json volume inode:01
+json "is decimal" "v['inode'] == 1"
+works "of more digits, too" ashlarctl dump volume 0000000000000032
+fails "and not octal" "no such inode" ashlarctl stat volume inode:0200
 mkdir names
 echo odd >'names/<stdio>'
 echo odd >'names/inode:8x'
@@ -166,6 +174,17 @@ fails "too many arguments" "'more' is too much" ashlarctl cat volume /greeting m
 fails "no command" "a command is missing" ashlarctl
 fails "an unknown option" "unknown option '--colour'" ashlarctl --colour info volume
 fails "--json where there is none" "cat has no --json" ashlarctl --json cat volume /greeting
+touch -d '2020-01-01' volume
+fails_untouched "-x where there is none" "label has no -x" volume ashlarctl label volume -x
+fails_untouched "-a where there is none" "label has no -a" volume ashlarctl label volume other -a
+fails "-R where there is none" "stat has no -R" ashlarctl stat -R volume /
+fails "-q where there is none" "ls has no -q" ashlarctl ls --quiet volume
+fails "-l where there is none" "scrub has no -l" ashlarctl scrub -l volume
+works "an option before the command" ashlarctl -l ls volume
+ashlarctl --json ls >out 2>err
+json "wrong use is JSON too" "'DEVICE is missing' in v['error']"
+ashlarctl --json ls LABEL=nobody-has-this-label >out 2>err
+json "and a label that nobody has" "'no such volume' in v['error']"
 fails "an empty label" "a label has 1 to 64 bytes" ashlarctl info LABEL=
 fails "half a UUID" "a UUID has 32 hexadecimal digits" ashlarctl info UUID=zz
 fails "a label that nobody has" "no such volume" ashlarctl info LABEL=nobody-has-this-label

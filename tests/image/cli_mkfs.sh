@@ -18,6 +18,7 @@ fails "/dev/null is refused" "neither a block device nor a regular file" mkfs.as
 fails "a fifo is refused" "neither a block device nor a regular file" mkfs.ashlar fifo
 fails "a missing file needs a size" "give its size" mkfs.ashlar missing
 fails "a missing device is not created" "no such device" mkfs.ashlar /dev/ashlar-missing 64M
+fails "nor one in a folder of devices" "no such device" mkfs.ashlar /dev/ashlar-missing/disk 64M
 [ ! -e missing ] && [ ! -e /dev/ashlar-missing ]
 ok "missing files stay missing" $?
 fails_untouched "an empty file needs a size" "is an empty file" empty mkfs.ashlar empty
@@ -154,6 +155,18 @@ fi
 full "--help" mkfs.ashlar --help
 full "--version" mkfs.ashlar --version
 full "--json" mkfs.ashlar --json full.img 16M
+mkfs.ashlar --json text 64M >out 2>err
+[ $? -eq 1 ] && [ "$(wc -l <err)" -eq 1 ]
+ok "--json of what is refused" $?
+json "is an error in JSON" "'unknown kind' in v['error']"
+mkfs.ashlar --json >out 2>err
+json "so is wrong use" "'is missing' in v['error']"
+if [ -d /dev/shm ] && [ "$(stat -c %d /dev/shm)" != "$(stat -c %d /dev)" ] && [ -w /dev/shm ]; then
+	works "a new image in /dev/shm" mkfs.ashlar -q "/dev/shm/ashlar-cli-new-$$" 16M
+	rm -f "/dev/shm/ashlar-cli-new-$$"
+else
+	skip "a new image in /dev/shm" "no file system there"
+fi
 # Without descriptor 2 the image would get its number, and the message would lie in the image.
 if [ -d /dev/shm ] && unclean=$(mktemp -p /dev/shm ashlar-cli-XXXXXX); then
 	mkfs.ashlar -q "$unclean" 64M
@@ -193,15 +206,17 @@ fi
 
 # Several at once on one blank file, or on one name that nobody has: one makes its volume, the others leave it alone.
 contest() {
-	local round size status wins
+	local round size run runs wins
 	for round in $(seq 12); do
 		rm -f contested
+		runs=()
 		[ "$1" = blank ] && truncate -s 16M contested
 		for size in 64M 80M 96M 112M 128M; do
 			mkfs.ashlar -q contested $size 2>/dev/null &
+			runs+=($!)
 		done
 		wins=0
-		for status in $(jobs -p); do wait "$status" && wins=$((wins + 1)); done
+		for run in "${runs[@]}"; do wait "$run" && wins=$((wins + 1)); done
 		[ $wins -eq 1 ] && fsck.ashlar -n -f contested >out 2>err || return 1
 	done
 }

@@ -186,6 +186,14 @@ check "names ashlarfs(1)" said "ashlarfs(1)"
 helper 0 "--version" --version
 helper 1 "no device"
 helper 1 "an unknown option" "$LOOP" "$MNT" -x
+helper 1 "an unknown option before others" -zv "$LOOP" "$MNT"
+check "names it" said "'-z'"
+helper 1 "an unknown long option" --colour "$LOOP" "$MNT"
+check "names it" said "'--colour'"
+"$ASHLARFS" -zf "$LOOP" "$MNT" >"$WORK/out" 2>&1
+check "ashlarfs names it, too" said "'-z'"
+"$ASHLARFS" --colour "$LOOP" "$MNT" >"$WORK/out" 2>&1
+check "and a long one" said "'--colour'"
 helper 1 "an unknown mount option" "$LOOP" "$MNT" -o typo
 helper 1 "-o without argument" "$LOOP" "$MNT" -o
 check "says so" said "needs an argument"
@@ -216,9 +224,20 @@ umount "$MNT"
 sleep 0.5
 helper 0 "no option" "$LOOP" "$MNT"
 helper 0 "remount,ro" "$LOOP" "$MNT" -o remount,ro
+mkdir -p "$WORK/other"
+mount -t tmpfs none "$WORK/other"
+helper 32 "remount,ro of another file system" nonsense "$WORK/other" -o remount,ro
+check "says why" said "not a mounted Ashlar volume"
+check "leaves it alone" touch "$WORK/other/file"
+umount "$WORK/other"
 check_fails "remount,ro is read-only" touch "$MNT/new"
 helper 0 "remount,rw" "$LOOP" "$MNT" -o remount,rw
 check "remount,rw is writable" touch "$MNT/new"
+umount "$MNT"
+sleep 0.5
+env --ignore-signal=CHLD "$WORK/bin/mount.ashlar" "$LOOP" "$MNT" 2>"$WORK/out"
+check "mount.ashlar with SIGCHLD ignored" same "$?" 0
+check "has mounted" mountpoint -q "$MNT"
 umount "$MNT"
 sleep 0.5
 fsck_clean "fsck after all this"
