@@ -4,8 +4,8 @@
  *
  * Concept: what fill.c does, the other way. One descriptor per level, every entry made relative to it with O_EXCL
  * and without following links, so that no name on a volume can lead out of the target. A folder gets mode and
- * times when its content is there. It is a rescue tool too: an error in one file is reported and the rest goes on;
- * the exit status says that something is missing.
+ * times when its content is there. It is a rescue tool too: an error in one file is reported and the rest goes on,
+ * the rest of that file too; the exit status says that something is missing.
  *
  * Rules: nothing that exists is overwritten, and its attributes stay as they are. Attributes are set through the
  * descriptor of what this run has just made, never by name: a name may be somebody else's by then. Owners are set only
@@ -25,10 +25,17 @@
 #include <unistd.h>
 
 #define CHUNK ((size_t)1 << 20)
+#define PIECE ((uint64_t)ASH_BLOCK_SIZE) /* what is lost with a sector that cannot be read */
 
 struct link_made {
 	uint64_t ino;
 	char *path; /* relative to the current folder of the process, which is never changed */
+};
+
+/* A range of a file; no error: none. */
+struct lost {
+	int error;
+	uint64_t start, end;
 };
 
 struct getter {
@@ -40,6 +47,7 @@ struct getter {
 	char path[8192]; /* of the target, for messages and hard links */
 	int parent;      /* descriptor of the target folder that is being filled */
 	bool top_exists; /* the next folder may exist: the volume's root is copied into a folder that is there */
+	struct lost lost;
 	uint64_t failures;
 };
 
@@ -137,6 +145,47 @@ static int write_all(int fd, const char *data, size_t length, off_t offset)
 	return 0;
 }
 
+/* Told when it is known how long it is: a line for each range, not for each piece. */
+static void tell_lost(struct getter *getter)
+{
+	const struct lost *lost = &getter->lost;
+
+	if (!lost->error)
+		return;
+	getter->failures++;
+	tool_error(lost->error, "%s: bytes %" PRIu64 " to %" PRIu64 " cannot be read: %s", getter->path, lost->start,
+		   lost->end - 1, strerror(-lost->error));
+	getter->lost.error = 0;
+}
+
+static void lose(struct getter *getter, int error, uint64_t start, uint64_t end)
+{
+	if (getter->lost.error && getter->lost.end == start) {
+		getter->lost.end = end;
+		return;
+	}
+	tell_lost(getter);
+	getter->lost = (struct lost){ error, start, end };
+}
+
+/* A chunk of which not all can be read. What cannot is a hole in the copy; an error is one of writing. */
+static int get_pieces(struct getter *getter, int fd, uint64_t ino, uint64_t start, uint64_t end)
+{
+	while (start < end) {
+		uint64_t next = (start | (PIECE - 1)) + 1;
+		size_t wanted = (size_t)((next < end ? next : end) - start);
+		int64_t got = ash_read(getter->volume, ino, getter->chunk, wanted, start);
+		int result = got > 0 ? write_all(fd, getter->chunk, (size_t)got, (off_t)start) : 0;
+
+		if (result)
+			return complain(getter, result, "writing");
+		if (got <= 0)
+			lose(getter, got ? (int)got : -EIO, start, start + wanted);
+		start += wanted;
+	}
+	return 0;
+}
+
 static int get_range(struct getter *getter, int fd, uint64_t ino, uint64_t start, uint64_t end)
 {
 	while (start < end) {
@@ -144,8 +193,16 @@ static int get_range(struct getter *getter, int fd, uint64_t ino, uint64_t start
 		int64_t got = ash_read(getter->volume, ino, getter->chunk, wanted, start);
 		int result;
 
-		if (got <= 0)
-			return got < 0 ? complain(getter, (int)got, "reading from the volume") : 0;
+		/* A device that is gone will not read any piece either. */
+		if (got == -ENODEV || got == 0)
+			return got ? complain(getter, -ENODEV, "reading from the volume") : 0;
+		if (got < 0) {
+			result = get_pieces(getter, fd, ino, start, start + wanted);
+			if (result)
+				return result;
+			start += wanted;
+			continue;
+		}
 		result = write_all(fd, getter->chunk, (size_t)got, (off_t)start);
 		if (result)
 			return complain(getter, result, "writing");
@@ -186,6 +243,7 @@ static int get_file(struct getter *getter, const char *name, const struct ash_at
 	if (fd < 0)
 		return complain(getter, -errno, "creating");
 	result = get_data(getter, fd, attr);
+	tell_lost(getter);
 	/* What could be read of a damaged file stays, with its attributes. */
 	get_attributes(getter, fd, attr);
 	if (close(fd) && !result)

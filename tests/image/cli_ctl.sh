@@ -117,6 +117,40 @@ for options in "" -l -R -lR --json; do
 done
 json "of a damaged inode there is its number" "[sorted(e) for e in v if e['name'] == 'lost'] == [['error', 'inode', 'name']]"
 
+# A device that is bad in places: all that can be read is copied, and what cannot is named.
+if [ -x "${ASHLAR_BUILD:-}/tests/ashlarctl_bad" ]; then
+	mkdir rotten
+	python3 -c "
+import sys
+for i in range(1300):
+    sys.stdout.write(('block %d of the file ' % i * 300)[:4096])
+sys.stdout.write('and its end')" >rotten/file
+	echo whole >rotten/other
+	mkfs.ashlar -q -d rotten rotten.img 32M
+	bad=$(python3 -c "
+image = open('rotten.img', 'rb').read()
+print(','.join('%d:512' % (image.index(b'block %d of' % i) + 1024) for i in (300, 301, 700, 1299)))")
+	ASHLAR_TEST_BAD=$bad "$ASHLAR_BUILD/tests/ashlarctl_bad" get rotten.img / rescued_in_part >out 2>err
+	[ $? -eq 1 ] && [ "$(wc -l <err)" -eq 4 ]
+	ok "get from a bad device: status 1" $?
+	for range in "1228800 to 1236991" "2867200 to 2871295" "5320704 to 5324799"; do
+		grep -qF "rescued_in_part/file: bytes $range cannot be read" err
+		ok "names bytes $range" $?
+	done
+	python3 - >out 2>err <<'END'
+before, after = open('rotten/file', 'rb').read(), bytearray(open('rescued_in_part/file', 'rb').read())
+for i in (300, 301, 700, 1299):
+    assert after[i * 4096:(i + 1) * 4096] == bytes(4096), i
+    after[i * 4096:(i + 1) * 4096] = before[i * 4096:(i + 1) * 4096]
+assert before == after
+END
+	ok "all else is copied, with holes in their places" $?
+	[ "$(cat rescued_in_part/other)" = whole ]
+	ok "so is another file" $?
+else
+	skip "get from a bad device" "tests/ashlarctl_bad is not built"
+fi
+
 works "log" ashlarctl log volume
 has "shows the control block" "control"
 works "log --json" ashlarctl log --json volume
