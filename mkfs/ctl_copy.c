@@ -2,7 +2,7 @@
 /*
  * ashlarctl get: copy a file or tree out of an unmounted volume.
  *
- * Concept: what fill.c does, the other way. One descriptor per level, every entry made relative to it with O_EXCL
+ * Concept: what fill.c does, the other way, folders last. One descriptor per level, every entry made relative to it with O_EXCL
  * and without following links, so that no name on a volume can lead out of the target. A folder gets mode and
  * times when its content is there. It is a rescue tool too: an error in one file is reported and the rest goes on,
  * the rest of that file too; the exit status says that something is missing.
@@ -32,6 +32,23 @@ struct link_made {
 	char *path; /* relative to the current folder of the process, which is never changed */
 };
 
+/* A folder of the volume that is to be copied. */
+struct folder_left {
+	struct folder_left *next;
+	struct ash_attr attr;
+	char name[];
+};
+
+/* A folder that is being copied. The levels are a list and not calls within calls: a tree may be deeper than a stack. */
+struct level {
+	struct level *above;
+	int fd;    /* of the copy */
+	bool made; /* by this run: it gets its attributes */
+	struct ash_attr attr;
+	size_t path_length;
+	struct folder_left *below, **below_end; /* that are left */
+};
+
 /* A range of a file; no error: none. */
 struct lost {
 	int error;
@@ -41,12 +58,13 @@ struct lost {
 struct getter {
 	struct ash_volume *volume;
 	struct ctl_visited visited;
-	void *links;     /* tsearch tree of struct link_made */
-	char *chunk;     /* CHUNK bytes */
-	char *value;     /* ASH_XATTR_SIZE_MAX bytes */
-	char path[8192]; /* of the target, for messages and hard links */
-	int parent;      /* descriptor of the target folder that is being filled */
-	bool top_exists; /* the next folder may exist: the volume's root is copied into a folder that is there */
+	void *links;         /* tsearch tree of struct link_made */
+	char *chunk;         /* CHUNK bytes */
+	char *value;         /* ASH_XATTR_SIZE_MAX bytes */
+	char path[8192];     /* of the target, for messages and hard links */
+	int parent;          /* descriptor of the target folder that is being filled */
+	bool top_exists;     /* the next folder may exist: the volume's root is copied into a folder that is there */
+	struct level *level; /* the lowest; NULL: above the tree */
 	struct lost lost;
 	uint64_t failures;
 };
@@ -316,7 +334,51 @@ static void remember_link(struct getter *getter, const struct ash_attr *attr)
 
 /* ---- The walk ---- */
 
-static int get_entry(struct getter *getter, const char *name, const struct ash_attr *attr);
+static int get_content(struct getter *getter, const char *name, const struct ash_attr *attr)
+{
+	switch (attr->mode & S_IFMT) {
+	case S_IFREG:
+		return get_file(getter, name, attr);
+	case S_IFLNK:
+		return get_symlink(getter, name, attr);
+	}
+	return get_special(getter, name, attr);
+}
+
+/* Of anything but a folder. */
+static int get_entry(struct getter *getter, const char *name, const struct ash_attr *attr)
+{
+	int result;
+
+	if (attr->nlink > 1 && get_as_link(getter, name, attr))
+		return 0;
+	result = get_content(getter, name, attr);
+	if (!result && attr->nlink > 1)
+		remember_link(getter, attr);
+	return result;
+}
+
+/* Folders come when all else of their folder is there. */
+static void note_folder(struct getter *getter, const struct ctl_entry *entry)
+{
+	struct folder_left *folder = malloc(sizeof(*folder) + entry->name_length + 1);
+	struct level *level = getter->level;
+
+	if (!folder) {
+		complain(getter, -ENOMEM, "reading the folder");
+		return;
+	}
+	folder->next = NULL;
+	folder->attr = entry->attr;
+	memcpy(folder->name, entry->name, entry->name_length + 1);
+	*level->below_end = folder;
+	level->below_end = &folder->next;
+}
+
+static void add_to_path(struct getter *getter, size_t length, const char *name)
+{
+	snprintf(getter->path + length, sizeof(getter->path) - length, "/%s", name);
+}
 
 static int visit_entry(void *context, const struct ctl_entry *entry)
 {
@@ -329,9 +391,11 @@ static int visit_entry(void *context, const struct ctl_entry *entry)
 		complain(getter, -EUCLEAN, "a name that cannot be");
 		return 0;
 	}
-	snprintf(getter->path + length, sizeof(getter->path) - length, "/%s", entry->name);
+	add_to_path(getter, length, entry->name);
 	if (entry->error)
 		complain(getter, entry->error, ctl_entry_wrong(entry));
+	else if (S_ISDIR(entry->attr.mode))
+		note_folder(getter, entry);
 	else
 		get_entry(getter, entry->name, &entry->attr);
 	getter->path[length] = 0;
@@ -349,49 +413,66 @@ static void get_children(struct getter *getter, uint64_t ino)
 			 result == -ELOOP ? "damaged: this folder has two names" : "reading the folder");
 }
 
-static int get_folder(struct getter *getter, const char *name, const struct ash_attr *attr)
+static int enter_folder(struct getter *getter, const char *name, const struct ash_attr *attr)
 {
-	int parent = getter->parent, fd;
-	bool made = mkdirat(parent, name, 0700) == 0;
+	bool made = mkdirat(getter->parent, name, 0700) == 0;
+	struct level *level;
+	int fd;
 
 	if (!made && !(errno == EEXIST && getter->top_exists))
 		return complain(getter, -errno, "creating the folder");
-	fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	fd = openat(getter->parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (fd < 0)
 		return complain(getter, -errno, "opening the folder");
+	level = malloc(sizeof(*level));
+	if (!level) {
+		close(fd);
+		return complain(getter, -ENOMEM, "opening the folder");
+	}
+	*level = (struct level){ .above = getter->level, .fd = fd, .made = made, .attr = *attr };
+	level->below_end = &level->below;
+	level->path_length = strlen(getter->path);
 	getter->top_exists = false;
+	getter->level = level;
 	getter->parent = fd;
 	get_children(getter, attr->ino);
-	getter->parent = parent;
-	if (made)
-		get_attributes(getter, fd, attr);
-	close(fd);
 	return 0;
 }
 
-static int get_content(struct getter *getter, const char *name, const struct ash_attr *attr)
+static void leave_folder(struct getter *getter, int top)
 {
-	switch (attr->mode & S_IFMT) {
-	case S_IFDIR:
-		return get_folder(getter, name, attr);
-	case S_IFREG:
-		return get_file(getter, name, attr);
-	case S_IFLNK:
-		return get_symlink(getter, name, attr);
-	}
-	return get_special(getter, name, attr);
+	struct level *level = getter->level;
+
+	if (level->made)
+		get_attributes(getter, level->fd, &level->attr);
+	close(level->fd);
+	getter->level = level->above;
+	getter->parent = level->above ? level->above->fd : top;
+	if (level->above)
+		getter->path[level->above->path_length] = 0;
+	free(level);
 }
 
-static int get_entry(struct getter *getter, const char *name, const struct ash_attr *attr)
+/* Each folder is complete, with all that is below it, before the next one. */
+static int get_folders(struct getter *getter, const char *name, const struct ash_attr *attr)
 {
-	bool linked = attr->nlink > 1 && !S_ISDIR(attr->mode);
-	int result;
+	int top = getter->parent, result = enter_folder(getter, name, attr);
 
-	if (linked && get_as_link(getter, name, attr))
-		return 0;
-	result = get_content(getter, name, attr);
-	if (!result && linked)
-		remember_link(getter, attr);
+	while (getter->level) {
+		struct level *level = getter->level;
+		struct folder_left *folder = level->below;
+
+		if (!folder) {
+			leave_folder(getter, top);
+			continue;
+		}
+		level->below = folder->next;
+		add_to_path(getter, level->path_length, folder->name);
+		enter_folder(getter, folder->name, &folder->attr);
+		if (getter->level == level)
+			getter->path[level->path_length] = 0;
+		free(folder);
+	}
 	return result;
 }
 
@@ -432,7 +513,7 @@ static int get_tree(struct getter *getter, const char *source, const char *targe
 {
 	char *name = NULL, *copy = malloc(8192), *trimmed = strdup(source);
 	size_t length = trimmed ? strlen(trimmed) : 0;
-	int result = copy && trimmed ? 0 : tool_error(-ENOMEM, "out of memory");
+	int parent, result = copy && trimmed ? 0 : tool_error(-ENOMEM, "out of memory");
 
 	while (length > 1 && trimmed[length - 1] == '/')
 		trimmed[--length] = 0;
@@ -442,8 +523,9 @@ static int get_tree(struct getter *getter, const char *source, const char *targe
 		result = choose_target(getter, trimmed, copy, &name);
 	if (!result) {
 		getter->top_exists = !last_component(trimmed)[0];
-		result = get_entry(getter, name, attr);
-		close(getter->parent);
+		parent = getter->parent;
+		result = S_ISDIR(attr->mode) ? get_folders(getter, name, attr) : get_entry(getter, name, attr);
+		close(parent);
 	}
 	free(name);
 	free(copy);

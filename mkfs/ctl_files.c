@@ -284,16 +284,38 @@ static void json_attr(struct json *json, const struct ash_attr *attr)
 
 /* ---- ls ---- */
 
+/* A folder that is to be listed. */
+struct folder_left {
+	struct folder_left *next;
+	uint64_t ino;
+	char path[];
+};
+
 struct lister {
 	const struct ctl *ctl;
 	struct ash_volume *volume;
 	struct json json;
 	struct ctl_visited visited;
-	const char *path; /* of the folder */
-	int result;       /* 0, or the last error: a damaged folder does not hide the others */
+	const char *path;                       /* of the folder */
+	struct folder_left *below, **below_end; /* found in it; between folders, all that are left */
+	int result;                             /* 0, or the last error: a damaged folder does not hide the others */
 };
 
-static int list_folder(struct lister *lister, const char *path, uint64_t ino);
+/* `name`: in the folder `path`, or NULL: that folder itself. */
+static int note_folder(struct lister *lister, const char *path, const char *name, uint64_t ino)
+{
+	size_t size = strlen(path) + (name ? strlen(name) + 1 : 0) + 1;
+	struct folder_left *folder = malloc(sizeof(*folder) + size);
+
+	if (!folder)
+		return -ENOMEM;
+	folder->next = NULL;
+	folder->ino = ino;
+	snprintf(folder->path, size, "%s%s%s", path, name ? "/" : "", name ? name : "");
+	*lister->below_end = folder;
+	lister->below_end = &folder->next;
+	return 0;
+}
 
 static int link_target(struct ash_volume *volume, const struct ash_attr *attr, char target[4096])
 {
@@ -374,30 +396,22 @@ static int list_entry(void *context, const struct ctl_entry *found)
 }
 
 /* Second pass of -R: the folders below. */
-static int list_below(void *context, const struct ctl_entry *entry)
+static int note_below(void *context, const struct ctl_entry *entry)
 {
 	struct lister *lister = context;
-	const char *path = lister->path;
-	char *below;
+	const char *path = strcmp(lister->path, "/") == 0 ? "" : lister->path;
 
-	if (entry->dot || !S_ISDIR(entry->attr.mode))
-		return 0;
-	if (asprintf(&below, "%s/%s", strcmp(path, "/") == 0 ? "" : path, entry->name) < 0)
-		return -ENOMEM;
-	list_folder(lister, below, entry->attr.ino);
-	lister->path = path;
-	free(below);
-	return 0;
+	return entry->dot || !S_ISDIR(entry->attr.mode) ? 0 : note_folder(lister, path, entry->name, entry->attr.ino);
 }
 
-static int list_folder(struct lister *lister, const char *path, uint64_t ino)
+static void list_folder(struct lister *lister, const char *path, uint64_t ino)
 {
 	bool text = lister->ctl->recursive && !lister->ctl->json;
 	int result = ctl_visit_once(&lister->visited, ino);
 
 	if (result) {
 		lister->result = tool_error(result, "%s: damaged: this folder has two names", path);
-		return result;
+		return;
 	}
 	lister->path = path;
 	if (text) {
@@ -408,10 +422,29 @@ static int list_folder(struct lister *lister, const char *path, uint64_t ino)
 	if (text)
 		putchar('\n');
 	if (!result && lister->ctl->recursive)
-		result = ctl_each_entry(lister->volume, ino, list_below, lister);
+		result = ctl_each_entry(lister->volume, ino, note_below, lister);
 	if (result)
 		lister->result = tool_error(result, "%s: %s", path, strerror(-result));
-	return result;
+}
+
+/* A folder, and with -R those below it, each before what follows it: a tree may be deeper than a stack. */
+static void list_tree(struct lister *lister, const char *path, uint64_t ino)
+{
+	int result;
+
+	lister->below_end = &lister->below;
+	result = note_folder(lister, path, NULL, ino);
+	if (result)
+		lister->result = tool_error(result, "%s: %s", path, strerror(-result));
+	while (lister->below) {
+		struct folder_left *folder = lister->below;
+
+		lister->below = NULL;
+		lister->below_end = &lister->below;
+		list_folder(lister, folder->path, folder->ino);
+		*lister->below_end = folder->next;
+		free(folder);
+	}
 }
 
 static void list_single(struct lister *lister, const char *path, const struct ctl_file *file)
@@ -444,7 +477,7 @@ int ctl_ls(const struct ctl *ctl)
 		json_open(&lister.json, NULL, '[');
 	}
 	if (S_ISDIR(file.attr.mode))
-		list_folder(&lister, path, file.attr.ino);
+		list_tree(&lister, path, file.attr.ino);
 	else
 		list_single(&lister, path, &file);
 	if (ctl->json) {

@@ -2,7 +2,8 @@
 /*
  * Copy a folder tree of the host into a volume: types, modes, owners, times, hard links, extended attributes, holes.
  *
- * Concept: one descriptor per level of the tree, names relative to it, so that path lengths do not matter. A
+ * Concept: one descriptor per level of the tree, names relative to it, so that path lengths do not matter. Of a
+ * folder all other entries come before the folders below it, so that nothing but its descriptor waits for them. A
  * folder gets its mode, attributes and times only when its content is there: a sgid bit or default ACL must not
  * colour the children, and each new entry changes mtime. Files with several names are remembered by device and
  * inode number, and the second name becomes a link.
@@ -35,8 +36,26 @@ struct link_seen {
 	uint64_t ino; /* in the volume */
 };
 
+/* A folder of the host that is to be copied. */
+struct folder_left {
+	struct folder_left *next;
+	struct stat st;
+	char name[];
+};
+
+/* A folder that is being copied. The levels are a list and not calls within calls: a tree may be deeper than a stack. */
+struct level {
+	struct level *above;
+	int fd;
+	uint64_t ino; /* in the volume */
+	struct stat st;
+	size_t path_length;
+	struct folder_left *below, **below_end; /* that are left */
+};
+
 struct filler {
 	struct ash_volume *volume;
+	struct level *level; /* the lowest */
 	const struct stat *skip;
 	struct fill_result *result;
 	void *links;      /* tsearch tree of struct link_seen */
@@ -49,6 +68,11 @@ struct filler {
 static int fail(const struct filler *filler, int code, const char *what)
 {
 	return tool_error(code, "%s: %s: %s", filler->path, what, strerror(-code));
+}
+
+static void add_to_path(struct filler *filler, const struct level *level, const char *name)
+{
+	snprintf(filler->path + level->path_length, sizeof(filler->path) - level->path_length, "/%s", name);
 }
 
 /* ---- Attributes ---- */
@@ -217,33 +241,6 @@ static int remember_link(struct filler *filler, const struct stat *st, uint64_t 
 
 /* ---- The walk ---- */
 
-static int fill_folder(struct filler *filler, int fd, uint64_t ino);
-
-static int fill_subfolder(struct filler *filler, int folder, const char *name, uint64_t ino)
-{
-	int fd = open_source(folder, name, O_DIRECTORY);
-
-	if (fd < 0)
-		return fail(filler, -errno, "opening");
-	return fill_folder(filler, fd, ino);
-}
-
-static int fill_content(struct filler *filler, int folder, const char *name, uint64_t ino, const struct stat *st)
-{
-	struct fill_result *result = filler->result;
-
-	if (S_ISDIR(st->st_mode)) {
-		result->folders++;
-		return fill_subfolder(filler, folder, name, ino);
-	}
-	if (!S_ISREG(st->st_mode)) {
-		result->others++;
-		return 0;
-	}
-	result->files++;
-	return copy_file(filler, folder, name, ino, st);
-}
-
 static int create_entry(struct filler *filler, int folder, const char *name, uint64_t parent, const struct stat *st,
 			uint64_t *ino)
 {
@@ -271,6 +268,16 @@ static int create_entry(struct filler *filler, int folder, const char *name, uin
 	return result ? fail(filler, result, "creating") : 0;
 }
 
+static int fill_content(struct filler *filler, int folder, const char *name, uint64_t ino, const struct stat *st)
+{
+	if (!S_ISREG(st->st_mode)) {
+		filler->result->others++;
+		return 0;
+	}
+	filler->result->files++;
+	return copy_file(filler, folder, name, ino, st);
+}
+
 static int fill_new(struct filler *filler, int folder, const char *name, uint64_t parent, const struct stat *st)
 {
 	uint64_t ino;
@@ -281,77 +288,175 @@ static int fill_new(struct filler *filler, int folder, const char *name, uint64_
 	result = fill_content(filler, folder, name, ino, st);
 	if (!result)
 		result = copy_attributes(filler, folder, name, ino, st);
-	if (!result && st->st_nlink > 1 && !S_ISDIR(st->st_mode))
+	if (!result && st->st_nlink > 1)
 		result = remember_link(filler, st, ino);
 	ash_forget(filler->volume, ino, 1);
 	return result;
 }
 
-static int fill_entry(struct filler *filler, int folder, const char *name, uint64_t parent)
+/* Folders come when all else of their folder is there. */
+static int note_folder(struct filler *filler, struct level *level, const char *name, const struct stat *st)
+{
+	size_t size = strlen(name) + 1;
+	struct folder_left *folder = malloc(sizeof(*folder) + size);
+
+	if (!folder)
+		return fail(filler, -ENOMEM, "reading the folder");
+	folder->next = NULL;
+	folder->st = *st;
+	memcpy(folder->name, name, size);
+	*level->below_end = folder;
+	level->below_end = &folder->next;
+	return 0;
+}
+
+static int fill_entry(struct filler *filler, struct level *level, const char *name)
 {
 	struct ash_attr attr;
 	struct stat st;
 	uint64_t ino;
 	int result;
 
-	if (fstatat(folder, name, &st, AT_SYMLINK_NOFOLLOW))
+	if (fstatat(level->fd, name, &st, AT_SYMLINK_NOFOLLOW))
 		return fail(filler, -errno, "stat");
 	if (filler->skip && st.st_dev == filler->skip->st_dev && st.st_ino == filler->skip->st_ino)
 		return 0;
-	ino = st.st_nlink > 1 && !S_ISDIR(st.st_mode) ? find_link(filler, &st) : 0;
+	if (S_ISDIR(st.st_mode))
+		return note_folder(filler, level, name, &st);
+	ino = st.st_nlink > 1 ? find_link(filler, &st) : 0;
 	if (!ino)
-		return fill_new(filler, folder, name, parent, &st);
-	result = ash_link(filler->volume, ino, parent, name, &attr);
+		return fill_new(filler, level->fd, name, level->ino, &st);
+	result = ash_link(filler->volume, ino, level->ino, name, &attr);
 	if (result)
 		return fail(filler, result, "linking");
 	ash_forget(filler->volume, ino, 1);
 	return 0;
 }
 
-/* Owns `fd`. */
-static int fill_folder(struct filler *filler, int fd, uint64_t ino)
+static int read_entries(struct filler *filler, struct level *level, DIR *stream)
 {
-	size_t length = strlen(filler->path);
-	DIR *stream = fdopendir(fd);
-	struct dirent *entry;
 	int result = 0;
 
-	if (!stream) {
-		close(fd);
-		return fail(filler, -errno, "opening");
-	}
 	while (!result) {
+		struct dirent *entry;
+
 		errno = 0;
 		entry = readdir(stream);
-		if (!entry) {
-			result = errno ? fail(filler, -errno, "reading the folder") : 0;
-			break;
-		}
+		if (!entry)
+			return errno ? fail(filler, -errno, "reading the folder") : 0;
 		if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
 			continue;
-		snprintf(filler->path + length, sizeof(filler->path) - length, "/%s", entry->d_name);
-		result = fill_entry(filler, fd, entry->d_name, ino);
-		filler->path[length] = 0;
+		add_to_path(filler, level, entry->d_name);
+		result = fill_entry(filler, level, entry->d_name);
+		filler->path[level->path_length] = 0;
 	}
+	return result;
+}
+
+/* All but what is in the folders below. */
+static int fill_level(struct filler *filler, struct level *level)
+{
+	int fd = fcntl(level->fd, F_DUPFD_CLOEXEC, 0), result;
+	DIR *stream = fd >= 0 ? fdopendir(fd) : NULL;
+
+	if (!stream) {
+		result = fail(filler, -errno, "opening");
+		if (fd >= 0)
+			close(fd);
+		return result;
+	}
+	result = read_entries(filler, level, stream);
 	closedir(stream);
 	return result;
 }
 
-static int fill_root(struct filler *filler, const char *folder)
+/* Owns `fd`. */
+static int push_level(struct filler *filler, int fd, uint64_t ino, const struct stat *st)
 {
-	int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC), content, result;
+	struct level *level = malloc(sizeof(*level));
+
+	if (!level) {
+		close(fd);
+		return fail(filler, -ENOMEM, "opening");
+	}
+	*level = (struct level){ .above = filler->level, .fd = fd, .ino = ino, .st = *st };
+	level->below_end = &level->below;
+	level->path_length = strlen(filler->path);
+	filler->level = level;
+	return fill_level(filler, level);
+}
+
+static void pop_level(struct filler *filler)
+{
+	struct level *level = filler->level;
+
+	while (level->below) {
+		struct folder_left *folder = level->below;
+
+		level->below = folder->next;
+		free(folder);
+	}
+	if (level->ino != ASH_INO_ROOT)
+		ash_forget(filler->volume, level->ino, 1);
+	close(level->fd);
+	filler->level = level->above;
+	if (filler->level)
+		filler->path[filler->level->path_length] = 0;
+	free(level);
+}
+
+static int enter_folder(struct filler *filler, const struct folder_left *folder)
+{
+	struct level *level = filler->level;
+	uint64_t ino;
+	int result, fd;
+
+	add_to_path(filler, level, folder->name);
+	result = create_entry(filler, level->fd, folder->name, level->ino, &folder->st, &ino);
+	if (result)
+		return result;
+	filler->result->folders++;
+	fd = open_source(level->fd, folder->name, O_DIRECTORY);
+	result = fd < 0 ? fail(filler, -errno, "opening") : push_level(filler, fd, ino, &folder->st);
+	if (filler->level == level) /* which would have taken the count */
+		ash_forget(filler->volume, ino, 1);
+	return result;
+}
+
+/* One step: into the next folder below, or out of one that is complete. */
+static int fill_step(struct filler *filler)
+{
+	struct level *level = filler->level;
+	struct folder_left *folder = level->below;
+	int result;
+
+	if (!folder) {
+		result = copy_attributes(filler, level->fd, ".", level->ino, &level->st);
+		pop_level(filler);
+		return result;
+	}
+	level->below = folder->next;
+	result = enter_folder(filler, folder);
+	free(folder);
+	return result;
+}
+
+static int fill_tree(struct filler *filler, const char *folder)
+{
+	int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC), result;
 	struct stat st;
 
-	if (fd < 0)
-		return fail(filler, -errno, "opening");
-	content = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-	if (content < 0 || fstat(fd, &st))
+	if (fd < 0 || fstat(fd, &st)) {
 		result = fail(filler, -errno, "opening");
-	else
-		result = fill_folder(filler, content, ASH_INO_ROOT);
-	if (!result)
-		result = copy_attributes(filler, fd, ".", ASH_INO_ROOT, &st);
-	close(fd);
+		if (fd >= 0)
+			close(fd);
+		return result;
+	}
+	result = push_level(filler, fd, ASH_INO_ROOT, &st);
+	while (!result && filler->level)
+		result = fill_step(filler);
+	while (filler->level)
+		pop_level(filler);
 	return result;
 }
 
@@ -383,7 +488,7 @@ int fill_volume(struct ash_volume *volume, const char *folder, const struct stat
 	snprintf(filler->path, sizeof(filler->path), "%s", folder);
 	raise_file_limit();
 	if (filler->chunk && filler->attributes && filler->value)
-		code = fill_root(filler, folder);
+		code = fill_tree(filler, folder);
 	else
 		code = tool_error(-ENOMEM, "out of memory");
 	tdestroy(filler->links, free);

@@ -87,6 +87,43 @@ ashlarctl get trap.img / outside/twin >out 2>err
 [ $? -ne 0 ] && [ "$before" = "$(stat -c '%a %u %g %y %z' secret)" ] && [ -d outside/twin/locked ]
 ok "a tree does not lead out of the target, and the rest is copied" $?
 
+# Deeper than a small stack would bear if each level took a part of it.
+depth=3000
+if [ "$(ulimit -Hn)" = unlimited ] || [ "$(ulimit -Hn)" -gt $((depth + 100)) ]; then
+	python3 - $depth <<'END'
+import os, sys
+os.mkdir('deep')
+os.chdir('deep')
+for i in range(int(sys.argv[1])):
+    open('before', 'w').close()
+    os.mkdir('d')
+    os.mkdir('empty', 0o711)
+    os.utime('.', (1, 1000000 + i))
+    os.chdir('d')
+open('bottom', 'w').write('reached')
+END
+	works "-d of a deep tree" bash -c "ulimit -s 256; exec mkfs.ashlar -q -d deep deep.img 64M"
+	bash -c "ulimit -s 256; exec ashlarctl ls -R deep.img" >out 2>err
+	[ $? -eq 0 ] && [ "$(grep -c '^/.*:$' out)" -eq $((2 * depth + 1)) ] && grep -q bottom out
+	ok "ls -R of it" $?
+	works "ls -R --json of it" bash -c "ulimit -s 256; exec ashlarctl ls -R --json deep.img"
+	works "get of it" bash -c "ulimit -s 256; exec ashlarctl get deep.img / deep_copy"
+	python3 - $depth >out 2>err <<'END'
+import os, sys
+os.chdir('deep_copy')
+for i in range(int(sys.argv[1])):
+    os.stat('before')
+    assert os.stat('empty').st_mode & 0o7777 == 0o711
+    assert i == 0 or os.stat('.').st_mtime == 1000000 + i
+    os.chdir('d')
+assert open('bottom').read() == 'reached'
+END
+	ok "has all of it" $?
+	rm -rf deep deep_copy deep.img
+else
+	skip "a deep tree" "too few files may be open"
+fi
+
 # A damaged inode: its name is listed, nothing is made in its place, and the rest is copied.
 mkdir -p hurt/folder/sub
 echo lost >hurt/folder/lost
