@@ -120,7 +120,9 @@ static int free_record(struct inode_work *work)
 
 	if (record_is_zero(record))
 		return 0;
-	if (ash_get32(record->magic) == ASH_MAGIC_INODE && ash_get64(record->ino) == work->ino)
+	/* The next to use the number would take a wrong checksum for damage. */
+	if (ash_get32(record->magic) == ASH_MAGIC_INODE && ash_get64(record->ino) == work->ino &&
+	    ash_get32(record->crc) == ash_inode_crc(work->checker->seed, record))
 		return 0;
 	return problem(work->checker, PROBLEM_FREE_RECORD, &context) ? clear(work) : 0;
 }

@@ -3,9 +3,7 @@
  * The inode table: blocks of it that the device does not give, on a volume that was closed in order, and who owns the
  * tree blocks of its extents.
  */
-#include "sick_fixture.h"
-
-#include "fs/checksum.h"
+#include "forge_fixture.h"
 
 static bool has_name(struct ash_volume *volume, const char *name)
 {
@@ -164,32 +162,6 @@ Test(table, unreadable_block_that_the_log_has)
 }
 
 /* ---- Tree blocks of the table ---- */
-
-/* Behind the records that the node has. */
-static void node_add(uint8_t *node, uint64_t key, const void *value, uint32_t length)
-{
-	struct ash_node_header *header = (void *)node;
-	struct ash_tree_record record = { ash_put64(key), ash_put16((uint16_t)length) };
-	uint32_t count = ash_get16(header->count), heap = ash_get16(header->heap_start);
-	ash_le16 slot;
-
-	heap -= (uint32_t)sizeof(record) + length;
-	slot = ash_put16((uint16_t)heap);
-	memcpy(node + heap, &record, sizeof(record));
-	memcpy(node + heap + sizeof(record), value, length);
-	memcpy(node + sizeof(*header) + count * sizeof(slot), &slot, sizeof(slot));
-	header->count = ash_put16((uint16_t)(count + 1));
-	header->heap_start = ash_put16((uint16_t)heap);
-}
-
-static void node_begin(uint8_t *node, uint32_t size, uint32_t level)
-{
-	struct ash_node_header *header = (void *)node;
-
-	memset(node, 0, size);
-	header->level = ash_put16((uint16_t)level);
-	header->heap_start = ash_put16((uint16_t)size);
-}
 
 /* The table's extents move from the superblock into one tree block at `block`. */
 static void table_grow_tree(struct sick *sick, uint64_t block)
