@@ -305,7 +305,7 @@ struct external {
 		uint64_t start, count;
 	} extents[ASH_XATTR_MAX_EXTENTS];
 };
-/* Of an attribute that attribute_wrong() let through; count 0 when the value is in the record. */
+/* Of an attribute that ash_xattr_check() let through; count 0 when the value is in the record. */
 void external_get(const struct ash_xattr_value *attribute, struct external *out);
 /* NULL or what is wrong with the value of a well-formed external attribute. */
 const char *attribute_value_wrong(struct checker *checker, const uint8_t *value, int *error);
