@@ -70,6 +70,20 @@ static bool settled(const struct checker *checker)
 	return !checker->rebuilds.count && !checker->changed && !checker->result->stopped;
 }
 
+static int connect_and_rebuild(struct checker *checker, bool names_known)
+{
+	bool connected = settled(checker);
+	int result = connected ? connect_check(checker) : 0;
+
+	if (!result && checker->rebuilds.count)
+		result = rebuild_all(checker, names_known);
+	/* Where there was no space for any of them, there will not be another round for pass 3. */
+	if (result || connected || !settled(checker))
+		return result;
+	result = connect_check(checker);
+	return result || !checker->rebuilds.count ? result : rebuild_all(checker, names_known);
+}
+
 static int structure(struct checker *checker)
 {
 	int result = round_begin(checker);
@@ -91,10 +105,8 @@ static int structure(struct checker *checker)
 		result = directories_check(checker);
 		names_known = true;
 	}
-	if (!result && settled(checker))
-		result = connect_check(checker);
-	if (!result && checker->rebuilds.count)
-		result = rebuild_all(checker, names_known);
+	if (!result)
+		result = connect_and_rebuild(checker, names_known);
 	return result ? result : check_cancelled(checker);
 }
 

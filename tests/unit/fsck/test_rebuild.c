@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Writing a fork anew, where there is not space for everything. */
+#include "forge_fixture.h"
+
+static uint64_t ino_of(struct sick *sick, const char *name)
+{
+	struct ash_attr attr;
+
+	cr_assert_eq(ash_lookup(sick->engine.volume, ASH_INO_ROOT, name, &attr), 0);
+	return attr.ino;
+}
+
+/* Blocks of content, from one write: as few extents as can be. */
+static void file_fill(struct sick *sick, uint64_t ino, size_t blocks)
+{
+	size_t size = blocks * ASH_BLOCK_SIZE;
+	void *data = calloc(blocks, ASH_BLOCK_SIZE);
+
+	memset(data, 7, size);
+	cr_assert_eq(ash_write(sick->engine.volume, ino, data, size, 0, 0), (ssize_t)size);
+	cr_assert_eq(ash_fsync(sick->engine.volume, ino, false), 0);
+	free(data);
+}
+
+static void close_volume(struct sick *sick)
+{
+	cr_assert_eq(ash_close(sick->engine.volume), 0);
+	sick->engine.volume = NULL;
+}
+
+/* The file claims the first `count` blocks of another's first extent. */
+static void claim_of_other(struct sick *sick, uint64_t ino, uint64_t other, uint32_t count)
+{
+	struct ash_inode record, theirs;
+	const struct ash_extent_value *extent;
+	const uint8_t *value;
+	uint32_t length;
+	uint64_t key;
+
+	inode_get(&sick->engine, other, &theirs);
+	inode_get(&sick->engine, ino, &record);
+	ash_node_record(theirs.data, 0, &key, &value, &length);
+	extent = (const void *)value;
+	cr_assert_geq(ash_get32(extent->count), count);
+	record.data_kind = ASH_FORK_TREE;
+	node_begin(record.data, ASH_DATA_FORK_SIZE, 0);
+	node_add_extent(record.data, 0, ash_get64(extent->start), count);
+	record.size = ash_put64((uint64_t)count * ASH_BLOCK_SIZE);
+	record.blocks = ash_put64(count);
+	inode_forge(&sick->engine, ino, &record);
+}
+
+/*
+ * Two files claim blocks of a third. There is no space for the copy that the first needs: what was taken for it is
+ * free again, the other's repair has it, and the rest of the check is done.
+ */
+Test(rebuild, without_space_gives_back_what_it_took)
+{
+	uint64_t big, first, second, linked, used;
+	struct ash_check_result result;
+	struct ash_inode record;
+	struct sick sick;
+
+	sick_open(&sick, true);
+	engine_mount(&sick.engine);
+	big = ino_of(&sick, "file0");
+	first = ino_of(&sick, "file1");
+	second = ino_of(&sick, "file2");
+	linked = ino_of(&sick, "file3");
+	file_fill(&sick, big, 1600);
+	close_volume(&sick);
+	used = check(&sick, ASH_CHECK_NO).used_blocks;
+	claim_of_other(&sick, first, big, 1600);
+	claim_of_other(&sick, second, big, 2);
+	inode_get(&sick.engine, linked, &record);
+	record.nlink = ash_put32(2);
+	inode_forge(&sick.engine, linked, &record);
+	result = check(&sick, ASH_CHECK_YES);
+	cr_expect(strstr(sick.codes, "no-space"), "%s", sick.codes);
+	cr_expect(strstr(sick.codes, "link-count"), "%s", sick.codes);
+	cr_expect_eq(result.left, 1);
+	cr_expect_eq(result.used_blocks, used + 2, "%llu and %llu", (unsigned long long)result.used_blocks,
+		     (unsigned long long)used);
+	engine_close(&sick.engine);
+}
