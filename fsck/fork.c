@@ -22,13 +22,17 @@ struct fork_walk {
 	struct name_set set;
 };
 
+/* Once: what is added to a directory would be added again. */
 int rebuild_schedule(struct checker *checker, uint64_t ino, bool attribute)
 {
-	for (size_t i = checker->rebuilds.count; i-- > 0;)
-		if (checker->rebuilds.items[i].ino == ino && checker->rebuilds.items[i].attribute == attribute)
-			return 0;
-		else if (checker->rebuilds.count - i > 64)
-			break; /* a later one of the same fork does no harm */
+	uint8_t scheduled = attribute ? INODE_REBUILD_ATTRIBUTE : INODE_REBUILD_DATA;
+
+	/* The table's own comes before all others, and before there is a state of any inode. */
+	if (ino == ASH_INO_TABLE)
+		return checker->rebuilds.count ? 0 : LIST_ADD(&checker->rebuilds, (struct rebuild){ ino, attribute });
+	if (checker->state[ino] & scheduled)
+		return 0;
+	checker->state[ino] |= scheduled;
 	return LIST_ADD(&checker->rebuilds, (struct rebuild){ ino, attribute });
 }
 

@@ -61,11 +61,11 @@ uint64_t group_length(uint64_t block_count, uint64_t group);
 
 /* ---- What is remembered ---- */
 
-#define INODE_TYPE 0x0fu    /* DT_*; 0: free */
-#define INODE_ORPHAN 0x10u  /* in the log's orphan set */
-#define INODE_DAMAGED 0x20u /* reported, not repaired */
-#define INODE_NAMED_ROOT 0x40u
-#define INODE_HAS_FLAGS 0x80u
+#define INODE_TYPE 0x0fu         /* DT_*; 0: free */
+#define INODE_ORPHAN 0x10u       /* in the log's orphan set */
+#define INODE_DAMAGED 0x20u      /* reported, not repaired */
+#define INODE_REBUILD_DATA 0x40u /* the fork is on the list of rebuilds */
+#define INODE_REBUILD_ATTRIBUTE 0x80u
 
 struct inode_info {
 	uint32_t nlink; /* of the record */

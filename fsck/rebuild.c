@@ -734,6 +734,9 @@ static int rebuild_one(struct checker *checker, const struct rebuild *rebuild, b
 	struct gather gather = { .checker = checker, .ino = rebuild->ino, .attribute = rebuild->attribute };
 	int result = inode_read(checker, rebuild->ino, &gather.record);
 
+	if (rebuild->ino != ASH_INO_TABLE)
+		checker->state[rebuild->ino] &=
+			(uint8_t) ~(rebuild->attribute ? INODE_REBUILD_ATTRIBUTE : INODE_REBUILD_DATA);
 	if (result)
 		return result;
 	/* It may have been cleared since. */

@@ -2,6 +2,8 @@
 /* Writing a fork anew, where there is not space for everything. */
 #include "forge_fixture.h"
 
+#include <dirent.h>
+
 static uint64_t ino_of(struct sick *sick, const char *name)
 {
 	struct ash_attr attr;
@@ -81,5 +83,76 @@ Test(rebuild, without_space_gives_back_what_it_took)
 	cr_expect_eq(result.left, 1);
 	cr_expect_eq(result.used_blocks, used + 2, "%llu and %llu", (unsigned long long)result.used_blocks,
 		     (unsigned long long)used);
+	engine_close(&sick.engine);
+}
+
+/* ---- Many at once ---- */
+
+#define RINGS 70u
+
+/* A directory with one entry, for a directory. */
+static void directory_forge(struct sick *sick, uint64_t ino, uint64_t child)
+{
+	uint8_t value[sizeof(struct ash_dirent_value) + 1];
+	struct ash_dirent_value entry = { .ino = ash_put64(child), .type = DT_DIR, .name_length = 1 };
+	struct ash_inode record;
+
+	memcpy(value, &entry, sizeof(entry));
+	value[sizeof(entry)] = 'p';
+	inode_get(&sick->engine, ino, &record);
+	record.data_kind = ASH_FORK_TREE;
+	node_begin(record.data, ASH_DATA_FORK_SIZE, 0);
+	node_add(record.data, key_of(&sick->engine, "p"), value, sizeof(value));
+	record.nlink = ash_put32(3);
+	record.size = ash_put64(1);
+	record.parent = ash_put64(child);
+	inode_forge(&sick->engine, ino, &record);
+}
+
+/* Its names are lost. */
+static void directory_empty(struct sick *sick, uint64_t ino)
+{
+	struct ash_inode record;
+
+	inode_get(&sick->engine, ino, &record);
+	record.data_kind = ASH_FORK_EMPTY;
+	memset(record.data, 0, sizeof(record.data));
+	record.nlink = ash_put32(2);
+	record.size = record.blocks = ash_put64(0);
+	inode_forge(&sick->engine, ino, &record);
+}
+
+/* So many directories are written anew that lost+found is scheduled again and again: each lost file gets one name. */
+Test(rebuild, fork_that_is_scheduled_again_after_many_others)
+{
+	struct ash_create create = { .mode = S_IFDIR | 0755 };
+	uint64_t folder, rings[2 * RINGS], lost;
+	struct ash_attr attr;
+	struct sick sick;
+	char name[32];
+
+	sick_open(&sick, true);
+	engine_mount(&sick.engine);
+	cr_assert_eq(ash_create(sick.engine.volume, ASH_INO_ROOT, "folder", &create, &attr), 0);
+	folder = attr.ino;
+	for (unsigned i = 0; i < 2 * RINGS; i++) {
+		snprintf(name, sizeof(name), "ring%u", i);
+		cr_assert_eq(ash_create(sick.engine.volume, folder, name, &create, &attr), 0);
+		rings[i] = attr.ino;
+	}
+	create.mode = S_IFREG | 0644;
+	cr_assert_eq(ash_create(sick.engine.volume, folder, "lost", &create, &attr), 0);
+	lost = attr.ino;
+	close_volume(&sick);
+	directory_empty(&sick, folder);
+	for (unsigned i = 0; i < 2 * RINGS; i++)
+		directory_forge(&sick, rings[i], rings[i ^ 1]);
+	cr_expect_eq(check(&sick, ASH_CHECK_YES).left, 0);
+	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
+	engine_mount(&sick.engine);
+	cr_expect_eq(ash_getattr(sick.engine.volume, lost, &attr), 0);
+	cr_expect_eq(attr.nlink, 1, "%u", attr.nlink);
+	snprintf(name, sizeof(name), "#%llu.1", (unsigned long long)lost);
+	cr_expect_eq(ash_lookup(sick.engine.volume, ino_of(&sick, "lost+found"), name, &attr), -ENOENT);
 	engine_close(&sick.engine);
 }
