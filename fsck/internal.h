@@ -49,6 +49,8 @@ struct block_map {
 int map_open(struct block_map *map, uint64_t block_count, bool fixed);
 void map_close(struct block_map *map);
 bool map_test(const struct block_map *map, uint64_t block);
+/* The bits of 64 blocks; `block`, a multiple of 64, is the lowest. */
+uint64_t map_word(const struct block_map *map, uint64_t block);
 /* Set a range inside the volume; bits that were set already go to `twice` (may be NULL) and are counted in *hits. */
 int map_set(struct block_map *map, uint64_t start, uint64_t count, struct block_map *twice, uint64_t *hits);
 bool map_any(const struct block_map *map, uint64_t start, uint64_t count);
@@ -101,11 +103,13 @@ struct addition {
 	uint64_t directory, ino;
 	uint8_t type;
 };
-/* Blocks of an inode that it must give up. */
+/* Blocks of a fork that it must give up. */
 struct loss {
 	uint64_t ino;
 	uint64_t start, count; /* device blocks */
-	bool copy;             /* it gets a copy */
+	bool attribute;
+	bool node; /* of its tree: only until claims_resolve() ends */
+	bool copy; /* it gets a copy */
 };
 
 #define LIST(type)                   \
@@ -161,7 +165,7 @@ struct checker {
 	LIST(struct directory_info) directories; /* by ascending number */
 	LIST(struct rebuild) rebuilds;
 	LIST(struct addition) additions;
-	LIST(struct loss) losses; /* by inode */
+	LIST(struct loss) losses; /* by fork and block */
 	uint64_t lost_found;      /* 0: none */
 	bool lost_found_taken;    /* the root has that name for something else */
 	uint64_t next_free_block; /* where the repair's allocator looks next */
@@ -323,8 +327,9 @@ int name_set_add(struct checker *checker, struct name_set *set, uint64_t key, co
 /* ---- claim.c ---- */
 
 int claims_resolve(struct checker *checker);
-/* Does `ino` give up part of this range? First such block in *at and its run in *run. */
-const struct loss *loss_find(const struct checker *checker, uint64_t ino, uint64_t start, uint64_t count);
+/* The first part of this range that the fork gives up; NULL: none. */
+const struct loss *loss_find(const struct checker *checker, uint64_t ino, bool attribute, uint64_t start,
+			     uint64_t count);
 
 /* ---- directory.c, connect.c ---- */
 

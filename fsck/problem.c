@@ -91,8 +91,13 @@ static const struct problem_row rows[PROBLEM_COUNT] = {
 	[PROBLEM_XATTR] = { "xattr", LOSS, "Inode %i: attribute record: %y", "Remove it" },
 	[PROBLEM_XATTR_KEY] = { "xattr-key", 0, "Inode %i: attribute \"%n\" has the wrong key", "Correct it" },
 	[PROBLEM_XATTR_VALUE] = { "xattr-value", LOSS, "Inode %i: attribute \"%n\": %y", "Remove it" },
-	[PROBLEM_DUPLICATE_BLOCKS] = { "duplicate-blocks", LOSS, "Inode %i claims %h blocks from %b that others own",
+	[PROBLEM_DUPLICATE_BLOCKS] = { "duplicate-blocks", LOSS,
+				       "Inode %i claims %h blocks, the first is %b, that others own",
 				       "Give it copies of them (or holes, where another's metadata lies)" },
+	[PROBLEM_DUPLICATE_TOO_MANY] = { "duplicate-too-many", LOSS,
+					 "Inode %i claims %h blocks, the first is %b, that others own, and copies of "
+					 "all such blocks would fill the volume",
+					 "Give it holes" },
 
 	[PROBLEM_DIRENT] = { "dirent", LOSS, "Directory inode %i: entry: %y", "Remove it" },
 	[PROBLEM_DIRENT_KEY] = { "dirent-key", 0, "Directory inode %i: entry \"%n\" has the wrong key", "Correct it" },

@@ -169,7 +169,7 @@ static int gather_range(struct gather *gather, uint64_t key, uint64_t start, uin
 	int result = 0;
 
 	while (count && !result) {
-		const struct loss *loss = loss_find(gather->checker, gather->ino, start, count);
+		const struct loss *loss = loss_find(gather->checker, gather->ino, false, start, count);
 		uint64_t sound = !loss ? count : loss->start > start ? loss->start - start : 0, lost;
 
 		if (sound)
@@ -283,7 +283,7 @@ static uint64_t external_blocks(const struct ash_xattr_value *attribute, const s
 	external_get(attribute, &external);
 	for (uint32_t i = 0; i < external.count; i++) {
 		blocks += external.extents[i].count;
-		if (loss_find(gather->checker, gather->ino, external.extents[i].start, external.extents[i].count))
+		if (loss_find(gather->checker, gather->ino, true, external.extents[i].start, external.extents[i].count))
 			*lost = true;
 	}
 	return blocks;
