@@ -81,6 +81,7 @@ struct directory_info {
 	uint64_t found_key;    /* of the entry that counts */
 	uint32_t children;     /* directories in it */
 	uint32_t mark;         /* of the reachability walk */
+	bool entries;          /* it has some, or may have had some where it is damaged */
 };
 
 struct table_extent {
