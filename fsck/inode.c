@@ -351,6 +351,8 @@ static int remember(struct inode_work *work)
 	struct checker *checker = work->checker;
 	uint32_t mode = ash_get32(work->record.mode);
 
+	if (ash_get32(work->record.flags) & (ASH_INODE_IMMUTABLE | ASH_INODE_APPEND))
+		checker->inode_flags = true;
 	checker->state[work->ino] = (uint8_t)((checker->state[work->ino] & ~INODE_TYPE) | (IFTODT(mode) & INODE_TYPE));
 	checker->info[work->ino].nlink = ash_get32(work->record.nlink);
 	if (!S_ISDIR(mode))
@@ -432,13 +434,31 @@ static int root_check(struct checker *checker)
 	return make_root(checker);
 }
 
+/* Without this bit a server leaves opens to the kernel, which knows nothing of these flags. */
+static int compat_check(struct checker *checker)
+{
+	struct ash_super *super = checker->super;
+
+	if (!checker->inode_flags || (ash_get64(super->compat) & ASH_COMPAT_INODE_FLAGS))
+		return 0;
+	/* Nor is a primary written that the user wants left as it is. */
+	if (checker->super_from || checker->restore || !problem(checker, PROBLEM_SUPER_COMPAT, NULL))
+		return 0;
+	super->compat = ash_put64(ash_get64(super->compat) | ASH_COMPAT_INODE_FLAGS);
+	return super_write_all(checker);
+}
+
 int inodes_check(struct checker *checker)
 {
 	int result;
+
+	checker->inode_flags = false;
 
 	for (size_t i = 0; i < checker->orphan_count; i++)
 		if (checker->orphans[i] < checker->inode_count)
 			checker->state[checker->orphans[i]] |= INODE_ORPHAN;
 	result = table_scan(checker, 1, NULL, check_block);
+	if (!result)
+		result = compat_check(checker);
 	return result ? result : root_check(checker);
 }

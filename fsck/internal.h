@@ -167,6 +167,7 @@ struct checker {
 	LIST(struct rebuild) rebuilds;
 	LIST(struct addition) additions;
 	LIST(struct loss) losses; /* by fork and block */
+	bool inode_flags;         /* some inode is immutable or append-only */
 	uint64_t lost_found;      /* 0: none */
 	bool lost_found_taken;    /* the root has that name for something else */
 	uint64_t next_free_block; /* where the repair's allocator looks next */

@@ -33,3 +33,28 @@ Test(inode, free_record_with_a_wrong_checksum)
 	cr_expect_eq(attr.ino, sick.file);
 	engine_close(&sick.engine);
 }
+
+/* ---- Flags ---- */
+
+/* Without the feature bit a mount lets the kernel open files by itself, and nobody would keep the flag's promise. */
+Test(inode, append_only_file_without_the_feature_bit)
+{
+	struct ash_inode record;
+	struct ash_super super;
+	struct sick sick;
+
+	sick_open(&sick, true);
+	inode_get(&sick.engine, sick.file, &record);
+	record.flags = ash_put32(ASH_INODE_NODUMP);
+	inode_forge(&sick.engine, sick.file, &record);
+	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
+	record.flags = ash_put32(ASH_INODE_APPEND);
+	inode_forge(&sick.engine, sick.file, &record);
+	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 1, "%s", sick.codes);
+	cr_expect_eq(check(&sick, ASH_CHECK_PREEN).left, 0, "%s", sick.codes);
+	image_read(&sick.engine, 0, &super);
+	cr_expect(ash_get64(super.compat) & ASH_COMPAT_INODE_FLAGS);
+	cr_expect_eq(check(&sick, ASH_CHECK_NO).notes, 0, "%s", sick.codes);
+	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
+	engine_close(&sick.engine);
+}
