@@ -65,8 +65,8 @@ static inline uint8_t *tree_block_begin(struct engine *engine, uint8_t bytes[ASH
 	node->header.magic = ash_put32(ASH_MAGIC_TREE_NODE);
 	node->header.address = ash_put64(block);
 	node->header.owner = ash_put64(owner);
-	node_begin((uint8_t *)&node->node, ASH_TREE_NODE_SIZE, level);
-	return (uint8_t *)&node->node;
+	node_begin(bytes + offsetof(struct ash_tree_block, node), ASH_TREE_NODE_SIZE, level);
+	return bytes + offsetof(struct ash_tree_block, node);
 }
 
 /* Any block with a header but a superblock. */
