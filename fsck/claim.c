@@ -6,7 +6,8 @@
  * their owner, so no two trees can both be right); then long attribute values, whose checksums were right a moment ago; then
  * data in the order of inode numbers. A loser among files gets a copy of the contested blocks, so that nothing is lost
  * whoever was right; where somebody's metadata lies, it gets a hole. Where all contested claims together exceed the
- * volume, no copies are made: they would not fit, and nobody's disk came to that by a few bad sectors.
+ * volume, no copies are made: they would not fit, and nobody's disk came to that by a few bad sectors. Data is then owned
+ * by who claims least, for it is the others who cannot be right.
  *
  * Time: a word of the maps for each 64 claimed blocks; memory: the claims, and no more losses than blocks and claims.
  * No locks: one thread.
@@ -18,6 +19,7 @@
 /* A range with contested blocks in it. */
 struct claim {
 	uint64_t ino, start, count;
+	uint64_t all; /* blocks of the inode's claims together */
 	bool node, attribute;
 };
 
@@ -34,7 +36,11 @@ static int claim_range(struct claims *claims, uint64_t start, uint64_t count, bo
 {
 	if (!map_any(&claims->checker->twice, start, count))
 		return 0;
-	return LIST_ADD(&claims->list, (struct claim){ claims->ino, start, count, node, claims->attribute });
+	return LIST_ADD(&claims->list, (struct claim){ .ino = claims->ino,
+						       .start = start,
+						       .count = count,
+						       .node = node,
+						       .attribute = claims->attribute });
 }
 
 static int claim_node(void *context, uint64_t block)
@@ -89,12 +95,24 @@ static int claim_inode(struct claims *claims, const struct ash_inode *record)
 	return result;
 }
 
+/* Tell the inode's claims, which are those from number `first` on, what they are together. */
+static void weigh(struct claims *claims, size_t first)
+{
+	uint64_t all = 0;
+
+	for (size_t i = first; i < claims->list.count; i++)
+		all += claims->list.items[i].count;
+	for (size_t i = first; i < claims->list.count; i++)
+		claims->list.items[i].all = all;
+}
+
 static int collect(struct claims *claims)
 {
 	struct checker *checker = claims->checker;
 	int result = 0;
 
 	for (uint64_t ino = ASH_INO_ROOT; ino < checker->inode_count && !result; ino++) {
+		size_t first = claims->list.count;
 		struct ash_inode record;
 
 		result = check_cancelled(checker);
@@ -104,6 +122,7 @@ static int collect(struct claims *claims)
 		result = inode_read(checker, ino, &record);
 		if (!result)
 			result = claim_inode(claims, &record);
+		weigh(claims, first);
 	}
 	return result;
 }
@@ -214,6 +233,16 @@ static unsigned turn_of(const struct claim *claim)
 	return claim->node ? 0 : claim->attribute ? 1 : 2;
 }
 
+/* Who claims least first: one that claims everything must not take it from all others. */
+static int compare_weights(const void *a, const void *b)
+{
+	const struct claim *x = a, *y = b;
+
+	if (x->all != y->all)
+		return x->all < y->all ? -1 : 1;
+	return x->ino < y->ino ? -1 : x->ino > y->ino;
+}
+
 static int compare_losses(const void *a, const void *b)
 {
 	const struct loss *x = a, *y = b;
@@ -283,6 +312,8 @@ int claims_resolve(struct checker *checker)
 		result = system_blocks(&claims);
 	if (!result)
 		result = collect(&claims);
+	if (!result && !claims.copies && claims.list.count)
+		qsort(claims.list.items, claims.list.count, sizeof(*claims.list.items), compare_weights);
 	for (unsigned turn = 0; turn < 3; turn++)
 		for (size_t i = 0; i < claims.list.count && !result; i++)
 			if (turn_of(&claims.list.items[i]) == turn)

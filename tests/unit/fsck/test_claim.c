@@ -131,3 +131,30 @@ Test(claim, many_claims_of_everything)
 	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
 	engine_close(&sick.engine);
 }
+
+/* One file claims everything, many times, and another has its content there: that is kept, whatever their numbers. */
+Test(claim, who_claims_least_keeps_most)
+{
+	char text[ASH_BLOCK_SIZE] = "content", back[ASH_BLOCK_SIZE] = "";
+	struct ash_inode record;
+	uint64_t count, region;
+	struct sick sick;
+
+	region = region_open(&sick, &count) - SPARE;
+	engine_mount(&sick.engine);
+	cr_assert_eq(ash_write(sick.engine.volume, sick.file, text, sizeof(text), 0, 0), sizeof(text));
+	cr_assert_eq(ash_close(sick.engine.volume), 0);
+	sick.engine.volume = NULL;
+	inode_get(&sick.engine, file_ino(&sick, 0), &record);
+	node_begin(record.data, ASH_DATA_FORK_SIZE, 0);
+	for (unsigned e = 0; e < 8; e++)
+		node_add_extent(record.data, e * count, region, (uint32_t)count);
+	file_forge(&sick, file_ino(&sick, 0), &record, 8 * count, 8 * count);
+	cr_expect_eq(check(&sick, ASH_CHECK_YES).left, 0, "%s", sick.codes);
+	cr_expect(strstr(sick.codes, "duplicate-too-many"), "%s", sick.codes);
+	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
+	engine_mount(&sick.engine);
+	cr_expect_eq(ash_read(sick.engine.volume, sick.file, back, sizeof(back), 0), sizeof(back));
+	cr_expect_eq(memcmp(text, back, sizeof(back)), 0);
+	engine_close(&sick.engine);
+}
