@@ -86,6 +86,52 @@ Test(rebuild, without_space_gives_back_what_it_took)
 	engine_close(&sick.engine);
 }
 
+#define LEAF_RECORDS 144u /* extents that fill a leaf: too many for one that is written anew */
+
+/*
+ * No block is free, and the one leaf that the tree has is not enough for a new one: it is not touched then, and all
+ * but the bad extent is still there.
+ */
+Test(rebuild, without_space_leaves_the_old_nodes)
+{
+	uint8_t leaf[ASH_BLOCK_SIZE], after[ASH_BLOCK_SIZE], *node;
+	uint64_t block, end, owner, filler;
+	struct ash_inode record;
+	struct ash_super super;
+	struct sick sick;
+
+	sick_open(&sick, true);
+	image_read(&sick.engine, 0, &super);
+	end = ash_get64(super.block_count) - 1;
+	block = block_take(&sick.engine);
+	owner = sick.file - 1;
+	filler = sick.file;
+	node = tree_block_begin(&sick.engine, leaf, block, owner, 0);
+	for (uint64_t i = 0; i + 1 < LEAF_RECORDS; i++)
+		node_add_extent(node, i, block + 1 + i, 1);
+	node_add_extent(node, LEAF_RECORDS, end + 1, 1);
+	block_seal(&sick.engine, leaf);
+	inode_get(&sick.engine, owner, &record);
+	record.data_kind = ASH_FORK_TREE;
+	node_begin(record.data, ASH_DATA_FORK_SIZE, 1);
+	node_add_child(record.data, 0, block);
+	record.size = ash_put64((LEAF_RECORDS + 1ull) * ASH_BLOCK_SIZE);
+	record.blocks = ash_put64(LEAF_RECORDS + 1);
+	inode_forge(&sick.engine, owner, &record);
+	inode_get(&sick.engine, filler, &record);
+	record.data_kind = ASH_FORK_TREE;
+	node_begin(record.data, ASH_DATA_FORK_SIZE, 0);
+	node_add_extent(record.data, 0, block + LEAF_RECORDS, (uint32_t)(end - block - LEAF_RECORDS));
+	record.size = ash_put64((end - block - LEAF_RECORDS) * ASH_BLOCK_SIZE);
+	record.blocks = ash_put64(end - block - LEAF_RECORDS);
+	inode_forge(&sick.engine, filler, &record);
+	cr_expect_eq(check(&sick, ASH_CHECK_YES).left, 1, "%s", sick.codes);
+	cr_expect(strstr(sick.codes, "no-space"), "%s", sick.codes);
+	image_read(&sick.engine, block, after);
+	cr_expect_eq(memcmp(leaf, after, sizeof(leaf)), 0);
+	engine_close(&sick.engine);
+}
+
 /* ---- Many at once ---- */
 
 #define RINGS 70u
