@@ -71,6 +71,22 @@ static bool settled(const struct checker *checker)
 	return !checker->rebuilds.count && !checker->changed && !checker->result->stopped;
 }
 
+static int connect_and_rebuild(struct checker *checker, bool names_known)
+{
+	bool connected = settled(checker);
+	int result = connected ? connect_check(checker) : 0;
+
+	if (!result)
+		result = table_holes_fill(checker);
+	if (!result && checker->rebuilds.count)
+		result = rebuild_all(checker, names_known);
+	/* Where there was no space for any of them, there will not be another round for pass 3. */
+	if (result || connected || !settled(checker))
+		return result;
+	result = connect_check(checker);
+	return result || !checker->rebuilds.count ? result : rebuild_all(checker, names_known);
+}
+
 static int structure(struct checker *checker)
 {
 	int result = round_begin(checker);
@@ -92,12 +108,8 @@ static int structure(struct checker *checker)
 		result = directories_check(checker);
 		names_known = true;
 	}
-	if (!result && settled(checker))
-		result = connect_check(checker);
 	if (!result)
-		result = table_holes_fill(checker);
-	if (!result && checker->rebuilds.count)
-		result = rebuild_all(checker, names_known);
+		result = connect_and_rebuild(checker, names_known);
 	return result ? result : check_cancelled(checker);
 }
 

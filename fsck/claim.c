@@ -5,14 +5,21 @@
  * Fixed metadata, the log and the inode table keep what they have; then tree blocks (their headers name
  * their owner, so no two trees can both be right); then long attribute values, whose checksums were right a moment ago; then
  * data in the order of inode numbers. A loser among files gets a copy of the contested blocks, so that nothing is lost
- * whoever was right; where somebody's metadata lies, it gets a hole. No locks: one thread.
+ * whoever was right; where somebody's metadata lies, it gets a hole. Where all contested claims together exceed the
+ * volume, no copies are made: they would not fit, and nobody's disk came to that by a few bad sectors. Data is then owned
+ * by who claims least, for it is the others who cannot be right.
+ *
+ * Time: a word of the maps for each 64 claimed blocks; memory: the claims, and no more losses than blocks and claims.
+ * No locks: one thread.
  */
 #include "internal.h"
 
 #include <stdlib.h>
 
+/* A range with contested blocks in it. */
 struct claim {
 	uint64_t ino, start, count;
+	uint64_t all; /* blocks of the inode's claims together */
 	bool node, attribute;
 };
 
@@ -20,36 +27,20 @@ struct claims {
 	struct checker *checker;
 	uint64_t ino, floor;
 	bool attribute;
+	bool copies; /* there are */
 	LIST(struct claim) list;
 	struct block_map system, owned;
 };
 
-static int claim_part(struct claims *claims, uint64_t start, uint64_t count, bool node)
-{
-	return LIST_ADD(&claims->list, (struct claim){ claims->ino, start, count, node, claims->attribute });
-}
-
-/* The contested parts of a range. */
 static int claim_range(struct claims *claims, uint64_t start, uint64_t count, bool node)
 {
-	const struct block_map *twice = &claims->checker->twice;
-	uint64_t length = 0;
-	int result = 0;
-
-	if (!map_any(twice, start, count))
+	if (!map_any(&claims->checker->twice, start, count))
 		return 0;
-	for (uint64_t i = 0; i < count && !result; i++) {
-		if (map_test(twice, start + i)) {
-			length++;
-			continue;
-		}
-		if (length)
-			result = claim_part(claims, start + i - length, length, node);
-		length = 0;
-	}
-	if (!result && length)
-		result = claim_part(claims, start + count - length, length, node);
-	return result;
+	return LIST_ADD(&claims->list, (struct claim){ .ino = claims->ino,
+						       .start = start,
+						       .count = count,
+						       .node = node,
+						       .attribute = claims->attribute });
 }
 
 static int claim_node(void *context, uint64_t block)
@@ -104,12 +95,24 @@ static int claim_inode(struct claims *claims, const struct ash_inode *record)
 	return result;
 }
 
+/* Tell the inode's claims, which are those from number `first` on, what they are together. */
+static void weigh(struct claims *claims, size_t first)
+{
+	uint64_t all = 0;
+
+	for (size_t i = first; i < claims->list.count; i++)
+		all += claims->list.items[i].count;
+	for (size_t i = first; i < claims->list.count; i++)
+		claims->list.items[i].all = all;
+}
+
 static int collect(struct claims *claims)
 {
 	struct checker *checker = claims->checker;
 	int result = 0;
 
 	for (uint64_t ino = ASH_INO_ROOT; ino < checker->inode_count && !result; ino++) {
+		size_t first = claims->list.count;
 		struct ash_inode record;
 
 		result = check_cancelled(checker);
@@ -119,46 +122,89 @@ static int collect(struct claims *claims)
 		result = inode_read(checker, ino, &record);
 		if (!result)
 			result = claim_inode(claims, &record);
+		weigh(claims, first);
 	}
 	return result;
 }
 
-static int lose(struct claims *claims, const struct claim *claim, uint64_t start, uint64_t count, bool copy)
+/* The lowest run of set bits, which are cleared: how long it is, and *first. */
+static uint64_t run_take(uint64_t *bits, uint64_t *first)
+{
+	uint64_t low = (uint64_t)__builtin_ctzll(*bits), rest = ~(*bits >> low);
+	uint64_t length = rest ? (uint64_t)__builtin_ctzll(rest) : 64;
+
+	*first = low;
+	*bits &= length < 64 ? ~(((1ull << length) - 1) << low) : 0;
+	return length;
+}
+
+static bool same_fork(const struct loss *a, const struct loss *b)
+{
+	return a->ino == b->ino && a->attribute == b->attribute;
+}
+
+/* Does `next`, which does not begin before `loss`, go on where that ends, or lie in it? */
+static bool loss_continues(const struct loss *loss, const struct loss *next)
+{
+	return same_fork(loss, next) && loss->node == next->node && loss->copy == next->copy &&
+	       next->start >= loss->start && next->start <= loss->start + loss->count;
+}
+
+static int lose(struct claims *claims, const struct claim *claim, uint64_t word, uint64_t bits, bool copy)
 {
 	struct checker *checker = claims->checker;
-	struct problem_context context = { .ino = claim->ino, .block = start, .have = count };
-	struct loss loss = { claim->ino, start, count, copy };
-	int result;
+	struct loss loss = { .ino = claim->ino, .attribute = claim->attribute, .node = claim->node, .copy = copy };
+	int result = 0;
 
-	if (!problem(checker, PROBLEM_DUPLICATE_BLOCKS, &context))
-		return 0;
-	result = rebuild_schedule(checker, claim->ino, claim->attribute);
-	/* A tree block that lies where it must not is moved by the rebuild itself. */
-	return result || claim->node ? result : LIST_ADD(&checker->losses, loss);
+	while (bits && !result) {
+		struct loss *last = checker->losses.count ? &checker->losses.items[checker->losses.count - 1] : NULL;
+
+		loss.count = run_take(&bits, &loss.start);
+		loss.start += word;
+		if (last && loss_continues(last, &loss) && last->start + last->count == loss.start)
+			last->count += loss.count;
+		else
+			result = LIST_ADD(&checker->losses, loss);
+	}
+	return result;
 }
 
-/* 0: free so far, 1: another file's, 2: metadata. */
-static unsigned owner_of(const struct claims *claims, uint64_t block)
+static int own(struct block_map *map, uint64_t word, uint64_t bits)
 {
-	return map_test(&claims->system, block) ? 2 : map_test(&claims->owned, block) ? 1 : 0;
+	int result = 0;
+
+	while (bits && !result) {
+		uint64_t first, length = run_take(&bits, &first);
+
+		result = map_set(map, word + first, length, NULL, NULL);
+	}
+	return result;
 }
 
+/* What nobody had so far is the claim's. */
 static int settle(struct claims *claims, const struct claim *claim)
 {
 	uint64_t end = claim->start + claim->count;
-	int result = 0;
+	int result = check_cancelled(claims->checker);
 
-	for (uint64_t at = claim->start; at < end && !result;) {
-		unsigned owner = owner_of(claims, at);
-		uint64_t length = 1;
+	for (uint64_t word = claim->start & ~63ull; word < end && !result; word += 64) {
+		uint64_t contested = map_word(&claims->checker->twice, word), holes, copies;
 
-		while (at + length < end && owner_of(claims, at + length) == owner)
-			length++;
-		if (owner)
-			result = lose(claims, claim, at, length, owner == 1);
-		else
-			result = map_set(claim->node ? &claims->system : &claims->owned, at, length, NULL, NULL);
-		at += length;
+		if (word < claim->start)
+			contested &= ~0ull << (claim->start - word);
+		if (end - word < 64)
+			contested &= ~(~0ull << (end - word));
+		holes = contested & map_word(&claims->system, word);
+		copies = contested & map_word(&claims->owned, word) & ~holes;
+		result = own(claim->node ? &claims->system : &claims->owned, word, contested & ~holes & ~copies);
+		if (!claims->copies) {
+			holes |= copies;
+			copies = 0;
+		}
+		if (!result)
+			result = lose(claims, claim, word, copies, true);
+		if (!result)
+			result = lose(claims, claim, word, holes, false);
 	}
 	return result;
 }
@@ -187,18 +233,77 @@ static unsigned turn_of(const struct claim *claim)
 	return claim->node ? 0 : claim->attribute ? 1 : 2;
 }
 
+/* Who claims least first: one that claims everything must not take it from all others. */
+static int compare_weights(const void *a, const void *b)
+{
+	const struct claim *x = a, *y = b;
+
+	if (x->all != y->all)
+		return x->all < y->all ? -1 : 1;
+	return x->ino < y->ino ? -1 : x->ino > y->ino;
+}
+
 static int compare_losses(const void *a, const void *b)
 {
 	const struct loss *x = a, *y = b;
 
 	if (x->ino != y->ino)
 		return x->ino < y->ino ? -1 : 1;
+	if (x->attribute != y->attribute)
+		return x->attribute ? 1 : -1;
 	return x->start < y->start ? -1 : x->start > y->start;
+}
+
+/* A fork may claim, and lose, a block more than once. */
+static void merge_losses(struct checker *checker)
+{
+	struct loss *losses = checker->losses.items;
+	size_t kept = 0;
+
+	for (size_t i = 1; i < checker->losses.count; i++) {
+		struct loss *last = &losses[kept];
+		uint64_t end = losses[i].start + losses[i].count;
+
+		if (!loss_continues(last, &losses[i]))
+			losses[++kept] = losses[i];
+		else if (end > last->start + last->count)
+			last->count = end - last->start;
+	}
+	checker->losses.count = kept + 1;
+}
+
+/* Ask once for each fork; what is not to be repaired is no loss. */
+static int decide(struct claims *claims)
+{
+	struct checker *checker = claims->checker;
+	struct loss *losses = checker->losses.items;
+	size_t kept = 0, end;
+	int result = 0;
+
+	for (size_t first = 0; first < checker->losses.count && !result; first = end) {
+		struct problem_context context = { .ino = losses[first].ino,
+						   .block = losses[first].start,
+						   .number = losses[first].attribute };
+		bool repair;
+
+		for (end = first; end < checker->losses.count && same_fork(&losses[first], &losses[end]); end++)
+			context.have += losses[end].count;
+		repair = problem(checker, claims->copies ? PROBLEM_DUPLICATE_BLOCKS : PROBLEM_DUPLICATE_TOO_MANY,
+				 &context);
+		if (repair)
+			result = rebuild_schedule(checker, context.ino, context.number);
+		/* A tree block that lies where it must not is moved by the rebuild itself. */
+		for (size_t i = first; i < end; i++)
+			if (repair && !losses[i].node)
+				losses[kept++] = losses[i];
+	}
+	checker->losses.count = kept;
+	return result;
 }
 
 int claims_resolve(struct checker *checker)
 {
-	struct claims claims = { .checker = checker };
+	struct claims claims = { .checker = checker, .copies = checker->twice_count <= checker->block_count };
 	int result = map_open(&claims.system, checker->block_count, true);
 
 	if (!result)
@@ -207,32 +312,40 @@ int claims_resolve(struct checker *checker)
 		result = system_blocks(&claims);
 	if (!result)
 		result = collect(&claims);
+	if (!result && !claims.copies && claims.list.count)
+		qsort(claims.list.items, claims.list.count, sizeof(*claims.list.items), compare_weights);
 	for (unsigned turn = 0; turn < 3; turn++)
 		for (size_t i = 0; i < claims.list.count && !result; i++)
 			if (turn_of(&claims.list.items[i]) == turn)
 				result = settle(&claims, &claims.list.items[i]);
-	if (checker->losses.count)
+	if (!result && checker->losses.count) {
 		qsort(checker->losses.items, checker->losses.count, sizeof(*checker->losses.items), compare_losses);
+		merge_losses(checker);
+		result = decide(&claims);
+	}
 	LIST_FREE(&claims.list);
 	map_close(&claims.system);
 	map_close(&claims.owned);
 	return result;
 }
 
-const struct loss *loss_find(const struct checker *checker, uint64_t ino, uint64_t start, uint64_t count)
+const struct loss *loss_find(const struct checker *checker, uint64_t ino, bool attribute, uint64_t start,
+			     uint64_t count)
 {
+	const struct loss wanted = { .ino = ino, .attribute = attribute, .start = start };
 	size_t low = 0, high = checker->losses.count;
 
+	/* the first that does not end before */
 	while (low < high) {
 		size_t middle = (low + high) / 2;
 		const struct loss *loss = &checker->losses.items[middle];
 
-		if (loss->ino < ino || (loss->ino == ino && loss->start + loss->count <= start))
+		if (same_fork(loss, &wanted) ? loss->start + loss->count <= start : compare_losses(loss, &wanted) < 0)
 			low = middle + 1;
 		else
 			high = middle;
 	}
-	if (low == checker->losses.count || checker->losses.items[low].ino != ino ||
+	if (low == checker->losses.count || !same_fork(&checker->losses.items[low], &wanted) ||
 	    checker->losses.items[low].start >= start + count)
 		return NULL;
 	return &checker->losses.items[low];

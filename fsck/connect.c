@@ -200,9 +200,10 @@ static struct directory_info *climb(struct checker *checker, struct directory_in
 	return fate == MARK_LOST && !known ? top : NULL;
 }
 
+/* Only an empty one can be. */
 static bool deleted(const struct checker *checker, const struct directory_info *info)
 {
-	return !info->found_parent && !checker->info[info->ino].nlink;
+	return !info->found_parent && !checker->info[info->ino].nlink && !info->entries;
 }
 
 static int lost_directory(struct checker *checker, struct directory_info *info)
@@ -211,7 +212,7 @@ static int lost_directory(struct checker *checker, struct directory_info *info)
 	uint64_t ino = info->ino, old_parent = info->found_parent;
 	int result;
 
-	if (deleted(checker, info) && !info->children) {
+	if (deleted(checker, info)) {
 		if (checker->state[ino] & INODE_ORPHAN)
 			return 0;
 		return problem(checker, PROBLEM_LOST_ORPHAN, &context) ? clear_inode(checker, ino) : 0;
@@ -220,7 +221,7 @@ static int lost_directory(struct checker *checker, struct directory_info *info)
 		return 0;
 	result = connect_inode(checker, ino, DT_DIR); /* may move the list of directories */
 	info = directory_find(checker, ino);
-	info->found_parent = checker->lost_found;
+	info->parent = info->found_parent = checker->lost_found;
 	info->found_key = name_key(checker, "", 0);
 	info->mark = MARK_REACHED;
 	/* One of a ring: the name that closed the ring goes. */

@@ -162,6 +162,7 @@ static int check_directory(struct checker *checker, uint64_t ino, const struct a
 		return 0;
 	if (record->data_kind == ASH_FORK_TREE)
 		result = tree_walk(&walk, record->data, ASH_DATA_FORK_SIZE);
+	context.info->entries = context.entries || context.damaged;
 	return result ? result : check_size(&context, record);
 }
 

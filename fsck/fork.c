@@ -8,6 +8,8 @@
 #include "internal.h"
 
 #include <stdlib.h>
+#include "fs/names.h"
+#include "fs/xattr.h"
 
 struct fork_walk {
 	struct checker *checker;
@@ -20,13 +22,17 @@ struct fork_walk {
 	struct name_set set;
 };
 
+/* Once: what is added to a directory would be added again. */
 int rebuild_schedule(struct checker *checker, uint64_t ino, bool attribute)
 {
-	for (size_t i = checker->rebuilds.count; i-- > 0;)
-		if (checker->rebuilds.items[i].ino == ino && checker->rebuilds.items[i].attribute == attribute)
-			return 0;
-		else if (checker->rebuilds.count - i > 64)
-			break; /* a later one of the same fork does no harm */
+	uint8_t scheduled = attribute ? INODE_REBUILD_ATTRIBUTE : INODE_REBUILD_DATA;
+
+	/* The table's own comes before all others, and before there is a state of any inode. */
+	if (ino == ASH_INO_TABLE)
+		return checker->rebuilds.count ? 0 : LIST_ADD(&checker->rebuilds, (struct rebuild){ ino, attribute });
+	if (checker->state[ino] & scheduled)
+		return 0;
+	checker->state[ino] |= scheduled;
 	return LIST_ADD(&checker->rebuilds, (struct rebuild){ ino, attribute });
 }
 
@@ -152,28 +158,10 @@ static bool attribute_name_good(const uint8_t *name, uint32_t length)
 {
 	static const char *const spaces[] = { "user.", "trusted.", "security.", "system." };
 
-	if (memchr(name, 0, length))
-		return false;
 	for (unsigned i = 0; i < 4; i++)
 		if (length > strlen(spaces[i]) && !memcmp(name, spaces[i], strlen(spaces[i])))
 			return true;
 	return false;
-}
-
-/* `bytes`: of struct ash_xattr_external, `count` extents of it known to be there. */
-static void external_decode(const uint8_t *bytes, uint32_t count, struct external *out)
-{
-	struct ash_xattr_external header;
-
-	memcpy(&header, bytes, sizeof(header));
-	out->crc = ash_get32(header.value_crc);
-	out->count = count;
-	for (uint32_t i = 0; i < count; i++) {
-		__typeof__(header.extents[0]) extent;
-
-		memcpy(&extent, bytes + sizeof(header) + i * sizeof(extent), sizeof(extent));
-		out->extents[i] = (struct block_run){ ash_get64(extent.start), ash_get32(extent.count) };
-	}
 }
 
 void external_get(const struct ash_xattr_value *attribute, struct external *out)
@@ -185,52 +173,63 @@ void external_get(const struct ash_xattr_value *attribute, struct external *out)
 	if (attribute->kind == 0)
 		return;
 	memcpy(&header, bytes, sizeof(header));
-	external_decode(bytes, ash_get32(header.extent_count), out);
+	out->crc = ash_get32(header.value_crc);
+	out->count = ash_get32(header.extent_count);
+	for (uint32_t i = 0; i < out->count; i++) {
+		__typeof__(header.extents[0]) extent;
+
+		memcpy(&extent, bytes + sizeof(header) + i * sizeof(extent), sizeof(extent));
+		out->extents[i] = (struct block_run){ ash_get64(extent.start), ash_get32(extent.count) };
+	}
 }
 
-static const char *external_wrong(const struct checker *checker, const uint8_t *bytes, uint32_t length,
-				  uint32_t value_length)
+static const char *external_wrong(const struct checker *checker, const struct ash_xattr_value *attribute)
 {
-	struct ash_xattr_external header;
 	struct external external;
-	uint64_t blocks = 0;
-	uint32_t count;
 
-	if (length < sizeof(header))
-		return "too short";
-	memcpy(&header, bytes, sizeof(header));
-	count = ash_get32(header.extent_count);
-	if (!count || count > ASH_XATTR_MAX_EXTENTS || length != sizeof(header) + count * sizeof(header.extents[0]))
-		return "impossible number of extents";
-	external_decode(bytes, count, &external);
-	for (uint32_t i = 0; i < count; i++) {
+	external_get(attribute, &external);
+	for (uint32_t i = 0; i < external.count; i++)
 		if (!external.extents[i].start ||
 		    !extent_inside(checker, external.extents[i].start, external.extents[i].count))
 			return "value outside the volume";
-		blocks += external.extents[i].count;
-	}
-	if (blocks != (value_length + ASH_BLOCK_SIZE - 1) >> ASH_BLOCK_SHIFT)
-		return "value length does not fit its blocks";
 	return NULL;
+}
+
+static bool is_acl(const struct ash_xattr_value *attribute)
+{
+	static const char *const names[] = { ASH_ACL_ACCESS, ASH_ACL_DEFAULT };
+
+	for (unsigned i = 0; i < 2; i++)
+		if (attribute->name_length == strlen(names[i]) &&
+		    !memcmp(attribute->name_and_value, names[i], attribute->name_length))
+			return true;
+	return false;
+}
+
+/* It gives rights, so the engine takes none that it would not have stored. */
+static const char *acl_wrong(const struct ash_xattr_value *attribute)
+{
+	_Alignas(8) uint8_t blob[ASH_ACL_SIZE_MAX]; /* on disk it follows the name and so has no alignment */
+	uint32_t size = ash_get32(attribute->value_length);
+
+	if (attribute->kind || size > sizeof(blob) || ash_acl_is_empty(size))
+		return "impossible access control list";
+	memcpy(blob, attribute->name_and_value + attribute->name_length, size);
+	return ash_acl_check(blob, size) ? "impossible access control list" : NULL;
 }
 
 const char *attribute_wrong(const struct checker *checker, const uint8_t *value, uint32_t length)
 {
 	const struct ash_xattr_value *attribute = (const void *)value;
-	uint32_t rest, value_length;
+	const char *why = ash_xattr_check(value, length);
 
-	if (length < sizeof(*attribute) || length < sizeof(*attribute) + attribute->name_length ||
-	    !attribute->name_length)
-		return "too short";
-	rest = length - (uint32_t)sizeof(*attribute) - attribute->name_length;
-	value_length = ash_get32(attribute->value_length);
+	if (why)
+		return why;
 	if (!attribute_name_good(attribute->name_and_value, attribute->name_length))
 		return "impossible name";
-	if (attribute->kind == 0)
-		return value_length != rest ? "value length does not fit" : NULL;
-	if (attribute->kind != 1 || value_length > ASH_XATTR_SIZE_MAX)
-		return "impossible kind or length";
-	return external_wrong(checker, attribute->name_and_value + attribute->name_length, rest, value_length);
+	if (is_acl(attribute))
+		return acl_wrong(attribute);
+	return external_wrong(checker, attribute);
 }
 
 const char *attribute_value_wrong(struct checker *checker, const uint8_t *value, int *error)

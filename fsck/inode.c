@@ -113,6 +113,11 @@ static int damaged(struct inode_work *work, const char *why)
 	return 0;
 }
 
+static bool is_sealed(const struct inode_work *work)
+{
+	return ash_get32(work->record.crc) == ash_inode_crc(work->checker->seed, &work->record);
+}
+
 static int free_record(struct inode_work *work)
 {
 	const struct ash_inode *record = &work->record;
@@ -120,7 +125,8 @@ static int free_record(struct inode_work *work)
 
 	if (record_is_zero(record))
 		return 0;
-	if (ash_get32(record->magic) == ASH_MAGIC_INODE && ash_get64(record->ino) == work->ino)
+	/* The next to use the number would take a wrong checksum for damage. */
+	if (ash_get32(record->magic) == ASH_MAGIC_INODE && ash_get64(record->ino) == work->ino && is_sealed(work))
 		return 0;
 	return problem(work->checker, PROBLEM_FREE_RECORD, &context) ? clear(work) : 0;
 }
@@ -336,7 +342,7 @@ static void check_checksum(struct inode_work *work)
 {
 	struct problem_context context = { .ino = work->ino };
 
-	if (ash_get32(work->record.crc) == ash_inode_crc(work->checker->seed, &work->record))
+	if (is_sealed(work))
 		return;
 	work->doubted = true;
 	work->rubbish = record_is_rubbish(work->checker, &work->record);
@@ -349,6 +355,8 @@ static int remember(struct inode_work *work)
 	struct checker *checker = work->checker;
 	uint32_t mode = ash_get32(work->record.mode);
 
+	if (ash_get32(work->record.flags) & (ASH_INODE_IMMUTABLE | ASH_INODE_APPEND))
+		checker->inode_flags = true;
 	checker->state[work->ino] = (uint8_t)((checker->state[work->ino] & ~INODE_TYPE) | (IFTODT(mode) & INODE_TYPE));
 	checker->info[work->ino].nlink = ash_get32(work->record.nlink);
 	if (!S_ISDIR(mode))
@@ -357,20 +365,68 @@ static int remember(struct inode_work *work)
 			(struct directory_info){ .ino = work->ino, .parent = ash_get64(work->record.parent) });
 }
 
+/* ---- Directories that say they are something else ---- */
+
+/* An entry under the hash of its name: no extent has that form. */
+static int is_entry(void *context, uint64_t key, const uint8_t *value, uint32_t length)
+{
+	const struct ash_dirent_value *entry = (const void *)value;
+
+	return !dirent_wrong(value, length) &&
+	       (key & ~KEY_COLLISION_MASK) == name_key(context, entry->name, entry->name_length);
+}
+
+static int has_entries(struct inode_work *work)
+{
+	struct tree_walk walk = {
+		.checker = work->checker, .owner = work->ino, .context = work->checker, .record = is_entry
+	};
+
+	return work->record.data_kind == ASH_FORK_TREE ? tree_walk(&walk, work->record.data, ASH_DATA_FORK_SIZE) : 0;
+}
+
+/*
+ * A wrong bit in the type would cost all names in it, so the type is judged before everything else. Where it was that bit
+ * alone, the checksum is right again, and there is nothing more to doubt.
+ */
+static int restore_directory(struct inode_work *work)
+{
+	uint32_t mode = ash_get32(work->record.mode);
+	struct problem_context context = { .ino = work->ino, .why = "number" };
+	int found = 1;
+
+	if (S_ISDIR(mode))
+		return 0;
+	if (work->ino != ASH_INO_ROOT) {
+		context.why = "content";
+		found = has_entries(work);
+	}
+	if (found <= 0 || !problem(work->checker, PROBLEM_INODE_TYPE, &context))
+		return found < 0 ? found : 0;
+	work->record.mode = ash_put32(S_IFDIR | (mode & ~(uint32_t)S_IFMT));
+	work->record.rdev = ash_put64(0);
+	work->dirty = true;
+	return 0;
+}
+
 static int used_record(struct inode_work *work)
 {
 	struct checker *checker = work->checker;
 	const struct ash_inode *record = &work->record;
 	struct problem_context context = { .ino = work->ino };
-	const char *why = record_wrong(record);
+	bool there = ash_get32(record->magic) == ASH_MAGIC_INODE && ash_get64(record->ino) == work->ino;
+	const char *why = there ? record_wrong(record) : "no inode record there";
 	int result;
 
-	if (ash_get32(record->magic) != ASH_MAGIC_INODE || ash_get64(record->ino) != work->ino) {
-		why = "no inode record there";
-	}
 	/* Free by the bitmap and not sealed: never was an inode. */
-	if (!inode_bit(checker, work->ino) && (why || ash_get32(record->crc) != ash_inode_crc(checker->seed, record)))
+	if (!inode_bit(checker, work->ino) && (why || !is_sealed(work)))
 		return problem(checker, PROBLEM_FREE_RECORD, &context) ? clear(work) : 0;
+	if (there && !is_sealed(work)) {
+		result = restore_directory(work);
+		if (result)
+			return result;
+		why = record_wrong(record);
+	}
 	if (why)
 		return damaged(work, why);
 	if (work->ino != ASH_INO_ROOT && work->ino < ASH_INO_FIRST_FREE)
@@ -435,13 +491,31 @@ static int root_check(struct checker *checker)
 	return make_root(checker);
 }
 
+/* Without this bit a server leaves opens to the kernel, which knows nothing of these flags. */
+static int compat_check(struct checker *checker)
+{
+	struct ash_super *super = checker->super;
+
+	if (!checker->inode_flags || (ash_get64(super->compat) & ASH_COMPAT_INODE_FLAGS))
+		return 0;
+	/* Nor is a primary written that the user wants left as it is. */
+	if (checker->super_from || checker->restore || !problem(checker, PROBLEM_SUPER_COMPAT, NULL))
+		return 0;
+	super->compat = ash_put64(ash_get64(super->compat) | ASH_COMPAT_INODE_FLAGS);
+	return super_write_all(checker);
+}
+
 int inodes_check(struct checker *checker)
 {
 	int result;
+
+	checker->inode_flags = false;
 
 	for (size_t i = 0; i < checker->orphan_count; i++)
 		if (checker->orphans[i] < checker->inode_count)
 			checker->state[checker->orphans[i]] |= INODE_ORPHAN;
 	result = table_scan(checker, 1, NULL, check_block);
+	if (!result)
+		result = compat_check(checker);
 	return result ? result : root_check(checker);
 }

@@ -49,6 +49,8 @@ struct block_map {
 int map_open(struct block_map *map, uint64_t block_count, bool fixed);
 void map_close(struct block_map *map);
 bool map_test(const struct block_map *map, uint64_t block);
+/* The bits of 64 blocks; `block`, a multiple of 64, is the lowest. */
+uint64_t map_word(const struct block_map *map, uint64_t block);
 /* Set a range inside the volume; bits that were set already go to `twice` (may be NULL) and are counted in *hits. */
 int map_set(struct block_map *map, uint64_t start, uint64_t count, struct block_map *twice, uint64_t *hits);
 bool map_any(const struct block_map *map, uint64_t start, uint64_t count);
@@ -61,11 +63,11 @@ uint64_t group_length(uint64_t block_count, uint64_t group);
 
 /* ---- What is remembered ---- */
 
-#define INODE_TYPE 0x0fu    /* DT_*; 0: free */
-#define INODE_ORPHAN 0x10u  /* in the log's orphan set */
-#define INODE_DAMAGED 0x20u /* reported, not repaired */
-#define INODE_NAMED_ROOT 0x40u
-#define INODE_HAS_FLAGS 0x80u
+#define INODE_TYPE 0x0fu         /* DT_*; 0: free */
+#define INODE_ORPHAN 0x10u       /* in the log's orphan set */
+#define INODE_DAMAGED 0x20u      /* reported, not repaired */
+#define INODE_REBUILD_DATA 0x40u /* the fork is on the list of rebuilds */
+#define INODE_REBUILD_ATTRIBUTE 0x80u
 
 struct inode_info {
 	uint32_t nlink; /* of the record */
@@ -79,6 +81,7 @@ struct directory_info {
 	uint64_t found_key;    /* of the entry that counts */
 	uint32_t children;     /* directories in it */
 	uint32_t mark;         /* of the reachability walk */
+	bool entries;          /* it has some, or may have had some where it is damaged */
 };
 
 struct table_extent {
@@ -107,11 +110,13 @@ struct addition {
 	uint64_t directory, ino;
 	uint8_t type;
 };
-/* Blocks of an inode that it must give up. */
+/* Blocks of a fork that it must give up. */
 struct loss {
 	uint64_t ino;
 	uint64_t start, count; /* device blocks */
-	bool copy;             /* it gets a copy */
+	bool attribute;
+	bool node; /* of its tree: only until claims_resolve() ends */
+	bool copy; /* it gets a copy */
 };
 
 #define LIST(type)                   \
@@ -168,7 +173,8 @@ struct checker {
 	LIST(struct directory_info) directories; /* by ascending number */
 	LIST(struct rebuild) rebuilds;
 	LIST(struct addition) additions;
-	LIST(struct loss) losses; /* by inode */
+	LIST(struct loss) losses; /* by fork and block */
+	bool inode_flags;         /* some inode is immutable or append-only */
 	uint64_t lost_found;      /* 0: none */
 	bool lost_found_taken;    /* the root has that name for something else */
 	uint64_t next_free_block; /* where the repair's allocator looks next */
@@ -325,7 +331,7 @@ struct external {
 		uint64_t start, count;
 	} extents[ASH_XATTR_MAX_EXTENTS];
 };
-/* Of an attribute that attribute_wrong() let through; count 0 when the value is in the record. */
+/* Of an attribute that ash_xattr_check() let through; count 0 when the value is in the record. */
 void external_get(const struct ash_xattr_value *attribute, struct external *out);
 /* NULL or what is wrong with the value of a well-formed external attribute. */
 const char *attribute_value_wrong(struct checker *checker, const uint8_t *value, int *error);
@@ -343,8 +349,9 @@ int name_set_add(struct checker *checker, struct name_set *set, uint64_t key, co
 /* ---- claim.c ---- */
 
 int claims_resolve(struct checker *checker);
-/* Does `ino` give up part of this range? First such block in *at and its run in *run. */
-const struct loss *loss_find(const struct checker *checker, uint64_t ino, uint64_t start, uint64_t count);
+/* The first part of this range that the fork gives up; NULL: none. */
+const struct loss *loss_find(const struct checker *checker, uint64_t ino, bool attribute, uint64_t start,
+			     uint64_t count);
 
 /* ---- directory.c, connect.c ---- */
 

@@ -72,9 +72,13 @@ static void end_of_answers(void)
 		interrupted = SIGHUP;
 }
 
-/* What is written to a slow terminal must not be lost: hence SA_RESTART. */
+/*
+ * What is written to a slow terminal must not be lost: hence SA_RESTART. A reader who goes must not end a repair half-way:
+ * the exit status tells that output was lost, see output_written().
+ */
 static int catch_signals(void)
 {
+	struct sigaction ignore = { .sa_handler = SIG_IGN };
 	struct sigaction action = { .sa_handler = on_interrupt, .sa_flags = SA_RESTART };
 
 	if (pipe2(interrupt_pipe, O_CLOEXEC | O_NONBLOCK))
@@ -82,6 +86,7 @@ static int catch_signals(void)
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);
 	sigaction(SIGHUP, &action, NULL);
+	sigaction(SIGPIPE, &ignore, NULL);
 	return 0;
 }
 
@@ -515,13 +520,12 @@ int main(int argc, char **argv)
 	int code;
 
 	standard_guard();
-	code = parse(&front, argc, argv);
+	code = catch_signals();
+	if (!code)
+		code = parse(&front, argc, argv);
 	front.options.context = &front;
 	if (!code)
 		code = need_terminal(&front);
-	if (code)
-		return code;
-	code = catch_signals();
 	if (code)
 		return code;
 	/* A bar in a file or pipe is of no use to anybody. */

@@ -88,6 +88,17 @@ bool map_test(const struct block_map *map, uint64_t block)
 	return le64toh(map->groups[group][bit / 64]) >> (bit % 64) & 1;
 }
 
+static_assert(ASH_BLOCKS_PER_GROUP % 64 == 0, "no word of a map has blocks of two groups");
+
+uint64_t map_word(const struct block_map *map, uint64_t block)
+{
+	uint64_t group = block / ASH_BLOCKS_PER_GROUP, bit = block % ASH_BLOCKS_PER_GROUP;
+
+	if (map->groups[group])
+		return le64toh(map->groups[group][bit / 64]);
+	return map->fixed ? word_mask(bit / 64, 0, ash_group_bitmap(group) - ash_group_start(group) + 1) : 0;
+}
+
 static int note_twice(struct block_map *twice, uint64_t group, uint64_t word, uint64_t bits)
 {
 	uint64_t *words = map_group(twice, group);

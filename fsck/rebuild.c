@@ -7,7 +7,8 @@
  * write: pack the records into new nodes on free blocks, flush, then switch the inode record, flush. An interruption
  * before the switch changes nothing; after it the old nodes are merely unused, which pass 4 sees.
  * When no block is free, the fork's own old nodes are used again: better than giving up, though an interruption
- * in that moment loses what the tree held.
+ * in that moment loses what the tree held. Where they are not enough either, nothing is written, and what was taken is
+ * free again for the others.
  *
  * Memory: the fork's records. No locks: one thread.
  */
@@ -34,6 +35,8 @@ struct gather {
 	bool attribute, directory;
 	LIST(struct item) items;
 	LIST(uint64_t) old_nodes, new_nodes;
+	LIST(struct block_run) taken; /* for the new fork: free again where it does not come about */
+	size_t written;               /* of new_nodes */
 	uint8_t *bytes;
 	size_t used, space;
 	uint64_t floor, eof_block;
@@ -89,6 +92,24 @@ int block_allocate(struct checker *checker, uint64_t *block)
 	return result == -ENOSPC ? allocate_from(checker, false, block) : result;
 }
 
+static int take_block(struct gather *gather, uint64_t *block)
+{
+	int result = block_allocate(gather->checker, block);
+	struct block_run *last = gather->taken.count ? &gather->taken.items[gather->taken.count - 1] : NULL;
+
+	if (!result && last && last->start + last->count == *block) {
+		last->count++;
+		return 0;
+	}
+	return result ? result : LIST_ADD(&gather->taken, (struct block_run){ *block, 1 });
+}
+
+static void give_back(struct gather *gather)
+{
+	for (size_t i = 0; i < gather->taken.count; i++)
+		map_clear(&gather->checker->found, gather->taken.items[i].start, gather->taken.items[i].count);
+}
+
 /* ---- Gathering ---- */
 
 static int keep(struct gather *gather, uint64_t key, const void *value, uint32_t length, bool moved)
@@ -126,7 +147,7 @@ static int keep_copy(struct gather *gather, uint64_t key, uint64_t start, uint64
 	int result = 0;
 
 	for (uint64_t i = 0; i < count && !result; i++) {
-		result = block_allocate(checker, &to);
+		result = take_block(gather, &to);
 		if (!result && block_read(checker, start + i, block))
 			memset(block, 0, ASH_BLOCK_SIZE);
 		if (!result)
@@ -148,7 +169,7 @@ static int gather_range(struct gather *gather, uint64_t key, uint64_t start, uin
 	int result = 0;
 
 	while (count && !result) {
-		const struct loss *loss = loss_find(gather->checker, gather->ino, start, count);
+		const struct loss *loss = loss_find(gather->checker, gather->ino, false, start, count);
 		uint64_t sound = !loss ? count : loss->start > start ? loss->start - start : 0, lost;
 
 		if (sound)
@@ -262,7 +283,7 @@ static uint64_t external_blocks(const struct ash_xattr_value *attribute, const s
 	external_get(attribute, &external);
 	for (uint32_t i = 0; i < external.count; i++) {
 		blocks += external.extents[i].count;
-		if (loss_find(gather->checker, gather->ino, external.extents[i].start, external.extents[i].count))
+		if (loss_find(gather->checker, gather->ino, true, external.extents[i].start, external.extents[i].count))
 			*lost = true;
 	}
 	return blocks;
@@ -299,7 +320,8 @@ static int gather_node(void *context, uint64_t block)
 {
 	struct gather *gather = context;
 
-	return LIST_ADD(&gather->old_nodes, block);
+	/* Not one that is somebody else's, too: see node_place(). */
+	return map_test(&gather->checker->twice, block) ? 0 : LIST_ADD(&gather->old_nodes, block);
 }
 
 /* The table's good extents are known; the others are what made it need this. */
@@ -525,15 +547,44 @@ static void pack(uint8_t *node, uint32_t size, uint32_t level, const struct item
 	header->heap_start = ash_put16((uint16_t)heap);
 }
 
-static int node_place(struct gather *gather, uint64_t *block)
+static int node_place(struct gather *gather)
 {
-	int result = block_allocate(gather->checker, block);
+	uint64_t block = 0;
+	int result = take_block(gather, &block);
 
 	if (result == -ENOSPC && gather->old_nodes.count) {
-		*block = gather->old_nodes.items[--gather->old_nodes.count];
+		block = gather->old_nodes.items[--gather->old_nodes.count];
 		result = 0;
 	}
-	return result ? result : LIST_ADD(&gather->new_nodes, *block);
+	return result ? result : LIST_ADD(&gather->new_nodes, block);
+}
+
+/* How many nodes the tree has below a root of that size. */
+static size_t nodes_needed(const struct gather *gather, uint32_t root_size)
+{
+	const uint32_t pointer = record_space(sizeof(ash_le64));
+	size_t in_root = (root_size - NODE_HEADER) / pointer, in_node = (ASH_TREE_NODE_SIZE - NODE_HEADER) / pointer;
+	const struct item *items = gather->items.items;
+	size_t count = gather->items.count, level = 0, needed;
+
+	if (fitting(items, count, root_size) == count)
+		return 0;
+	for (size_t first = 0; first < count; level++)
+		first += fitting(items + first, count - first, LEAF_FILL);
+	for (needed = level; level > in_root; needed += level)
+		level = (level + in_node - 1) / in_node;
+	return needed;
+}
+
+/* All before the first is written: no old node is overwritten for a tree that is not finished then. */
+static int nodes_place(struct gather *gather, uint32_t root_size)
+{
+	size_t needed = nodes_needed(gather, root_size);
+	int result = 0;
+
+	while (gather->new_nodes.count < needed && !result)
+		result = node_place(gather);
+	return result;
 }
 
 /* Write one level; its nodes become the items of the level above. */
@@ -547,13 +598,10 @@ static int write_level(struct gather *gather, uint32_t level)
 
 	for (size_t first = 0, n; first < count && !result; first += n) {
 		struct item pointer = { .key = items[first].key, .length = sizeof(ash_le64) };
-		uint64_t block;
+		uint64_t block = gather->new_nodes.items[gather->written++];
 		ash_le64 value;
 
 		n = fitting(items + first, count - first, level ? ASH_TREE_NODE_SIZE : LEAF_FILL);
-		result = node_place(gather, &block);
-		if (result)
-			break;
 		block_begin(checker, node, block, ASH_MAGIC_TREE_NODE, gather->ino);
 		pack((uint8_t *)&node->node, ASH_TREE_NODE_SIZE, level, items + first, n, gather->bytes);
 		result = block_write(checker, block, node);
@@ -567,11 +615,13 @@ static int write_level(struct gather *gather, uint32_t level)
 	return result;
 }
 
-/* Until what is left fits the root. */
+/* Until what is left fits the root. -ENOSPC: nothing of the fork was touched. */
 static int write_nodes(struct gather *gather, uint32_t root_size, uint32_t *level)
 {
-	int result = 0;
+	int result = nodes_place(gather, root_size);
 
+	if (result)
+		return result;
 	for (*level = 0; fitting(gather->items.items, gather->items.count, root_size) < gather->items.count;
 	     (*level)++) {
 		if (*level >= ASH_TREE_MAX_LEVEL)
@@ -684,6 +734,9 @@ static int rebuild_one(struct checker *checker, const struct rebuild *rebuild, b
 	struct gather gather = { .checker = checker, .ino = rebuild->ino, .attribute = rebuild->attribute };
 	int result = inode_read(checker, rebuild->ino, &gather.record);
 
+	if (rebuild->ino != ASH_INO_TABLE)
+		checker->state[rebuild->ino] &=
+			(uint8_t) ~(rebuild->attribute ? INODE_REBUILD_ATTRIBUTE : INODE_REBUILD_DATA);
 	if (result)
 		return result;
 	/* It may have been cleared since. */
@@ -699,6 +752,7 @@ static int rebuild_one(struct checker *checker, const struct rebuild *rebuild, b
 	}
 	result = rebuild_gathered(&gather);
 	if (result == -ENOSPC) {
+		give_back(&gather);
 		problem(checker, PROBLEM_NO_SPACE, &(struct problem_context){ .ino = rebuild->ino });
 		result = 0;
 	}
@@ -706,6 +760,7 @@ static int rebuild_one(struct checker *checker, const struct rebuild *rebuild, b
 	LIST_FREE(&gather.items);
 	LIST_FREE(&gather.old_nodes);
 	LIST_FREE(&gather.new_nodes);
+	LIST_FREE(&gather.taken);
 	return result;
 }
 
@@ -720,5 +775,7 @@ int rebuild_all(struct checker *checker, bool names_known)
 		else
 			result = rebuild_one(checker, &checker->rebuilds.items[i], names_known);
 	}
+	if (!result)
+		checker->rebuilds.count = 0;
 	return result;
 }

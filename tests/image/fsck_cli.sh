@@ -148,6 +148,19 @@ if [ -w /dev/full ]; then
 		ok "output that cannot be written: 8 ($option)" $?
 	done
 fi
+# unread COMMAND...: its output goes to a pipe that nobody reads any more.
+unread() {
+	{
+		sleep 0.2
+		"$@" 2>unread_err
+		echo $? >unread_status
+	} | true
+	cat unread_err >&2
+	return "$(cat unread_status)"
+}
+exits "-n without a reader: 8, with 4" 12 unread fsck.ashlar -n bad
+has "and says so" "could not be written: Broken pipe" err
+exits "--help without a reader: 8" 8 unread fsck.ashlar --help
 exits "-y repairs: 1" 1 fsck.ashlar -y -f bad
 exits "then it is clean" 0 fsck.ashlar -n bad
 exits "and stays so" 0 fsck.ashlar -y -f bad
@@ -303,6 +316,9 @@ if command -v python3 >/dev/null && python3 -c 'import sys; sys.exit(sys.version
 		exits "and the volume is clean" 0 fsck.ashlar -n many
 	done
 	many_problems
+	exits "-y without a reader: 8, with 1" 9 unread fsck.ashlar -y -f many
+	exits "it came to the end all the same" 0 fsck.ashlar -n many
+	many_problems
 	exits "SIGTERM stops -n: 32 and 4" 36 signalled SIGTERM fsck.ashlar -n many
 	many_problems
 	cp many many_untouched
@@ -322,7 +338,7 @@ if command -v python3 >/dev/null && python3 -c 'import sys; sys.exit(sys.version
 else
 	skip "interrupts" "no python3"
 fi
-rm -rf many many_untouched tree
+rm -rf many many_untouched tree unread_err unread_status
 
 # ---- Two damages at once, and old volumes below ----
 

@@ -3,7 +3,7 @@
  * What a check leaves behind: a volume that is skipped the next time must be one that can be mounted, and in which
  * nothing is known to be wrong.
  */
-#include "forge.h"
+#include "forge_fixture.h"
 
 /* Without `force`. */
 static struct ash_check_result check_again(struct sick *sick, enum ash_check_mode mode)

@@ -3,7 +3,7 @@
  * Blocks that the device does not give, on a volume whose log must be replayed: -n names them and writes nothing, -y
  * writes them anew, which heals them as it heals a disk's sectors, and then -n finds nothing.
  */
-#include "forge.h"
+#include "forge_fixture.h"
 
 Test(journal, unreadable_control_block)
 {

@@ -2,7 +2,7 @@
 /*
  * Runs of the inode table that are found by their bitmap blocks: what is taken for one, and what the search costs.
  */
-#include "forge.h"
+#include "forge_fixture.h"
 
 /* A good bitmap block of a run at `block`. */
 static void bitmap_forge(struct sick *sick, uint64_t block, uint64_t run, uint32_t initialized)

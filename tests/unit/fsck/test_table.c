@@ -3,7 +3,7 @@
  * The inode table: blocks of it that the device does not give, on a volume that was closed in order, and who owns the
  * tree blocks of its extents.
  */
-#include "forge.h"
+#include "forge_fixture.h"
 
 static bool has_name(struct ash_volume *volume, const char *name)
 {

@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Blocks that are claimed more than once: how much is asked, and what is left when there are too many for copies. */
+#include "forge_fixture.h"
+
+#define SPARE 32u /* blocks at both ends of the free space for other things */
+
+/* Free space in one piece, and where it begins. */
+static uint64_t region_open(struct sick *sick, uint64_t *count)
+{
+	struct ash_super super;
+	uint64_t first;
+
+	sick_open(sick, true);
+	image_read(&sick->engine, 0, &super);
+	first = block_take(&sick->engine);
+	*count = (ash_get64(super.block_count) - first - 2 * SPARE) & ~1ull;
+	return first + SPARE;
+}
+
+static uint64_t file_ino(const struct sick *sick, unsigned number)
+{
+	return sick->file - FILES + 1 + number;
+}
+
+static void file_forge(struct sick *sick, uint64_t ino, struct ash_inode *record, uint64_t blocks,
+		       uint64_t extent_blocks)
+{
+	record->data_kind = ASH_FORK_TREE;
+	record->size = ash_put64(extent_blocks * ASH_BLOCK_SIZE);
+	record->blocks = ash_put64(blocks);
+	inode_forge(&sick->engine, ino, record);
+}
+
+static unsigned reports;
+
+static void count_report(void *context, const struct ash_check_problem *problem)
+{
+	note_code(context, problem);
+	reports++;
+}
+
+static struct ash_check_result count_check(struct sick *sick, enum ash_check_mode mode)
+{
+	struct ash_check_options options = {
+		.mode = mode, .force = true, .no_threads = true, .report = count_report, .context = sick
+	};
+	struct ash_check_result result;
+
+	reports = 0;
+	sick->codes[0] = 0;
+	cr_assert_eq(ash_check(sick->engine.dev, &options, &result), 0, "%s", result.error);
+	return result;
+}
+
+/* A file has every second block of another's extent. */
+Test(claim, one_question_for_each_fork)
+{
+	struct ash_inode record;
+	uint64_t count, region;
+	struct sick sick;
+
+	region = region_open(&sick, &count);
+	inode_get(&sick.engine, file_ino(&sick, 0), &record);
+	node_begin(record.data, ASH_DATA_FORK_SIZE, 0);
+	for (unsigned i = 0; i < 8; i++)
+		node_add_extent(record.data, i, region + 2ull * i, 1);
+	file_forge(&sick, file_ino(&sick, 0), &record, 8, 8);
+	inode_get(&sick.engine, file_ino(&sick, 1), &record);
+	node_begin(record.data, ASH_DATA_FORK_SIZE, 0);
+	node_add_extent(record.data, 0, region, 16);
+	file_forge(&sick, file_ino(&sick, 1), &record, 16, 16);
+	cr_expect_eq(check(&sick, ASH_CHECK_YES).left, 0, "%s", sick.codes);
+	cr_expect_eq(strncmp(sick.codes, "duplicate-blocks bitmap", 23), 0, "%s", sick.codes);
+	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
+	inode_get(&sick.engine, file_ino(&sick, 1), &record);
+	cr_expect_eq(ash_get64(record.blocks), 17, "copies, not holes, and a leaf");
+	engine_close(&sick.engine);
+}
+
+/* A tree whose leaves lie at every second block of the region. */
+static void comb_forge(struct sick *sick, uint64_t ino, uint64_t region, uint64_t count)
+{
+	uint8_t inner[ASH_BLOCK_SIZE], leaf[ASH_BLOCK_SIZE], *node = NULL;
+	uint64_t inner_block = region - SPARE;
+	struct ash_inode record;
+
+	inode_get(&sick->engine, ino, &record);
+	node_begin(record.data, ASH_DATA_FORK_SIZE, 2);
+	for (uint64_t i = 0; i < count / 2; i++) {
+		if (i % 200 == 0) {
+			if (node)
+				block_seal(&sick->engine, inner);
+			node_add_child(record.data, i, ++inner_block);
+			node = tree_block_begin(&sick->engine, inner, inner_block, ino, 1);
+		}
+		node_add_child(node, i, region + 2 * i);
+		node_add_extent(tree_block_begin(&sick->engine, leaf, region + 2 * i, ino, 0), i, region - 1, 1);
+		block_seal(&sick->engine, leaf);
+	}
+	block_seal(&sick->engine, inner);
+	file_forge(sick, ino, &record, count, count / 2);
+}
+
+/*
+ * Every file claims all of the region several times: many times the volume. Work, memory and output stay in
+ * proportion to the claims, and the volume is sound afterwards.
+ */
+Test(claim, many_claims_of_everything)
+{
+	struct ash_check_result result;
+	struct ash_inode record;
+	uint64_t count, region;
+	struct sick sick;
+
+	region = region_open(&sick, &count);
+	comb_forge(&sick, file_ino(&sick, 0), region, count);
+	for (unsigned i = 1; i < FILES; i++) {
+		inode_get(&sick.engine, file_ino(&sick, i), &record);
+		node_begin(record.data, ASH_DATA_FORK_SIZE, 0);
+		for (unsigned e = 0; e < 8; e++)
+			node_add_extent(record.data, e * count, region, (uint32_t)count);
+		file_forge(&sick, file_ino(&sick, i), &record, 8 * count, 8 * count);
+	}
+	result = count_check(&sick, ASH_CHECK_NO);
+	cr_expect_lt(reports, 2 * FILES, "%u", reports);
+	cr_expect(strstr(sick.codes, "duplicate-too-many"), "%s", sick.codes);
+	result = count_check(&sick, ASH_CHECK_YES);
+	cr_expect_eq(result.left, 0);
+	cr_expect_lt(reports, 4 * FILES, "%u", reports);
+	cr_expect_eq(result.files, FILES);
+	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
+	engine_close(&sick.engine);
+}
+
+/* One file claims everything, many times, and another has its content there: that is kept, whatever their numbers. */
+Test(claim, who_claims_least_keeps_most)
+{
+	char text[ASH_BLOCK_SIZE] = "content", back[ASH_BLOCK_SIZE] = "";
+	struct ash_inode record;
+	uint64_t count, region;
+	struct sick sick;
+
+	region = region_open(&sick, &count) - SPARE;
+	engine_mount(&sick.engine);
+	cr_assert_eq(ash_write(sick.engine.volume, sick.file, text, sizeof(text), 0, 0), sizeof(text));
+	cr_assert_eq(ash_close(sick.engine.volume), 0);
+	sick.engine.volume = NULL;
+	inode_get(&sick.engine, file_ino(&sick, 0), &record);
+	node_begin(record.data, ASH_DATA_FORK_SIZE, 0);
+	for (unsigned e = 0; e < 8; e++)
+		node_add_extent(record.data, e * count, region, (uint32_t)count);
+	file_forge(&sick, file_ino(&sick, 0), &record, 8 * count, 8 * count);
+	cr_expect_eq(check(&sick, ASH_CHECK_YES).left, 0, "%s", sick.codes);
+	cr_expect(strstr(sick.codes, "duplicate-too-many"), "%s", sick.codes);
+	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
+	engine_mount(&sick.engine);
+	cr_expect_eq(ash_read(sick.engine.volume, sick.file, back, sizeof(back), 0), sizeof(back));
+	cr_expect_eq(memcmp(text, back, sizeof(back)), 0);
+	engine_close(&sick.engine);
+}
