@@ -22,14 +22,23 @@ struct fork_walk {
 	struct name_set set;
 };
 
+/* The table's own may come before there is a state of any inode, among few others. */
+static bool table_is_scheduled(const struct checker *checker)
+{
+	for (size_t i = 0; i < checker->rebuilds.count; i++)
+		if (checker->rebuilds.items[i].ino == ASH_INO_TABLE)
+			return true;
+	return false;
+}
+
 /* Once: what is added to a directory would be added again. */
 int rebuild_schedule(struct checker *checker, uint64_t ino, bool attribute)
 {
 	uint8_t scheduled = attribute ? INODE_REBUILD_ATTRIBUTE : INODE_REBUILD_DATA;
 
-	/* The table's own comes before all others, and before there is a state of any inode. */
 	if (ino == ASH_INO_TABLE)
-		return checker->rebuilds.count ? 0 : LIST_ADD(&checker->rebuilds, (struct rebuild){ ino, attribute });
+		return table_is_scheduled(checker) ? 0 :
+						     LIST_ADD(&checker->rebuilds, (struct rebuild){ ino, attribute });
 	if (checker->state[ino] & scheduled)
 		return 0;
 	checker->state[ino] |= scheduled;
