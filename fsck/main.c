@@ -233,7 +233,7 @@ static int open_failed(struct front *front, const char *path, int result, const 
 static int open_device(struct front *front, struct bdev **dev)
 {
 	bool look = front->options.mode == ASH_CHECK_NO;
-	struct bdev_open_options options = { .read_only = look, .exclusive = true };
+	struct bdev_open_options options = { .read_only = look, .exclusive = true, .allow_buffered = true };
 	const char *path = tool_device_path(front->name);
 	char error[BDEV_ERROR_TEXT] = "", what[PROBE_TEXT];
 	const char *why = path ? tool_kind_wrong(path) : NULL;

@@ -147,6 +147,7 @@ if is_root && mount -t ramfs none no_direct 2>/dev/null; then
 	for command in ls log "dump -x" scrub; do
 		works "ashlarctl $command" ashlarctl $command sync:no_direct/new $([ "$command" != "dump -x" ] || echo 0)
 	done
+	works "fsck.ashlar" fsck.ashlar -f -y sync:no_direct/new
 	umount no_direct
 else
 	skip "where there is no direct I/O" "ramfs cannot be mounted"
