@@ -301,6 +301,8 @@ int totals_check(struct checker *checker)
 	blocks.want = free_blocks;
 	inodes.have = ash_get64(control.used_inodes);
 	inodes.want = checker->result->used_inodes;
+	if (checker->repair && checker->result->left) /* more is in use than was found */
+		free_blocks = blocks.want = blocks.have;
 	if (blocks.have != blocks.want)
 		fix = problem(checker, PROBLEM_TOTAL_BLOCKS, &blocks);
 	if (inodes.have != inodes.want)

@@ -71,9 +71,18 @@ static bool settled(const struct checker *checker)
 	return !checker->rebuilds.count && !checker->changed && !checker->result->stopped;
 }
 
+/* Where the root has no place, nothing is connected to it, and nothing can be. */
+static bool root_has_place(const struct checker *checker)
+{
+	uint64_t block;
+	uint32_t offset;
+
+	return !table_locate(checker, ASH_INO_ROOT, &block, &offset);
+}
+
 static int connect_and_rebuild(struct checker *checker, bool names_known)
 {
-	bool connected = settled(checker);
+	bool connected = settled(checker) && root_has_place(checker);
 	int result = connected ? connect_check(checker) : 0;
 
 	if (!result)
@@ -81,7 +90,7 @@ static int connect_and_rebuild(struct checker *checker, bool names_known)
 	if (!result && checker->rebuilds.count)
 		result = rebuild_all(checker, names_known);
 	/* Where there was no space for any of them, there will not be another round for pass 3. */
-	if (result || connected || !settled(checker))
+	if (result || connected || !settled(checker) || !root_has_place(checker))
 		return result;
 	result = connect_check(checker);
 	return result || !checker->rebuilds.count ? result : rebuild_all(checker, names_known);

@@ -41,10 +41,10 @@ static int initialize_block(struct checker *checker, uint64_t *ino)
 		if (info->initialized >= limit || !info->valid)
 			continue;
 		*ino = run * checker->inodes_per_run + (uint64_t)info->initialized * ASH_INODES_PER_BLOCK;
-		result = table_locate(checker, *ino, &block, &offset);
+		if (table_locate(checker, *ino, &block, &offset))
+			continue; /* in a hole of the table that is to stay */
 		memset(bitmap, 0, ASH_BLOCK_SIZE);
-		if (!result)
-			result = block_write_raw(checker, block, bitmap, 1);
+		result = block_write_raw(checker, block, bitmap, 1);
 		if (!result)
 			result = check_flush(checker);
 		if (!result)

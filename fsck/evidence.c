@@ -55,14 +55,35 @@ static uint64_t table_place(const struct ash_super *super, uint64_t file_block)
 		       block;
 }
 
+static uint32_t run_length(const struct ash_super *super)
+{
+	return 1 + ash_get32(super->inodes_per_run) / ASH_INODES_PER_BLOCK;
+}
+
 /* Is the run where the table's extents say? */
 static bool run_found(struct checker *checker, const struct ash_super *super, uint64_t run)
 {
-	uint32_t run_blocks = 1 + ash_get32(super->inodes_per_run) / ASH_INODES_PER_BLOCK;
+	uint32_t run_blocks = run_length(super);
 	uint64_t block = table_place(super, run * run_blocks);
 
 	return run < ash_get64(super->inode_runs) && block && table_place(super, (run + 1) * run_blocks - 1) &&
 	       bears(checker, super, block, ASH_MAGIC_INODE_BITMAP, run);
+}
+
+/* Has it all of the run, where the other one has what it has of it, and the other one less? A run never moves. */
+static bool run_completed(const struct ash_super *super, const struct ash_super *than, uint64_t run)
+{
+	uint64_t first = run * run_length(super);
+	bool more = false;
+
+	for (uint32_t i = 0; i < run_length(super); i++) {
+		uint64_t here = table_place(super, first + i), there = table_place(than, first + i);
+
+		if (!here || (there && there != here))
+			return false;
+		more |= !there;
+	}
+	return more;
 }
 
 static bool table_readable(const struct ash_super *super)
@@ -75,7 +96,8 @@ bool table_leads_further(struct checker *checker, const struct ash_super *super,
 	if (!table_readable(super) || !table_readable(than))
 		return false;
 	for (uint64_t run = 0; run < EVIDENCE_RUNS; run++)
-		if (run_found(checker, super, run) && !run_found(checker, than, run))
+		if (run_found(checker, super, run) &&
+		    (!run_found(checker, than, run) || run_completed(super, than, run)))
 			return true;
 	return false;
 }

@@ -251,13 +251,17 @@ static bool run_named(struct checker *checker, uint64_t run)
 	       !block_wrong(checker, checker->scratch, block, ASH_MAGIC_INODE_BITMAP, run);
 }
 
-/* Is there enough of the run for its holes to be filled? */
+/*
+ * Is there enough of the run for its holes to be filled? Its bitmap, or half of a run that is counted: a few blocks say little,
+ * and what a forger maps of each of many runs would have all the others written.
+ */
 static bool run_there(struct checker *checker, uint64_t run)
 {
 	uint64_t mapped = table_mapped(checker, run * run_blocks(checker), run_blocks(checker));
+	bool counted = run < ash_get64(checker->super->inode_runs);
 
 	return mapped == run_blocks(checker) ||
-	       (mapped && (run < ash_get64(checker->super->inode_runs) || run_named(checker, run)));
+	       (mapped && ((counted && mapped >= run_blocks(checker) / 2) || run_named(checker, run)));
 }
 
 /* Is it surely one, also behind a run that is missing? */
@@ -356,14 +360,27 @@ static int holes_check(struct checker *checker)
 }
 
 /* The inodes there are damaged: names and numbers stay as they are, as long as the hole does. */
+static void hole_block_inodes(struct checker *checker, uint64_t at)
+{
+	uint64_t run = at / run_blocks(checker), index = at % run_blocks(checker);
+	uint64_t ino = run * checker->inodes_per_run + (index - 1) * ASH_INODES_PER_BLOCK;
+
+	for (uint32_t i = 0; index && i < ASH_INODES_PER_BLOCK; i++)
+		checker->state[ino + i] |= INODE_DAMAGED;
+}
+
+/* Not of runs of which there is nothing: nobody has names in them, and their states are memory never touched. */
 static void hole_inodes(struct checker *checker, const struct table_hole *hole)
 {
-	for (uint64_t at = hole->first; at < hole->first + hole->count; at++) {
-		uint64_t run = at / run_blocks(checker), index = at % run_blocks(checker);
-		uint64_t ino = run * checker->inodes_per_run + (index - 1) * ASH_INODES_PER_BLOCK;
+	uint64_t end = hole->first + hole->count, run_end;
 
-		for (uint32_t i = 0; index && i < ASH_INODES_PER_BLOCK; i++)
-			checker->state[ino + i] |= INODE_DAMAGED;
+	for (uint64_t at = hole->first; at < end; at = run_end) {
+		uint64_t run = at / run_blocks(checker);
+
+		run_end = (run + 1) * run_blocks(checker);
+		if (run_there(checker, run))
+			for (uint64_t i = at; i < run_end && i < end; i++)
+				hole_block_inodes(checker, i);
 	}
 }
 
@@ -376,7 +393,9 @@ static int hole_fill(struct checker *checker, const struct table_hole *hole)
 			&checker->table.items[checker->table.count - 1]; /* not empty: a run is there */
 		uint64_t block;
 
-		result = block_allocate(checker, &block);
+		result = check_cancelled(checker);
+		if (!result)
+			result = block_allocate(checker, &block);
 		if (result)
 			break;
 		memset(checker->scratch, 0, ASH_BLOCK_SIZE);

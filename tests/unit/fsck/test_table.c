@@ -409,6 +409,57 @@ Test(table, hole_in_place_of_the_bitmap)
 	expect_filled(0);
 }
 
+/* A backup that has what the primary lost of a run is better than empty blocks. */
+Test(table, hole_that_a_backup_fills)
+{
+	uint8_t block[ASH_BLOCK_SIZE];
+	struct ash_super super;
+	uint64_t start, count, to;
+	struct sick sick;
+
+	sick_open(&sick, true);
+	image_read(&sick.engine, 0, &super);
+	table_extent(&super, &start, &count);
+	to = ash_get64(super.block_count) - count - 50;
+	for (uint64_t i = 4; i < count; i++) {
+		image_read(&sick.engine, start + i, block);
+		image_write(&sick.engine, to + i, block);
+		memset(block, 'x', sizeof(block));
+		image_write(&sick.engine, start + i, block);
+	}
+	table_begin(&super);
+	table_add(&super, 0, start, 4);
+	table_add(&super, 4, to + 4, count - 4);
+	super_put(&sick.engine, ash_get64(super.block_count) - 1, &super);
+	table_begin(&super);
+	table_add(&super, 0, start, 2);
+	table_add(&super, 4, to + 4, count - 4);
+	super_put(&sick.engine, 0, &super);
+	cr_expect_neq(engine_try_mount(&sick.engine), 0, "a mount refuses it");
+	cr_expect_eq(check(&sick, ASH_CHECK_YES).left, 0, "%s", sick.codes);
+	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
+	cr_expect_eq(names_left(&sick), FILES);
+	engine_close(&sick.engine);
+}
+
+/* The root's block among those that stay missing: nothing is connected to it then, nor anything made for that. */
+Test(table, hole_in_place_of_the_root_that_is_to_stay)
+{
+	struct ash_check_options options = {
+		.mode = ASH_CHECK_ASK, .force = true, .no_threads = true, .ask = say_no, .report = note_code
+	};
+	struct ash_check_result result;
+	struct sick sick;
+
+	sick_open(&sick, true);
+	hole_make(&sick, 1);
+	options.context = &sick;
+	cr_assert_eq(ash_check(sick.engine.dev, &options, &result), 0, "%s", result.error);
+	cr_expect(strstr(sick.codes, "table-hole"), "%s", sick.codes);
+	cr_expect(!strstr(sick.codes, "unreachable-"), "%s", sick.codes);
+	engine_close(&sick.engine);
+}
+
 /* Its inodes are damaged as long as nobody gives them up: the names stay. */
 Test(table, hole_is_kept_where_nobody_fills_it)
 {
