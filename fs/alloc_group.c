@@ -13,17 +13,8 @@ static bool is_within(uint32_t index, uint64_t start, uint64_t count)
 	return start < ash_group_start(index) + ASH_BLOCKS_PER_GROUP && start + count > ash_group_start(index);
 }
 
-uint32_t ash_alloc_uninit_free(const struct ash_volume *volume, uint32_t index)
-{
-	uint32_t size = ash_alloc_group_size(volume, index), fixed = ash_group_has_super(index) ? 2 : 1;
-
-	if (ash_alloc_is_last_block(volume, ash_group_start(index) + size - 1))
-		fixed++;
-	return size > fixed ? size - fixed : 0;
-}
-
 /* The fixed blocks of a group that was never written: see format.h. */
-static uint32_t uninit_bits(struct ash_volume *volume, uint32_t index, struct ash_txn *txn, struct ash_buffer *bitmap)
+static void uninit_bits(struct ash_volume *volume, uint32_t index, struct ash_txn *txn, struct ash_buffer *bitmap)
 {
 	struct ash_alloc_group *group = &volume->alloc->groups[index];
 	uint32_t fixed = ash_group_has_super(index) ? 2 : 1, beyond = ASH_BLOCKS_PER_GROUP - group->size;
@@ -31,10 +22,8 @@ static uint32_t uninit_bits(struct ash_volume *volume, uint32_t index, struct as
 	ash_txn_bits(txn, bitmap, 0, fixed, true);
 	if (beyond)
 		ash_txn_bits(txn, bitmap, group->size, beyond, true);
-	if (!ash_alloc_is_last_block(volume, ash_group_start(index) + group->size - 1))
-		return fixed + beyond;
-	ash_txn_bits(txn, bitmap, group->size - 1, 1, true);
-	return fixed + beyond + 1;
+	if (ash_alloc_is_last_block(volume, ash_group_start(index) + group->size - 1))
+		ash_txn_bits(txn, bitmap, group->size - 1, 1, true);
 }
 
 /* group.lock held. */
@@ -46,7 +35,6 @@ static int group_initialize(struct ash_volume *volume, uint32_t index)
 	uint32_t slot = index % ASH_GROUPS_PER_TABLE_BLOCK;
 	ash_le32 flags = ash_put32(ash_get32(table->flags[slot]) & ~ASH_GROUP_UNINIT);
 	struct ash_txn *txn;
-	uint32_t fixed;
 	int error;
 
 	if (is_within(index, volume->log_start, volume->log_blocks) ||
@@ -61,11 +49,11 @@ static int group_initialize(struct ash_volume *volume, uint32_t index)
 		ash_txn_abort(txn);
 		return error;
 	}
-	fixed = uninit_bits(volume, index, txn, bitmap);
+	uninit_bits(volume, index, txn, bitmap);
 	ash_txn_set(txn, table_buffer, offsetof(struct ash_group_table_block, flags) + slot * 4, &flags, sizeof(flags));
-	/* the commit will count these blocks as taken just now, but the table never counted them as free */
+	/* the commit takes off all bits that are set here, also those of blocks that the table never counted as free */
 	ash_lock(&table_buffer->lock);
-	table->free_blocks[slot] = ash_put32(volume->alloc->groups[index].free + fixed);
+	table->free_blocks[slot] = ash_put32(ASH_BLOCKS_PER_GROUP);
 	ash_unlock(&table_buffer->lock);
 	ash_txn_commit(txn);
 	volume->alloc->groups[index].bitmap = bitmap;
@@ -86,15 +74,24 @@ static bool part_is_busy(const uint64_t *busy, uint32_t index, uint64_t start, u
 	       ash_busy_find(busy, (uint32_t)(start - first), (uint32_t)(end - first), false) >= end - first;
 }
 
-/* The volume's own blocks are never free: a bitmap that says so would have data written over them (I8). */
-static bool fixed_are_busy(struct ash_volume *volume, uint32_t index, const uint64_t *busy)
+void ash_alloc_bitmap_words(const struct ash_bitmap_block *block, uint64_t words[ASH_ALLOC_WORDS])
+{
+	memcpy(words, block->bits, ASH_ALLOC_WORDS * 8);
+	for (uint32_t i = 0; i < ASH_ALLOC_WORDS; i++)
+		words[i] = le64toh(words[i]);
+}
+
+const char *ash_alloc_fixed_wrong(const struct ash_volume *volume, uint32_t index, const uint64_t *busy)
 {
 	uint64_t bitmap = ash_group_bitmap(index), start = ash_group_start(index);
 
-	return part_is_busy(busy, index, start, bitmap - start + 1) &&
-	       part_is_busy(busy, index, volume->log_start, volume->log_blocks) &&
-	       part_is_busy(busy, index, volume->group_table_start, volume->group_table_blocks) &&
-	       part_is_busy(busy, index, volume->block_count - 1, 1);
+	if (!part_is_busy(busy, index, start, bitmap - start + 1) ||
+	    !part_is_busy(busy, index, volume->log_start, volume->log_blocks) ||
+	    !part_is_busy(busy, index, volume->group_table_start, volume->group_table_blocks))
+		return "bitmap says that the volume's own blocks are free";
+	return part_is_busy(busy, index, volume->block_count - 1, 1) ?
+		       NULL :
+		       "bitmap says that the last backup superblock is free";
 }
 
 /* group.lock held, bitmap referenced: make `busy`, correct the counts. */
@@ -105,19 +102,18 @@ static int group_fill(struct ash_volume *volume, uint32_t index)
 	const struct ash_bitmap_block *block = (const void *)group->bitmap->data;
 	uint64_t *busy = malloc(ASH_ALLOC_WORDS * 8);
 	uint32_t free_blocks;
+	const char *wrong;
 
 	if (!busy)
 		return -ENOMEM;
 	ash_lock(&group->bitmap->lock);
-	memcpy(busy, block->bits, ASH_ALLOC_WORDS * 8);
+	ash_alloc_bitmap_words(block, busy);
 	ash_unlock(&group->bitmap->lock);
-	for (uint32_t i = 0; i < ASH_ALLOC_WORDS; i++)
-		busy[i] = le64toh(busy[i]);
 	ash_busy_fill(busy, group->size, ASH_BLOCKS_PER_GROUP - group->size, true);
-	if (!fixed_are_busy(volume, index, busy)) {
+	wrong = ash_alloc_fixed_wrong(volume, index, busy);
+	if (wrong) {
 		free(busy);
-		return ash_damaged(volume, group->bitmap->id.block,
-				   "bitmap says that the volume's own blocks are free");
+		return ash_damaged(volume, group->bitmap->id.block, wrong);
 	}
 	free_blocks = group->size - ash_busy_count(busy, group->size);
 	pthread_mutex_lock(&alloc->space_lock);

@@ -102,6 +102,22 @@ static inline uint32_t ash_alloc_group_size(const struct ash_volume *volume, uin
 	return rest < ASH_BLOCKS_PER_GROUP ? (uint32_t)rest : ASH_BLOCKS_PER_GROUP;
 }
 
+/* Free blocks of a group of `length` blocks without a bitmap: all but the fixed ones. `last`: of the volume. */
+static inline uint32_t ash_alloc_uninit_free(uint64_t group, uint64_t length, bool last)
+{
+	uint32_t fixed = (ash_group_has_super(group) ? 2 : 1) + (last ? 1 : 0);
+
+	return length > fixed ? (uint32_t)length - fixed : 0;
+}
+
+/* The bits of a bitmap block as words of this machine. */
+void ash_alloc_bitmap_words(const struct ash_bitmap_block *block, uint64_t words[ASH_ALLOC_WORDS]);
+/*
+ * The volume's own blocks are never free: what a group's bitmap says wrongly of them, or NULL. One that is believed would have
+ * data written over them (I8).
+ */
+const char *ash_alloc_fixed_wrong(const struct ash_volume *volume, uint32_t index, const uint64_t *busy);
+
 /* ---- Bits of `busy` ---- */
 
 static inline bool ash_busy_get(const uint64_t *words, uint32_t bit)
@@ -121,8 +137,6 @@ static inline void ash_busy_fill(uint64_t *words, uint32_t first, uint32_t count
 	}
 }
 
-/* Free blocks of a group without a bitmap: all but the fixed ones. */
-uint32_t ash_alloc_uninit_free(const struct ash_volume *volume, uint32_t index);
 /* First bit at or behind `from` with the value `set`; `end` if none before it. */
 static inline uint32_t ash_busy_find(const uint64_t *words, uint32_t from, uint32_t end, bool set)
 {

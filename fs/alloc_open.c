@@ -58,7 +58,8 @@ void ash_alloc_groups_open(struct ash_volume *volume, uint32_t first)
 		group->size = ash_alloc_group_size(volume, i);
 		group->uninit = ash_get32(table->flags[slot]) & ASH_GROUP_UNINIT;
 		/* Where there is no bitmap that would correct it, the count of the table is not believed. */
-		group->free = group->uninit ? ash_alloc_uninit_free(volume, i) : ash_get32(table->free_blocks[slot]);
+		group->free = group->uninit ? ash_alloc_uninit_free(i, group->size, i + 1 == alloc->group_count) :
+					      ash_get32(table->free_blocks[slot]);
 		if (group->free > group->size)
 			group->free = group->size; /* only a hint until the bitmap is read */
 		group->longest = group->size;

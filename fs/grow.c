@@ -15,6 +15,7 @@
  *
  * Locks: rename_lock, held over the whole call; it owns the size fields of the superblock.
  */
+#include "alloc_group.h"
 #include "names.h"
 
 #include <ashlar/blockdev.h>
@@ -108,9 +109,7 @@ static int write_last_bitmap(struct ash_volume *volume, struct size size)
 
 static uint32_t free_of_new_group(struct size size, uint32_t group)
 {
-	uint32_t fixed = ash_group_has_super(group) ? 2 : 1;
-
-	return (uint32_t)group_length(size, group) - fixed - (group + 1 == size.groups);
+	return ash_alloc_uninit_free(group, group_length(size, group), group + 1 == size.groups);
 }
 
 /* Entries of groups [first, last), all in one table block. */

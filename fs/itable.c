@@ -216,7 +216,6 @@ static uint32_t bits_copy(const struct ash_volume *volume, const struct ash_bitm
 	uint32_t used = 0;
 
 	*end = 0;
-
 	for (uint32_t i = 0; i < volume->inodes_per_run; i++) {
 		if (!(block->bits[i / 8] & 1u << i % 8))
 			continue;

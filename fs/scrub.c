@@ -15,6 +15,7 @@
 
 #include <stdio.h>
 
+#include "alloc_group.h"
 #include "engine.h"
 
 #define STEP_NS 5000000ull /* whoever serves this serves nobody else meanwhile */
@@ -243,28 +244,19 @@ static void look_at_backup(struct scrub *scrub, uint64_t block)
 		scrub->state->blocks++;
 }
 
-static bool bitmap_bit(const struct ash_bitmap_block *bitmap, uint64_t bit)
-{
-	return bitmap->bits[bit / 8] >> bit % 8 & 1;
-}
-
 /* Fixed blocks and what lies behind a short group are never free. */
 static const char *fixed_bits_wrong(const struct ash_volume *volume, uint64_t group,
 				    const struct ash_bitmap_block *bitmap)
 {
-	uint64_t start = ash_group_start(group), size = volume->block_count - start;
+	uint32_t index = (uint32_t)group, size = ash_alloc_group_size(volume, index);
+	uint64_t words[ASH_ALLOC_WORDS];
+	const char *wrong;
 
-	if (size > ASH_BLOCKS_PER_GROUP)
-		size = ASH_BLOCKS_PER_GROUP;
-	for (uint64_t bit = 0; bit <= ash_group_bitmap(group) - start; bit++)
-		if (!bitmap_bit(bitmap, bit))
-			return "bitmap says that the volume's own blocks are free";
-	for (uint64_t bit = size; bit < ASH_BLOCKS_PER_GROUP; bit++)
-		if (!bitmap_bit(bitmap, bit))
-			return "bitmap says that blocks behind the volume's end are free";
-	return start + size == volume->block_count && !bitmap_bit(bitmap, size - 1) ?
-		       "bitmap says that the last backup superblock is free" :
-		       NULL;
+	ash_alloc_bitmap_words(bitmap, words);
+	wrong = ash_alloc_fixed_wrong(volume, index, words);
+	if (!wrong && ash_busy_find(words, size, ASH_BLOCKS_PER_GROUP, false) < ASH_BLOCKS_PER_GROUP)
+		wrong = "bitmap says that blocks behind the volume's end are free";
+	return wrong;
 }
 
 static void look_at_bitmap(struct scrub *scrub, uint64_t group)

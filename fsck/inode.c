@@ -510,7 +510,6 @@ int inodes_check(struct checker *checker)
 	int result;
 
 	checker->inode_flags = false;
-
 	for (size_t i = 0; i < checker->orphan_count; i++)
 		if (checker->orphans[i] < checker->inode_count)
 			checker->state[checker->orphans[i]] |= INODE_ORPHAN;

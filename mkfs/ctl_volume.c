@@ -397,18 +397,6 @@ static int grow(const struct resize *resize)
 	return 0;
 }
 
-/* File and volume grow together: an interrupt is heeded when both are done, or undone. */
-static void hold_signals(sigset_t *before)
-{
-	sigset_t held;
-
-	sigemptyset(&held);
-	sigaddset(&held, SIGINT);
-	sigaddset(&held, SIGTERM);
-	sigaddset(&held, SIGHUP);
-	sigprocmask(SIG_BLOCK, &held, before);
-}
-
 int ctl_resize(const struct ctl *ctl)
 {
 	struct resize resize = { .device = ctl->arguments[0], .path = tool_device_path(ctl->arguments[0]) };
@@ -419,7 +407,8 @@ int ctl_resize(const struct ctl *ctl)
 		return tool_error(-1, "'%s' is not a size: write 512M or 4GiB", ctl->arguments[1]);
 	if (check_growable(&resize))
 		return -1;
-	hold_signals(&before);
+	/* File and volume grow together: an interrupt is heeded when both are done, or undone. */
+	tool_hold_interrupts(&before);
 	result = lengthen_file(&resize);
 	if (!result) {
 		result = grow(&resize);

@@ -472,15 +472,11 @@ static int open_locked(struct request *request, struct bdev **dev)
 /* Whose file it is, is known when it is locked: until then an interrupt waits, so that none leaves an empty file. */
 static int take_device(struct request *request, struct bdev **dev)
 {
-	sigset_t interrupts, before;
+	sigset_t before;
 	int result;
 
-	sigemptyset(&interrupts);
-	sigaddset(&interrupts, SIGINT);
-	sigaddset(&interrupts, SIGTERM);
-	sigaddset(&interrupts, SIGHUP);
 	if (!request->exists)
-		sigprocmask(SIG_BLOCK, &interrupts, &before);
+		tool_hold_interrupts(&before);
 	result = open_locked(request, dev);
 	if (!request->exists)
 		sigprocmask(SIG_SETMASK, &before, NULL);

@@ -217,6 +217,19 @@ void tool_format_size(uint64_t bytes, char text[32])
 		snprintf(text, 32, "%.4g %s", value, units[unit]);
 }
 
+/* ---- Signals ---- */
+
+void tool_hold_interrupts(sigset_t *before)
+{
+	sigset_t interrupts;
+
+	sigemptyset(&interrupts);
+	sigaddset(&interrupts, SIGINT);
+	sigaddset(&interrupts, SIGTERM);
+	sigaddset(&interrupts, SIGHUP);
+	sigprocmask(SIG_BLOCK, &interrupts, before);
+}
+
 /* ---- Open and close ---- */
 
 static void log_line(void *context, enum ash_log_level level, const char *text)

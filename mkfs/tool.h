@@ -4,6 +4,7 @@
 #define MKFS_TOOL_H
 
 #include <ashlar/ashlar.h>
+#include <signal.h>
 
 #define TOOL_UUID_TEXT 37          /* with NUL */
 #define TOOL_LOCK_TIMEOUT_MS 3000u /* a mount that is just ending holds the lock for as long as it writes */
@@ -18,6 +19,9 @@ const char *tool_first_error(void);
  * What getopt_long() has refused ('?' or ':' in `option`; `opterr` 0), as one line. Returns `code`.
  */
 int tool_option_error(int code, int option, char *const *argv);
+
+/* SIGINT, SIGTERM and SIGHUP wait until the caller puts the mask `before` back. */
+void tool_hold_interrupts(sigset_t *before);
 
 /* To standard output; on a terminal control characters become '?'. */
 void tool_print_text(const char *text);
