@@ -195,7 +195,7 @@ void ash_alloc_space_give(struct ash_allocator *alloc, uint64_t count, unsigned 
 /* Reference the table blocks of the first `groups` groups. -EUCLEAN when the table has no such blocks, -EIO, -ENOMEM. */
 int ash_alloc_table_load(struct ash_volume *volume, uint32_t groups);
 /* Groups [first, group_count), as the table tells of them, into memory. Opening or growing: nothing else goes on. */
-void ash_alloc_groups_open(struct ash_volume *volume, uint32_t first);
+void ash_alloc_groups_open(struct ash_volume *volume, uint32_t first, uint32_t end);
 
 /* ---- alloc_free.c ---- */
 

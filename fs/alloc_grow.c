@@ -55,6 +55,6 @@ static void last_group_extend(struct ash_volume *volume, uint32_t index, uint64_
 void ash_alloc_extend(struct ash_volume *volume, uint32_t old_groups, uint64_t old_block_count)
 {
 	last_group_extend(volume, old_groups - 1, old_block_count);
+	ash_alloc_groups_open(volume, old_groups, volume->group_count);
 	volume->alloc->group_count = volume->group_count;
-	ash_alloc_groups_open(volume, old_groups);
 }

@@ -44,11 +44,11 @@ static int table_open(struct ash_volume *volume)
 	return alloc->table ? ash_alloc_table_load(volume, volume->group_count) : -ENOMEM;
 }
 
-void ash_alloc_groups_open(struct ash_volume *volume, uint32_t first)
+void ash_alloc_groups_open(struct ash_volume *volume, uint32_t first, uint32_t end)
 {
 	struct ash_allocator *alloc = volume->alloc;
 
-	for (uint32_t i = first; i < alloc->group_count; i++) {
+	for (uint32_t i = first; i < end; i++) {
 		struct ash_alloc_group *group = &alloc->groups[i];
 		struct ash_buffer *buffer;
 		const struct ash_group_table_block *table = ash_alloc_table_of(volume, i, &buffer);
@@ -58,12 +58,14 @@ void ash_alloc_groups_open(struct ash_volume *volume, uint32_t first)
 		group->size = ash_alloc_group_size(volume, i);
 		group->uninit = ash_get32(table->flags[slot]) & ASH_GROUP_UNINIT;
 		/* Where there is no bitmap that would correct it, the count of the table is not believed. */
-		group->free = group->uninit ? ash_alloc_uninit_free(i, group->size, i + 1 == alloc->group_count) :
+		group->free = group->uninit ? ash_alloc_uninit_free(i, group->size, i + 1 == end) :
 					      ash_get32(table->free_blocks[slot]);
 		if (group->free > group->size)
 			group->free = group->size; /* only a hint until the bitmap is read */
 		group->longest = group->size;
+		pthread_mutex_lock(&alloc->space_lock);
 		alloc->free += group->free;
+		pthread_mutex_unlock(&alloc->space_lock);
 	}
 }
 
@@ -131,7 +133,7 @@ int ash_alloc_open(struct ash_volume *volume)
 	/* half a percent, 16 to 256 blocks: enough to log unlinks and truncations, too little to miss */
 	alloc->emergency = volume->block_count / 200;
 	alloc->emergency = alloc->emergency < 16 ? 16 : alloc->emergency > 256 ? 256 : alloc->emergency;
-	ash_alloc_groups_open(volume, 0);
+	ash_alloc_groups_open(volume, 0, alloc->group_count);
 	return replayed_recount(volume);
 }
 

@@ -16,6 +16,7 @@
  * Locks: rename_lock, held over the whole call; it owns the size fields of the superblock.
  */
 #include "alloc_group.h"
+#include "engine.h"
 #include "names.h"
 
 #include <ashlar/blockdev.h>
@@ -61,6 +62,7 @@ static int write_backups(struct ash_volume *volume, struct size size, uint32_t f
 	ash_unlock(&volume->super->lock);
 	image->block_count = ash_put64(size.blocks);
 	image->group_count = ash_put32(size.groups);
+	ash_image_stamp(volume->checksum_seed, ASH_MAGIC_SUPER, 0, (uint8_t *)image);
 	for (uint32_t group = first ? first : 1; group < last && !result; group++)
 		if (ash_group_has_super(group))
 			result = write_backup(volume, image, ash_group_start(group));
