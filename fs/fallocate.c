@@ -26,9 +26,12 @@ static int count_holes(struct ash_volume *volume, struct ash_icore *icore, uint6
 		       uint64_t *holes)
 {
 	struct ash_edit edit;
-	int rc = ash_edit_look(&edit, volume, icore, false);
+	/* blocks that a truncation is still to free are no space */
+	int rc = ash_truncation_pending(volume, icore->ino) ? ash_file_resume_truncate(volume, icore) : 0;
 
 	*holes = 0;
+	if (!rc)
+		rc = ash_edit_look(&edit, volume, icore, false);
 	if (rc)
 		return rc;
 	while (block < end && !rc) {

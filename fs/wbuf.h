@@ -120,6 +120,12 @@ void ash_wb_loss_told(struct ash_volume *volume, const struct ash_icore *icore);
 /* Blocks that must be set aside for `holes` new blocks and `ranges` map changes, tree nodes included. */
 uint64_t ash_wb_need(const struct ash_record *record, const struct ash_tree *tree, uint64_t holes, uint64_t ranges);
 
+/*
+ * Blocks were added without a reply that tells st_blocks (a WRITE's does not): the kernel, which keeps what it was shown
+ * for ever, will be told to ask again.
+ */
+void ash_wb_blocks_changed(struct ash_volume *volume, uint64_t ino);
+
 /* Pages of the region: all or nothing. */
 bool ash_wb_take_pages(struct ash_write_behind *wb, uint32_t count, uint32_t *pages);
 void ash_wb_give_pages(struct ash_write_behind *wb, const uint32_t *pages, uint32_t count);

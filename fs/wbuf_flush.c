@@ -131,7 +131,7 @@ static bool changed_room(struct ash_write_behind *wb)
 }
 
 /* Without memory the kernel goes on believing in an old st_blocks: no reason to fail a flush. */
-static void remember_changed(struct ash_volume *volume, uint64_t ino)
+void ash_wb_blocks_changed(struct ash_volume *volume, uint64_t ino)
 {
 	struct ash_write_behind *wb = volume->wb;
 
@@ -160,7 +160,7 @@ static void finish_pages(struct ash_edit *edit, uint32_t done, uint64_t blocks_b
 	struct ash_icore *icore = edit->icore;
 	struct ash_write_buffer *buffer = icore->buffered;
 	uint64_t size = icore->buffered_size;
-	uint64_t shown_before = blocks_before + buffer->holes;
+	bool added = buffer->holes; /* blocks of which no answer has told, if nobody asked since */
 	struct ash_inode header;
 
 	take_node_share(edit, nodes);
@@ -177,11 +177,10 @@ static void finish_pages(struct ash_edit *edit, uint32_t done, uint64_t blocks_b
 	ash_edit_set_header(edit, &header);
 	ash_edit_commit_locked(edit, true);
 	ash_wb_remove_pages(edit->volume, buffer, 0, done);
-	uint64_t shown = ash_get64(header.blocks) + buffer->holes;
 	if (!buffer->count)
 		ash_wb_detach(edit->volume, icore);
-	if (shown != shown_before)
-		remember_changed(edit->volume, icore->ino);
+	if (added || ash_get64(header.blocks) != blocks_before)
+		ash_wb_blocks_changed(edit->volume, icore->ino);
 	ash_edit_unlock(edit);
 }
 
@@ -498,6 +497,7 @@ static void batch_release_pages(struct batch *batch, struct batch_file *file)
 	}
 	ash_wb_remove_pages(volume, buffer, 0, buffer->count);
 	ash_wb_detach(volume, file->icore);
+	ash_wb_blocks_changed(volume, file->icore->ino);
 }
 
 static void batch_unlock(struct batch *batch)
@@ -569,7 +569,7 @@ static bool batch_settle(struct batch *batch, struct batch_file *file, int *erro
 }
 
 /* flush_lock held. Flush some of the oldest; returns how many buffers went away. */
-static unsigned flush_some(struct ash_volume *volume, uint64_t sequence, int *error)
+static unsigned flush_some(struct ash_volume *volume, uint64_t sequence, int *error, unsigned *tried)
 {
 	struct batch *batch = malloc(sizeof(*batch));
 	unsigned gone = 0;
@@ -581,6 +581,7 @@ static unsigned flush_some(struct ash_volume *volume, uint64_t sequence, int *er
 	batch->volume = volume;
 	batch->count = batch->pages = batch->claim_count = 0;
 	batch_collect(batch, sequence);
+	*tried += batch->count;
 	if (batch->count > 1)
 		batch_run(batch);
 	for (unsigned i = 0; i < batch->count; i++)
@@ -599,9 +600,15 @@ int ash_wb_flush_all(struct ash_volume *volume)
 	ash_lock_long(volume, &wb->flush_lock);
 	pthread_mutex_lock(&wb->lock);
 	uint64_t sequence = wb->sequence;
+	unsigned count = 0, tried = 0;
+	for (const struct ash_write_buffer *buffer = wb->head; buffer; buffer = buffer->next)
+		count++;
 	pthread_mutex_unlock(&wb->lock);
-	while (flush_some(volume, sequence, &error))
-		;
+	/* Those that stay go to the end of the list: each is tried once, also behind a batch of them that cannot be written now. */
+	unsigned before;
+	do
+		before = tried;
+	while (flush_some(volume, sequence, &error, &tried) || (tried != before && tried < count));
 	pthread_mutex_unlock(&wb->flush_lock);
 	return error;
 }
@@ -620,7 +627,7 @@ int ash_wb_flush_down(struct ash_volume *volume, uint32_t pages)
 	int error = 0;
 
 	ash_lock_long(volume, &wb->flush_lock);
-	while (pages_in_use(wb) > pages && flush_some(volume, UINT64_MAX, &error))
+	while (pages_in_use(wb) > pages && flush_some(volume, UINT64_MAX, &error, &(unsigned){ 0 }))
 		;
 	pthread_mutex_unlock(&wb->flush_lock);
 	return error;
@@ -662,14 +669,14 @@ bool ash_wb_tick(struct ash_volume *volume)
 	uint64_t now = ash_monotonic_ns();
 	int error = 0;
 
-	if (!wb->page_count || atomic_load(&volume->read_only))
+	if (atomic_load(&volume->read_only))
 		return false;
 	if (pages_in_use(wb) > wb->page_count / 2)
 		ash_wb_flush_down(volume, wb->page_count / 4);
 	uint64_t sequence = sequence_before(wb, now > interval / 2 ? now - interval / 2 : 0);
 	if (sequence) {
 		ash_lock_long(volume, &wb->flush_lock);
-		while (flush_some(volume, sequence, &error))
+		while (flush_some(volume, sequence, &error, &(unsigned){ 0 }))
 			;
 		pthread_mutex_unlock(&wb->flush_lock);
 	}
