@@ -315,10 +315,14 @@ int ash_edit_outline(struct ash_edit *edit, unsigned claim_flags)
 
 static const char capability_name[] = "security.capability";
 
-static uint32_t killed_mode(uint32_t mode)
+uint32_t ash_mode_without_suidgid(uint32_t mode, bool all_sgid)
 {
-	mode &= ~(uint32_t)S_ISUID;
-	return mode & S_IXGRP ? mode & ~(uint32_t)S_ISGID : mode;
+	return mode & ~(S_ISUID | (all_sgid || mode & S_IXGRP ? S_ISGID : 0u));
+}
+
+static uint32_t killed_mode(uint32_t mode, struct ash_file_intent intent)
+{
+	return intent.kills_suidgid ? ash_mode_without_suidgid(mode, intent.kills_all_sgid) : mode;
 }
 
 static bool has_capability(struct ash_edit *edit)
@@ -331,14 +335,14 @@ static bool has_capability(struct ash_edit *edit)
 	return ash_xattr_get(&tree, capability_name, NULL, 0) >= 0;
 }
 
-static bool must_kill(struct ash_edit *edit, bool suidgid)
+static bool must_kill(struct ash_edit *edit, struct ash_file_intent intent)
 {
 	uint32_t mode = ash_get32(edit->record.inode->mode);
 
-	return (suidgid && killed_mode(mode) != mode) || has_capability(edit);
+	return killed_mode(mode, intent) != mode || has_capability(edit);
 }
 
-static int kill_privileges(struct ash_volume *volume, struct ash_icore *icore, bool suidgid)
+static int kill_privileges(struct ash_volume *volume, struct ash_icore *icore, struct ash_file_intent intent)
 {
 	struct ash_edit edit;
 	struct ash_inode header;
@@ -355,11 +359,10 @@ static int kill_privileges(struct ash_volume *volume, struct ash_icore *icore, b
 		}
 	}
 	ash_edit_header(&edit, &header);
-	if (suidgid)
-		header.mode = ash_put32(killed_mode(ash_get32(header.mode)));
+	header.mode = ash_put32(killed_mode(ash_get32(header.mode), intent));
 	ash_stamp_ctime(&header, ash_now());
 	ash_edit_set_header(&edit, &header);
-	ash_edit_commit(&edit, false);
+	ash_edit_commit(&edit, true);
 	return 0;
 }
 
@@ -371,14 +374,14 @@ int ash_file_begin_change(struct ash_volume *volume, struct ash_icore *icore, st
 	if (rc)
 		return rc;
 	uint32_t flags = ash_get32(edit.record.inode->flags);
-	bool must = !intent.keeps_privileges && must_kill(&edit, intent.kills_suidgid);
+	bool must = !intent.keeps_privileges && must_kill(&edit, intent);
 	if (flags & ASH_INODE_IMMUTABLE || (flags & ASH_INODE_APPEND && intent.overwrites))
 		rc = -EPERM;
 	else if (intent.appends && ash_edit_size(&edit) >= ASH_FILE_MAX_SIZE)
 		rc = -EFBIG; /* before anything is taken away */
 	ash_edit_abort(&edit);
 	*sync = flags & ASH_INODE_SYNC;
-	return !rc && must ? kill_privileges(volume, icore, intent.kills_suidgid) : rc;
+	return !rc && must ? kill_privileges(volume, icore, intent) : rc;
 }
 
 int ash_file_make_durable(struct ash_volume *volume, struct ash_icore *icore, bool data_only)

@@ -152,6 +152,7 @@ struct ash_file_intent {
 	bool appends;          /* -EFBIG when the file cannot grow */
 	bool overwrites;       /* takes away what is there: not of an append-only file */
 	bool kills_suidgid;    /* the caller may not leave suid and sgid behind */
+	bool kills_all_sgid;   /* nor sgid where the group may not execute */
 	bool keeps_privileges; /* who wrote has lost them before: data from the kernel's page cache */
 };
 /*
@@ -161,6 +162,11 @@ struct ash_file_intent {
  */
 int ash_file_begin_change(struct ash_volume *volume, struct ash_icore *icore, struct ash_file_intent intent,
 			  bool *sync);
+/*
+ * A mode after a change by somebody without privileges. Set-group-ID without group execution once meant mandatory
+ * locks: it goes where the caller is not in the group (`all_sgid`; setattr_should_drop_sgid() of the kernel).
+ */
+uint32_t ash_mode_without_suidgid(uint32_t mode, bool all_sgid);
 /* Does a read of this inode now have to move its access time? */
 bool ash_atime_due(const struct ash_volume *volume, const struct ash_inode *inode);
 /* ash_seek() that looks no further than `limit` (bytes): without data before it -ENXIO, without a hole that, or the size. */

@@ -153,6 +153,8 @@ static void finish_piece(struct ash_edit *edit, uint64_t end, unsigned flags)
 	}
 	ash_edit_set_header(edit, &header);
 	edit->icore->truncated_to_zero = false;
+	if (edit->added && flags & ASH_WRITE_NO_TIMES)
+		ash_wb_blocks_changed(edit->volume, edit->icore->ino);
 	ash_edit_commit(edit, data);
 }
 
@@ -286,6 +288,7 @@ static int64_t write_icore(struct ash_volume *volume, struct ash_icore *icore, s
 {
 	const struct ash_file_intent intent = { .appends = flags & ASH_WRITE_APPEND,
 						.kills_suidgid = flags & ASH_WRITE_KILL_SUIDGID,
+						.kills_all_sgid = flags & ASH_WRITE_KILL_SGID,
 						.keeps_privileges = flags & ASH_WRITE_NO_TIMES };
 	bool sync;
 	int64_t result = ash_file_begin_change(volume, icore, intent, &sync);
@@ -293,13 +296,14 @@ static int64_t write_icore(struct ash_volume *volume, struct ash_icore *icore, s
 	if (result)
 		return result;
 	sync = sync || (flags & ASH_WRITE_SYNC) || volume->options.sync;
+	bool durable = sync || flags & ASH_WRITE_DSYNC;
 	result = -EAGAIN;
-	if (!sync && !(flags & ASH_WRITE_THROUGH))
+	if (!durable && !(flags & ASH_WRITE_THROUGH))
 		result = ash_wb_write(volume, icore, source.bytes, source.length, source.offset, flags);
 	if (result == -EAGAIN)
 		result = write_through(volume, icore, source, flags);
-	if (result > 0 && sync) {
-		int rc = ash_file_make_durable(volume, icore, true);
+	if (result > 0 && durable) {
+		int rc = ash_file_make_durable(volume, icore, !sync);
 
 		if (rc)
 			return rc;

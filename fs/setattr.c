@@ -13,6 +13,7 @@
  *
  * Locks: the inode's, exclusive; then compat_lock (itable.c) for that bit.
  */
+#include "file_edit.h"
 #include "names.h"
 #include "wbuf.h"
 
@@ -88,17 +89,12 @@ static int check_allowed(uint32_t flags, const struct ash_setattr *want)
 
 /* ---- Changes ---- */
 
-static uint32_t without_suid(uint32_t mode)
-{
-	return mode & ~(S_ISUID | (mode & S_IXGRP ? S_ISGID : 0u));
-}
-
 static uint32_t new_mode(const struct ash_setattr *want, uint32_t mode)
 {
 	if (want->valid & ASH_SET_MODE)
 		return (mode & S_IFMT) | (want->mode & 07777u);
 	if (!S_ISDIR(mode) && want->valid & (SET_OWNER | ASH_SET_KILL_SUIDGID))
-		return without_suid(mode);
+		return ash_mode_without_suidgid(mode, want->valid & ASH_SET_KILL_SGID);
 	return mode;
 }
 

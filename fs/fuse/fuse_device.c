@@ -26,7 +26,12 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <unistd.h>
+
+#ifndef PR_SET_IO_FLUSHER
+#define PR_SET_IO_FLUSHER 57
+#endif
 
 #define LOCK_WAIT_MS 5000u /* a predecessor may still be writing its last blocks */
 #define LOOP_ATTEMPTS 16
@@ -287,6 +292,11 @@ static int volume_open(struct front *front)
 	options->wait_begin = crew_wait_begin;
 	options->wait_end = crew_wait_end;
 	options->attributes_changed = notify_attributes_changed;
+	/*
+	 * The kernel may wait for us to write its dirty pages: our own allocations must not wait for that. All threads that are
+	 * started from here on inherit it, the volume's own among them. It takes CAP_SYS_RESOURCE.
+	 */
+	prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
 	int rc = ash_open(front->device, options, &front->volume, error);
 	if (rc)
 		return fail_text(front, rc, error);

@@ -366,6 +366,15 @@ bool raw_unsupported(struct request *request);
 /* The argument of a request as a structure, or NULL (and EINVAL replied) when it is too short. */
 #define request_argument(request, type) ((const type *)request_argument_check(request, sizeof(type)))
 const void *request_argument_check(struct request *request, size_t size);
+
+/*
+ * Does the caller lose set-group-ID where the group may not execute? A request tells of no supplementary groups: who is in
+ * the file's by one of those counts as outside, and a bit goes that the kernel would have left.
+ */
+static inline bool request_is_outside_group(const struct request *request, uint32_t gid)
+{
+	return request->in->uid != 0 && request->in->gid != gid;
+}
 /* The NUL-terminated name `offset` bytes into the argument, or NULL (and EINVAL replied). */
 const char *request_name(struct request *request, size_t offset);
 

@@ -84,27 +84,29 @@ bool raw_read(struct request *request)
  * No chmod is missed: the kernel holds the inode's lock over write(2) as over chmod(2). Only of an asynchronous write it
  * lets go before we answer, and then a chmod that comes between is the later one: its bits stay.
  */
-static bool kills_suidgid(const struct request *request, const struct fuse_write_in *in)
+static unsigned kill_flags(const struct request *request, const struct fuse_write_in *in)
 {
 	struct ash_attr attr;
 
 	if (!(in->write_flags & FUSE_WRITE_KILL_SUIDGID))
-		return false;
-	return ash_getattr(request->front->volume, request->nodeid, &attr) || (attr.mode & (S_ISUID | S_ISGID));
+		return 0;
+	if (ash_getattr(request->front->volume, request->nodeid, &attr))
+		return ASH_WRITE_KILL_SUIDGID | ASH_WRITE_KILL_SGID;
+	if (!(attr.mode & (S_ISUID | S_ISGID)))
+		return 0;
+	return ASH_WRITE_KILL_SUIDGID | (request_is_outside_group(request, attr.gid) ? ASH_WRITE_KILL_SGID : 0);
 }
 
 static unsigned write_flags(const struct request *request, const struct fuse_write_in *in)
 {
-	unsigned flags = 0;
-
 	if (in->write_flags & FUSE_WRITE_CACHE)
 		return ASH_WRITE_NO_TIMES; /* from the page cache: file flags and credentials are guesses */
-	if (kills_suidgid(request, in))
-		flags |= ASH_WRITE_KILL_SUIDGID;
+	unsigned flags = kill_flags(request, in);
 	if (in->flags & O_DIRECT)
 		flags |= ASH_WRITE_THROUGH;
-	if (in->flags & (O_SYNC | O_DSYNC))
-		flags |= ASH_WRITE_SYNC;
+	if (in->flags & O_DSYNC)
+		flags |= (in->flags & O_SYNC) == O_SYNC ? ASH_WRITE_SYNC :
+							  ASH_WRITE_DSYNC; /* O_SYNC has the bit of O_DSYNC */
 	return flags;
 }
 
@@ -212,15 +214,17 @@ bool raw_seek(struct request *request)
 	return false;
 }
 
+#define COPY_RANGE_MAX (64u << 20)
+
 bool raw_copy_range(struct request *request)
 {
 	const struct fuse_copy_file_range_in *in = request_argument(request, struct fuse_copy_file_range_in);
 
 	if (!in)
 		return false;
-	/* The older request has 32 bits for the answer; a short copy is always allowed. */
+	/* A short copy is always allowed: a caller that is to be killed need not wait for the rest of a large file. */
 	bool wide = request->opcode != FUSE_COPY_FILE_RANGE;
-	uint64_t length = !wide && in->len > 0x7ffff000u ? 0x7ffff000u : in->len;
+	uint64_t length = in->len < COPY_RANGE_MAX ? in->len : COPY_RANGE_MAX;
 	int64_t copied = in->flags ? -EINVAL :
 				     ash_copy_range(request->front->volume, request->nodeid, in->off_in, in->nodeid_out,
 						    in->off_out, length);

@@ -82,20 +82,56 @@ static void setattr_times(const struct fuse_setattr_in *in, struct ash_setattr *
 	change->ctime = (struct timespec){ .tv_sec = (int64_t)in->ctime, .tv_nsec = in->ctimensec };
 }
 
+/* What a SETATTR means for set-user-ID, set-group-ID. */
+enum privileges {
+	PRIVILEGES_STAY,
+	PRIVILEGES_GO,
+	PRIVILEGES_GO_IF_OWNER, /* or root, else it is refused */
+};
+
 /*
- * A chown that changes nothing arrives with nothing valid, or for a regular file with the ctime alone, which the kernel
- * keeps under the writeback cache; it clears the bits all the same. Nothing else arrives so.
+ * A chown that changes nobody arrives with nothing valid, or for a regular file with the ctime alone, which the kernel keeps
+ * under the writeback cache. The kernel lets anybody do it, but to clear the bits is the owner's.
+ *
+ * A regular file with nothing valid: the kernel has taken security.capability away for a write or is about to allocate, punch or
+ * copy. The bits go too, unless the caller is privileged.
  */
-static bool setattr_is_chown(const struct fuse_setattr_in *in)
+static enum privileges setattr_privileges(const struct request *request, const struct fuse_setattr_in *in,
+					  uint32_t mode)
 {
-	return (in->valid & (FATTR_UID | FATTR_GID)) ||
-	       !(in->valid & ~(unsigned)(FATTR_FH | FATTR_LOCKOWNER | FATTR_CTIME));
+	unsigned valid = in->valid & ~(unsigned)(FATTR_FH | FATTR_LOCKOWNER);
+
+	if (valid & (FATTR_UID | FATTR_GID | FATTR_KILL_SUIDGID))
+		return PRIVILEGES_GO;
+	if (valid & ~(unsigned)FATTR_CTIME)
+		return PRIVILEGES_STAY;
+	if (valid || !S_ISREG(mode))
+		return PRIVILEGES_GO_IF_OWNER;
+	return request->in->uid ? PRIVILEGES_GO : PRIVILEGES_STAY;
+}
+
+static int setattr_kill(const struct request *request, const struct fuse_setattr_in *in, struct ash_setattr *change)
+{
+	struct ash_attr attr;
+
+	if (in->valid & FATTR_MODE || setattr_privileges(request, in, 0) == PRIVILEGES_STAY)
+		return 0;
+	int rc = ash_getattr(request->front->volume, request->nodeid, &attr);
+	if (rc || S_ISDIR(attr.mode))
+		return rc;
+	bool outside = request_is_outside_group(request, attr.gid);
+	enum privileges what = setattr_privileges(request, in, attr.mode);
+	if (what == PRIVILEGES_STAY ||
+	    (!(attr.mode & S_ISUID) && !(attr.mode & S_ISGID && (attr.mode & S_IXGRP || outside))))
+		return 0;
+	if (what == PRIVILEGES_GO_IF_OWNER && request->in->uid && request->in->uid != attr.uid)
+		return -EPERM;
+	change->valid |= ASH_SET_KILL_SUIDGID | (outside ? ASH_SET_KILL_SGID : 0);
+	return 0;
 }
 
 static int setattr_change(struct request *request, const struct fuse_setattr_in *in, struct ash_setattr *change)
 {
-	struct ash_attr attr;
-
 	*change = (struct ash_setattr){ .mode = in->mode, .uid = in->uid, .gid = in->gid, .size = in->size };
 	if (in->valid & FATTR_MODE)
 		change->valid |= ASH_SET_MODE;
@@ -108,12 +144,7 @@ static int setattr_change(struct request *request, const struct fuse_setattr_in 
 	if (in->valid & FATTR_KILL_SUIDGID)
 		change->valid |= ASH_SET_KILL_SUIDGID;
 	setattr_times(in, change);
-	if (!setattr_is_chown(in) || (in->valid & FATTR_MODE))
-		return 0;
-	int rc = ash_getattr(request->front->volume, request->nodeid, &attr);
-	if (rc == 0 && !S_ISDIR(attr.mode) && (attr.mode & (S_ISUID | S_ISGID)))
-		change->valid |= ASH_SET_KILL_SUIDGID;
-	return rc;
+	return setattr_kill(request, in, change);
 }
 
 bool raw_setattr(struct request *request)

@@ -34,10 +34,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#ifndef PR_SET_IO_FLUSHER
-#define PR_SET_IO_FLUSHER 57
-#endif
-
 #define TICK_NS 200000l
 #define QUIET_TICKS 5u
 
@@ -277,8 +273,6 @@ static void *worker_main(void *argument)
 	sched_setaffinity(0, sizeof(front->follow.allowed), &front->follow.allowed);
 	prctl(PR_SET_NAME, "ashlarfs-worker");
 	prctl(PR_SET_TIMERSLACK, 20000);
-	/* The kernel may wait for us to write its dirty pages: our own allocations must not wait for that. */
-	prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
 	while (!atomic_load(&front->crew.stopping)) {
 		if (!worker->leading)
 			worker->leading = follow(worker);

@@ -154,6 +154,7 @@ int ash_getattr(struct ash_volume *volume, uint64_t ino, struct ash_attr *attr);
 #define ASH_SET_FLAGS 512u         /* chattr; also enforces nothing itself */
 #define ASH_SET_KILL_SUIDGID 1024u /* with a size change: clear suid, and sgid if group-executable */
 #define ASH_SET_KILL_PRIV 2048u    /* chown, truncate: drop security.capability (always done for UID/GID/SIZE) */
+#define ASH_SET_KILL_SGID 4096u    /* with UID, GID, KILL_SUIDGID: sgid also if not group-executable */
 struct ash_setattr {
 	uint32_t valid, mode, uid, gid, flags;
 	uint64_t size;
@@ -220,8 +221,10 @@ int64_t ash_read(struct ash_volume *volume, uint64_t ino, void *buffer, size_t l
 #define ASH_WRITE_KILL_SUIDGID 1u /* clear suid, and sgid if group-executable, in the same transaction */
 #define ASH_WRITE_NO_TIMES 2u     /* FUSE_WRITE_CACHE: the kernel owns mtime and ctime, and cleared privileges before */
 #define ASH_WRITE_THROUGH 4u      /* O_DIRECT: not into the write-behind buffer */
-#define ASH_WRITE_SYNC 8u         /* O_SYNC, O_DSYNC: durable when it returns */
+#define ASH_WRITE_SYNC 8u         /* O_SYNC: durable when it returns, with times and mode */
 #define ASH_WRITE_APPEND 16u      /* offset is ignored: at end of file */
+#define ASH_WRITE_KILL_SGID 32u   /* with KILL_SUIDGID: sgid also if not group-executable */
+#define ASH_WRITE_DSYNC 64u       /* O_DSYNC: the data is durable when it returns, and what it takes to read it */
 /* Returns bytes written (all, or fewer before ENOSPC/EIO), or negative errno when none. security.capability is dropped,
  * except with NO_TIMES. -EPERM: immutable, whatever the flags are. Not so append-only: whoever may write may write. */
 int64_t ash_write(struct ash_volume *volume, uint64_t ino, const void *buffer, size_t length, uint64_t offset,
