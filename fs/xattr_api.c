@@ -173,7 +173,8 @@ static int log_change(struct ash_txn *txn, struct setter *setter, struct ash_hel
 		result = log_acl(txn, setter, &held->record, &mode);
 	if (result)
 		return result;
-	if (setter->kill_sgid)
+	/* The kernel asks it of the default ACL, too, which changes no mode. */
+	if (setter->kill_sgid && setter->kind == KIND_ACL_ACCESS)
 		mode &= ~(uint32_t)S_ISGID;
 	ash_record_header(&held->record, &header);
 	header.mode = ash_put32(mode);

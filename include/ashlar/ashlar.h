@@ -285,7 +285,7 @@ unsigned ash_queue_in_flight(const struct ash_queue *queue);
  * others -EOPNOTSUPP. size 0 asks for the length. -ENODATA, -ERANGE. */
 int ash_getxattr(struct ash_volume *volume, uint64_t ino, const char *name, void *value, size_t size);
 /* flags: XATTR_CREATE, XATTR_REPLACE. A POSIX ACL updates the mode. -EEXIST, -ENODATA, -E2BIG, -ERANGE (name). */
-#define ASH_XATTR_KILL_SGID 0x10000 /* FUSE_SETXATTR_ACL_KILL_SGID */
+#define ASH_XATTR_KILL_SGID 0x10000 /* FUSE_SETXATTR_ACL_KILL_SGID; of the access ACL only */
 int ash_setxattr(struct ash_volume *volume, uint64_t ino, const char *name, const void *value, size_t size, int flags);
 int ash_listxattr(struct ash_volume *volume, uint64_t ino, char *list, size_t size);
 int ash_removexattr(struct ash_volume *volume, uint64_t ino, const char *name);

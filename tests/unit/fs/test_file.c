@@ -801,3 +801,39 @@ Test(file, read_that_fails_half_way_is_an_error)
 	bdev_buffer_free(bytes, 4096);
 	bdev_buffer_free(back, 5 * 4096);
 }
+
+/* A file of `count` extents, on the device only. */
+static uint64_t scattered_file(struct fixture *f, unsigned count)
+{
+	static uint8_t bytes[ASH_BLOCK_SIZE];
+	uint64_t ino = make_file(f, "scattered");
+
+	fill(bytes, sizeof(bytes), 1);
+	for (unsigned i = 0; i < count; i++)
+		cr_assert_eq(ash_write(f->volume, ino, bytes, sizeof(bytes), 2ull * i * sizeof(bytes), 0),
+			     (int64_t)sizeof(bytes));
+	fixture_remount(f);
+	return find_file(f, "scattered");
+}
+
+/* The first transaction of a long truncation sets the size: an error behind it is none of the caller's. */
+Test(file, a_truncation_that_fails_has_not_happened)
+{
+	struct fixture f;
+	bool happened = false;
+
+	fixture_open(&f, "mem:64M", &(struct ash_open_options){ .no_threads = true });
+	uint64_t ino = scattered_file(&f, 2000);
+	for (unsigned skip = 0; skip < 200 && !happened; skip++) {
+		cr_assert_eq(fault_add(f.dev, &(struct fault_rule){ .ops = FAULT_OP(BDEV_READ), .skip = skip }), 0);
+		int rc = set_size(&f, ino, ASH_BLOCK_SIZE);
+		fault_clear(f.dev);
+		happened = attr_of(&f, ino).size == ASH_BLOCK_SIZE;
+		cr_assert_eq(rc == 0, happened, "skip %u: %d", skip, rc);
+	}
+	cr_assert(happened);
+	/* What is left of it is nobody's space: */
+	cr_assert_eq(ash_fallocate(f.volume, ino, FALLOC_FL_KEEP_SIZE, 0, 2 * ASH_BLOCK_SIZE), 0);
+	cr_expect_eq(attr_of(&f, ino).blocks, 16u);
+	fixture_close(&f);
+}

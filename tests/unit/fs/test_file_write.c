@@ -263,3 +263,68 @@ Test(file_write, an_error_while_zeroing_undoes_the_write, .timeout = 60)
 	check_blocks(&full, AHEAD);
 	full_close(&full);
 }
+
+/* An overwrite in place of a set-user-ID file, crashed right after: the mode, and for O_SYNC the times, are part of it. */
+static void overwrite_synchronously(bool mount_sync, unsigned flags, bool times)
+{
+	struct ash_open_options options = { .no_threads = true, .sync = mount_sync };
+	struct ash_setattr mode = { .valid = ASH_SET_MODE | ASH_SET_MTIME, .mode = 04755, .mtime = { .tv_sec = 1000 } };
+	uint8_t *bytes = aligned(8192), *got = aligned(8192);
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &options);
+	uint64_t ino = make_file(&f, "f");
+	fill(bytes, 8192, 1);
+	cr_assert_eq(ash_write(f.volume, ino, bytes, 8192, 0, 0), 8192);
+	cr_assert_eq(ash_setattr(f.volume, ino, &mode, NULL), 0);
+	cr_assert_eq(ash_sync(f.volume), 0);
+	fill(bytes, 8192, 2);
+	cr_assert_eq(ash_write(f.volume, ino, bytes, 8192, 0, flags | ASH_WRITE_KILL_SUIDGID), 8192);
+	fixture_crash(&f);
+	ino = find_file(&f, "f");
+	cr_assert_eq(ash_read(f.volume, ino, got, 8192, 0), 8192);
+	cr_expect_eq(memcmp(got, bytes, 8192), 0);
+	cr_expect_eq(attr_of(&f, ino).mode & 07777, 0755u);
+	if (times)
+		cr_expect_neq(attr_of(&f, ino).mtime.tv_sec, 1000);
+	fixture_close(&f);
+	bdev_buffer_free(bytes, 8192);
+	bdev_buffer_free(got, 8192);
+}
+
+Test(file_write, a_synchronous_write_is_durable_with_the_mode_it_leaves)
+{
+	overwrite_synchronously(false, ASH_WRITE_DSYNC, false);
+	overwrite_synchronously(false, ASH_WRITE_DSYNC | ASH_WRITE_THROUGH, false);
+}
+
+Test(file_write, o_sync_is_durable_with_the_times, .description = "and so is all of a volume that is open with sync")
+{
+	overwrite_synchronously(false, ASH_WRITE_SYNC, true);
+	overwrite_synchronously(false, ASH_WRITE_SYNC | ASH_WRITE_THROUGH, true);
+	overwrite_synchronously(true, 0, true);
+}
+
+/* Set-group-ID without group execution: of a member of the group it stays, of others it goes. */
+Test(file_write, sgid_without_group_execution_goes_only_on_demand)
+{
+	struct ash_open_options options = { .no_threads = true };
+	struct ash_setattr mode = { .valid = ASH_SET_MODE, .mode = 02664 };
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &options);
+	uint64_t ino = make_file(&f, "f");
+	cr_assert_eq(ash_setattr(f.volume, ino, &mode, NULL), 0);
+	cr_assert_eq(ash_write(f.volume, ino, "x", 1, 0, ASH_WRITE_KILL_SUIDGID), 1);
+	cr_expect_eq(attr_of(&f, ino).mode & 07777, 02664u);
+	cr_assert_eq(ash_write(f.volume, ino, "x", 1, 0, ASH_WRITE_KILL_SUIDGID | ASH_WRITE_KILL_SGID), 1);
+	cr_expect_eq(attr_of(&f, ino).mode & 07777, 0664u);
+	cr_assert_eq(ash_setattr(f.volume, ino, &mode, NULL), 0);
+	struct ash_setattr owner = { .valid = ASH_SET_UID, .uid = 5 };
+	cr_assert_eq(ash_setattr(f.volume, ino, &owner, NULL), 0);
+	cr_expect_eq(attr_of(&f, ino).mode & 07777, 02664u);
+	owner.valid |= ASH_SET_KILL_SGID;
+	cr_assert_eq(ash_setattr(f.volume, ino, &owner, NULL), 0);
+	cr_expect_eq(attr_of(&f, ino).mode & 07777, 0664u);
+	fixture_close(&f);
+}

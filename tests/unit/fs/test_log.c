@@ -3,6 +3,7 @@
  * The log: going round the ring, group commit, the flush before pointers (I2), the orphan set, the tail (I4), and what
  * follows a failed write or flush (I6).
  */
+#include "blockdrv/driver.h"
 #include "engine_fixture.h"
 
 #include <pthread.h>
@@ -500,6 +501,67 @@ Test(log, nobody_flushes_after_a_flush_that_failed)
 	cr_expect_eq(counters(&engine).flushes - before, 1u, "the device was not asked again");
 	cr_expect_eq(engine.errors, 1);
 	engine_close(&engine);
+}
+
+static void *checkpoint(void *argument)
+{
+	struct engine *engine = argument;
+
+	return (void *)(intptr_t)ash_log_checkpoint(engine->volume, true);
+}
+
+static void *force_all(void *argument)
+{
+	struct engine *engine = argument;
+
+	return (void *)(intptr_t)ash_log_force(engine->volume, ash_log_end(engine->volume));
+}
+
+/* A write-through that fails while a flush of data is asked for: it may have been told of what that data has lost. */
+static void flush_behind_a_write_through(bool control)
+{
+	struct engine engine = { .options = { .no_threads = true } };
+	struct bdev *memory = engine_device("mem:16M"), *faulty;
+	pthread_t first;
+	void *result;
+
+	engine_format(memory, 0);
+	if (!control)
+		memory->geometry.fua = memory->geometry.volatile_cache = true;
+	cr_assert_eq(fault_open(memory, &faulty), 0);
+	cr_assert_eq(delay_open(faulty, &engine.dev), 0);
+	engine_mount(&engine);
+	uint64_t offset = (engine.volume->log_start + (control ? 0 : 2)) * ASH_BLOCK_SIZE;
+	uint64_t length = (control ? 2 : engine.volume->log_blocks - 2) * ASH_BLOCK_SIZE;
+	struct fault_rule once = { .ops = FAULT_OP(BDEV_WRITE), .offset = offset, .length = length, .count = 1 };
+	struct delay_rule slow = {
+		.ops = DELAY_OP(BDEV_WRITE), .offset = offset, .length = length, .count = 1, .nanoseconds = 200000000
+	};
+	node_new(&engine, 99, 7);
+	if (control) /* then only the control block is written through below */
+		cr_assert_eq(ash_log_force(engine.volume, ash_log_end(engine.volume)), 0);
+	cr_assert_eq(fault_add(faulty, &once), 0);
+	delay_set(engine.dev, &slow);
+	cr_assert_eq(pthread_create(&first, NULL, control ? checkpoint : force_all, &engine), 0);
+	while (!delay_caught(engine.dev))
+		sched_yield();
+	while (!fault_hits(faulty)) /* it has failed below, and who asked for it does not know yet */
+		sched_yield();
+	ash_log_note_data(engine.volume);
+	cr_expect_lt(ash_log_flush_data(engine.volume), 0);
+	pthread_join(first, &result);
+	cr_expect_lt((int)(intptr_t)result, 0);
+	engine_close(&engine);
+}
+
+Test(log, nobody_flushes_after_a_log_write_through_that_failed)
+{
+	flush_behind_a_write_through(false);
+}
+
+Test(log, nobody_flushes_after_a_control_block_that_failed)
+{
+	flush_behind_a_write_through(true);
 }
 
 /* ---- Control blocks ---- */

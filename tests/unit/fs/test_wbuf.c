@@ -480,3 +480,38 @@ Test(wbuf, zeroing_a_range_waits_for_the_size_that_was_cut)
 	cr_assert_eq(memcmp(got, old, length == 8192 ? 8192 : 4096), 0);
 	fixture_close(&f);
 }
+
+/* A thin device without space for what was never written: buffers that need new blocks stay, more of them than a batch has. */
+Test(wbuf, a_sync_goes_past_buffers_that_cannot_be_written)
+{
+	struct fault_rule full = { .ops = FAULT_OP(BDEV_WRITE), .error = -ENOSPC };
+	uint8_t *bytes = aligned(65536), got[11];
+	uint64_t block = 0;
+	struct fixture f;
+
+	fixture_open(&f, "mem:128M", &(struct ash_open_options){ .no_threads = true });
+	uint64_t old = make_file(&f, "old");
+	fill(bytes, 65536, 1);
+	cr_assert_eq(ash_write(f.volume, old, bytes, 65536, 0, ASH_WRITE_THROUGH), 65536);
+	cr_assert_eq(ash_sync(f.volume), 0);
+	cr_assert_eq(ash_checkpoint(f.volume), 0);
+	cr_assert_eq(ash_bmap(f.volume, old, 0, &block), 0);
+	for (unsigned i = 0; i < 150; i++) {
+		char name[16];
+
+		snprintf(name, sizeof(name), "n%u", i);
+		cr_assert_eq(ash_write(f.volume, make_file(&f, name), bytes, 8192, 0, 0), 8192);
+	}
+	cr_assert_eq(ash_write(f.volume, old, "new content", 11, 0, 0), 11);
+	full.offset = (block + 16) * ASH_BLOCK_SIZE;
+	full.length = (128ull << 20) - full.offset;
+	cr_assert_eq(fault_add(f.dev, &full), 0);
+	cr_expect_lt(ash_sync(f.volume), 0);
+	cr_expect_lt(ash_close(f.volume), 0);
+	fault_clear(f.dev);
+	fixture_mount(&f);
+	cr_assert_eq(ash_read(f.volume, find_file(&f, "old"), got, 11, 0), 11);
+	cr_expect_eq(memcmp(got, "new content", 11), 0);
+	fixture_close(&f);
+	bdev_buffer_free(bytes, 65536);
+}
