@@ -141,6 +141,7 @@ static void finish_piece(struct ash_edit *edit, uint64_t end, unsigned flags)
 	struct ash_inode header;
 	bool grows = end > ash_edit_disk_size(edit);
 	bool data = grows || edit->added || ash_txn_bytes(edit->txn);
+	bool untold = edit->added && flags & ASH_WRITE_NO_TIMES; /* after a write of its own the kernel asks again */
 
 	ash_edit_header(edit, &header);
 	if (grows)
@@ -153,7 +154,7 @@ static void finish_piece(struct ash_edit *edit, uint64_t end, unsigned flags)
 	}
 	ash_edit_set_header(edit, &header);
 	edit->icore->truncated_to_zero = false;
-	if (edit->added && flags & ASH_WRITE_NO_TIMES)
+	if (untold)
 		ash_wb_blocks_changed(edit->volume, edit->icore->ino);
 	ash_edit_commit(edit, data);
 }

@@ -119,13 +119,14 @@ static int setattr_kill(const struct request *request, const struct fuse_setattr
 	int rc = ash_getattr(request->front->volume, request->nodeid, &attr);
 	if (rc || S_ISDIR(attr.mode))
 		return rc;
-	bool outside = request_is_outside_group(request, attr.gid);
 	enum privileges what = setattr_privileges(request, in, attr.mode);
-	if (what == PRIVILEGES_STAY ||
-	    (!(attr.mode & S_ISUID) && !(attr.mode & S_ISGID && (attr.mode & S_IXGRP || outside))))
+	bool stranger = request->in->uid && request->in->uid != attr.uid;
+	bool outside = request_is_outside_group(request, attr.gid);
+	bool plain = attr.mode & S_ISUID || (attr.mode & S_ISGID && attr.mode & S_IXGRP);
+	if (what == PRIVILEGES_STAY || (!plain && !(attr.mode & S_ISGID && outside)))
 		return 0;
-	if (what == PRIVILEGES_GO_IF_OWNER && request->in->uid && request->in->uid != attr.uid)
-		return -EPERM;
+	if (what == PRIVILEGES_GO_IF_OWNER && stranger)
+		return plain ? -EPERM : 0; /* he may be in the group after all: nothing is to be cleared then */
 	change->valid |= ASH_SET_KILL_SUIDGID | (outside ? ASH_SET_KILL_SGID : 0);
 	return 0;
 }

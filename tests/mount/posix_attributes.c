@@ -93,6 +93,34 @@ static int body_truncate(void *name)
 	return truncate(name, 0);
 }
 
+static int body_chown_nothing(void *name)
+{
+	return chown(name, (uid_t)-1, (gid_t)-1) == 0 ? 0 : errno;
+}
+
+static int body_fallocate(void *name)
+{
+	int fd = open(name, O_WRONLY);
+
+	return fd >= 0 && fallocate(fd, 0, 0, 10000) == 0 ? 0 : errno;
+}
+
+static void test_suid_of_others(void)
+{
+	put_text("suid", "program");
+	chmod("suid", 06777);
+	CHECK(as_other(body_chown_nothing, "suid") == EPERM && (mode_of("suid") & 07777) == 06777,
+	      "a chown of a stranger that changes nothing clears nothing");
+	CHECK(as_other(body_fallocate, "suid") == 0 && (mode_of("suid") & 06000) == 0,
+	      "fallocate of another user clears suid and sgid");
+	chmod("suid", 0777);
+	CHECK(as_other(body_chown_nothing, "suid") == 0, "it is allowed where there is nothing to clear");
+	chmod("suid", 02666);
+	CHECK(as_other(body_write, "suid") == 0 && (mode_of("suid") & 07777) == 0666,
+	      "a write clears sgid without group execution, when the writer is not in the group");
+	unlink("suid");
+}
+
 static void test_suid(void)
 {
 	put_text("suid", "program");
@@ -274,6 +302,10 @@ static void test_capability(void)
 	      "a write with O_DIRECT does");
 	set_capability("cap");
 	CHECK(fallocate(fd, 0, 0, 10000) == 0 && !has_capability("cap"), "fallocate does");
+	chmod("cap", 06755);
+	set_capability("cap");
+	CHECK(write(fd, "x", 1) == 1 && !has_capability("cap") && (mode_of("cap") & 07777) == 06755,
+	      "root's write takes the capability and leaves suid and sgid");
 	close(fd), close(direct);
 	unlink("cap");
 }
@@ -439,6 +471,7 @@ void test_attributes(void)
 	test_times();
 	test_mtime_kept();
 	test_suid();
+	test_suid_of_others();
 	test_capability();
 	test_permissions();
 	test_xattrs();
