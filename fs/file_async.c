@@ -239,11 +239,13 @@ static bool plan_parts(struct ash_edit *edit, struct slot *slot, uint8_t *memory
 }
 
 /* Bytes that a read of the range gives at most, 0 if it must be blocking. */
-static uint64_t readable(const struct ash_edit *edit, size_t length, uint64_t offset)
+static uint64_t readable(const struct ash_edit *edit, size_t length, uint64_t offset, unsigned flags)
 {
 	uint64_t size = ash_edit_disk_size(edit);
 
-	if (offset >= size || ash_atime_due(edit->volume, edit->record.inode))
+	if (offset >= size)
+		return 0;
+	if (!(flags & ASH_READ_NO_ATIME) && ash_atime_due(edit->volume, edit->record.inode))
 		return 0;
 	return length < size - offset ? length : size - offset;
 }
@@ -302,7 +304,7 @@ static bool prepare(struct ash_queue *queue, struct slot *slot, uint64_t ino, vo
 		return false;
 	if (try_look(&edit, queue->volume, icore)) {
 		if (!slot->write)
-			bytes = readable(&edit, length, offset);
+			bytes = readable(&edit, length, offset, flags);
 		else if (overwritable(&edit, length, offset, flags))
 			bytes = length;
 		slot->result = (int64_t)bytes;
@@ -425,10 +427,16 @@ static int submit(struct ash_queue *queue, bool write, uint64_t ino, void *memor
 	return 1;
 }
 
+int ash_submit_read_flags(struct ash_queue *queue, uint64_t ino, void *buffer, size_t length, uint64_t offset,
+			  unsigned flags, ash_done done, void *user)
+{
+	return submit(queue, false, ino, buffer, length, offset, flags, done, user);
+}
+
 int ash_submit_read(struct ash_queue *queue, uint64_t ino, void *buffer, size_t length, uint64_t offset, ash_done done,
 		    void *user)
 {
-	return submit(queue, false, ino, buffer, length, offset, 0, done, user);
+	return ash_submit_read_flags(queue, ino, buffer, length, offset, 0, done, user);
 }
 
 int ash_submit_write(struct ash_queue *queue, uint64_t ino, const void *buffer, size_t length, uint64_t offset,

@@ -105,7 +105,8 @@ static void update_atime(struct ash_volume *volume, struct ash_icore *icore)
 	ash_edit_commit(&edit, false);
 }
 
-int64_t ash_read(struct ash_volume *volume, uint64_t ino, void *buffer, size_t length, uint64_t offset)
+int64_t ash_read_flags(struct ash_volume *volume, uint64_t ino, void *buffer, size_t length, uint64_t offset,
+		       unsigned flags)
 {
 	struct ash_icore *icore;
 	struct ash_edit edit;
@@ -118,7 +119,7 @@ int64_t ash_read(struct ash_volume *volume, uint64_t ino, void *buffer, size_t l
 	result = ash_edit_look(&edit, volume, icore, false);
 	if (!result) {
 		result = read_locked(&edit, buffer, length, offset);
-		bool due = result > 0 && ash_atime_due(volume, edit.record.inode);
+		bool due = result > 0 && !(flags & ASH_READ_NO_ATIME) && ash_atime_due(volume, edit.record.inode);
 
 		ash_edit_abort(&edit);
 		if (due)
@@ -126,6 +127,11 @@ int64_t ash_read(struct ash_volume *volume, uint64_t ino, void *buffer, size_t l
 	}
 	ash_icore_put(volume, icore);
 	return result;
+}
+
+int64_t ash_read(struct ash_volume *volume, uint64_t ino, void *buffer, size_t length, uint64_t offset)
+{
+	return ash_read_flags(volume, ino, buffer, length, offset, 0);
 }
 
 /* ---- Where data lies ---- */

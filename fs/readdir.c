@@ -147,8 +147,8 @@ static void set_atime(struct ash_volume *volume, struct ash_icore *icore, const 
 	ash_unhold(volume, &held);
 }
 
-int ash_readdir(struct ash_volume *volume, uint64_t ino, uint64_t position, bool attributes, ash_emit emit,
-		void *context)
+int ash_readdir_flags(struct ash_volume *volume, uint64_t ino, uint64_t position, bool attributes, unsigned flags,
+		      ash_emit emit, void *context)
 {
 	struct reader reader = {
 		.volume = volume, .ino = ino, .attributes = attributes, .emit = emit, .context = context
@@ -167,8 +167,14 @@ int ash_readdir(struct ash_volume *volume, uint64_t ino, uint64_t position, bool
 		result = read_held(&reader, &held, position);
 		ash_unhold(volume, &held);
 	}
-	if (!result && !position && atime_is_due(volume, &attr, &now))
+	if (!result && !position && !(flags & ASH_READ_NO_ATIME) && atime_is_due(volume, &attr, &now))
 		set_atime(volume, icore, &now);
 	ash_icore_put(volume, icore);
 	return result;
+}
+
+int ash_readdir(struct ash_volume *volume, uint64_t ino, uint64_t position, bool attributes, ash_emit emit,
+		void *context)
+{
+	return ash_readdir_flags(volume, ino, position, attributes, 0, emit, context);
 }

@@ -357,6 +357,8 @@ bool raw_setattr(struct request *request);
 bool raw_statx(struct request *request);
 bool raw_open(struct request *request);
 bool raw_opendir(struct request *request);
+bool raw_readdir(struct request *request);
+bool raw_readdirplus(struct request *request);
 bool raw_tmpfile(struct request *request);
 bool raw_setxattr(struct request *request);
 bool raw_ioctl(struct request *request);

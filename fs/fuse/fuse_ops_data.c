@@ -46,7 +46,7 @@ static void read_done(void *user, int64_t result)
 	request_finish(request);
 }
 
-static bool submit_read(struct request *request, size_t size, uint64_t offset)
+static bool submit_read(struct request *request, size_t size, uint64_t offset, unsigned flags)
 {
 	struct front *front = request->front;
 
@@ -55,7 +55,8 @@ static bool submit_read(struct request *request, size_t size, uint64_t offset)
 		return false;
 	}
 	current_worker->keep_lead = true;
-	int rc = ash_submit_read(front->queue, request->nodeid, request->payload, size, offset, read_done, request);
+	int rc = ash_submit_read_flags(front->queue, request->nodeid, request->payload, size, offset, flags, read_done,
+				       request);
 	current_worker->keep_lead = false;
 	return rc > 0;
 }
@@ -69,10 +70,13 @@ bool raw_read(struct request *request)
 	/* Copies: the reply's header is put over the end of the request. */
 	size_t size = in->size < FRONT_MAX_WRITE ? in->size : FRONT_MAX_WRITE;
 	uint64_t offset = in->offset;
-	if (submit_read(request, size, offset))
+	/* Those of the open file; of a read ahead, of the file that caused it. */
+	unsigned flags = in->flags & O_NOATIME ? ASH_READ_NO_ATIME : 0;
+	if (submit_read(request, size, offset, flags))
 		return true;
 	crew_kick(current_worker);
-	read_reply(request, ash_read(request->front->volume, request->nodeid, request->payload, size, offset));
+	read_reply(request,
+		   ash_read_flags(request->front->volume, request->nodeid, request->payload, size, offset, flags));
 	return false;
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * READDIR and READDIRPLUS.
+ * READDIR and READDIRPLUS; handlers of our own, since libfuse drops the flags of the open folder (O_NOATIME).
  *
  * The reply is built in the scratch memory of the request by the core's callback, which runs under the
  * directory's lock and so does nothing but format. Positions are the core's (keys of entries), so that nothing is
@@ -12,10 +12,10 @@
 #include "fuse_front.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 
 struct listing {
-	fuse_req_t request;
 	char *buffer;
 	size_t size, used;
 };
@@ -71,35 +71,35 @@ static void forget_listing(struct front *front, const struct listing *listing)
 	}
 }
 
-static void list(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset, bool plus)
+static bool list(struct request *request, bool plus)
 {
-	struct front *front = request_front(request);
-	struct listing listing = { .request = request,
-				   .buffer = session_scratch(),
-				   .size = size < FRONT_SCRATCH_SIZE ? size : FRONT_SCRATCH_SIZE };
-	int rc = ash_readdir(front->volume, ino, (uint64_t)offset, plus, plus ? emit_plus : emit_plain, &listing);
+	const struct fuse_read_in *in = request_argument(request, struct fuse_read_in);
+	struct front *front = request->front;
+
+	if (!in)
+		return false;
+	struct listing listing = { .buffer = session_scratch(),
+				   .size = in->size < FRONT_SCRATCH_SIZE ? in->size : FRONT_SCRATCH_SIZE };
+	int rc = ash_readdir_flags(front->volume, request->nodeid, in->offset, plus,
+				   in->flags & O_NOATIME ? ASH_READ_NO_ATIME : 0, plus ? emit_plus : emit_plain,
+				   &listing);
 
 	/* An error behind some entries is met again at the next request, which starts there. */
-	if (rc < 0 && listing.used == 0) {
-		fuse_reply_err(request, -rc);
-		return;
-	}
-	if (fuse_reply_buf(request, listing.buffer, listing.used) && plus)
+	if (rc < 0 && listing.used == 0)
+		reply_error(request, rc);
+	else if (reply_data(request, listing.buffer, listing.used) && plus)
 		forget_listing(front, &listing);
+	return false;
 }
 
-static void operation_readdir(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset,
-			      struct fuse_file_info *file)
+bool raw_readdir(struct request *request)
 {
-	(void)file;
-	list(request, ino, size, offset, false);
+	return list(request, false);
 }
 
-static void operation_readdirplus(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset,
-				  struct fuse_file_info *file)
+bool raw_readdirplus(struct request *request)
 {
-	(void)file;
-	list(request, ino, size, offset, true);
+	return list(request, true);
 }
 
 static void operation_releasedir(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *file)
@@ -111,7 +111,5 @@ static void operation_releasedir(fuse_req_t request, fuse_ino_t ino, struct fuse
 
 void ops_directory_fill(struct fuse_lowlevel_ops *ops)
 {
-	ops->readdir = operation_readdir;
-	ops->readdirplus = operation_readdirplus;
 	ops->releasedir = operation_releasedir;
 }

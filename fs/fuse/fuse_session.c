@@ -4,7 +4,7 @@
  *
  * libfuse's low-level API knows most kinds of requests. Some never reach it: those that libfuse 3.14 does not know
  * (SYNCFS, TMPFILE, STATX, COPY_FILE_RANGE_64), those whose flags it drops (WRITE, SETATTR, OPEN and SETXATTR carry the
- * duties of HANDLE_KILLPRIV_V2), those that are answered later from another thread, data, where no byte should be
+ * duties of HANDLE_KILLPRIV_V2, READDIR and READDIRPLUS O_NOATIME), those that are answered later from another thread, data, where no byte should be
  * copied twice, and the most frequent ones (fuse_ops_frequent.c). They are in `raw_handlers`.
  *
  * The reply to INIT is libfuse's with our own set of flags: what this front end relies on is decided in one place,
@@ -237,6 +237,8 @@ static const request_handler raw_handlers[PROTOCOL_OPCODES] = {
 	[PROTOCOL_STATX] = raw_statx,
 	[FUSE_OPEN] = raw_open,
 	[FUSE_OPENDIR] = raw_opendir,
+	[FUSE_READDIR] = raw_readdir,
+	[FUSE_READDIRPLUS] = raw_readdirplus,
 	[FUSE_TMPFILE] = raw_tmpfile,
 	[FUSE_SETXATTR] = raw_setxattr,
 	[FUSE_IOCTL] = raw_ioctl,

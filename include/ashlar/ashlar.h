@@ -212,11 +212,17 @@ typedef int (*ash_emit)(void *context, const char *name, size_t name_length, uin
 			uint64_t next_position, const struct ash_attr *attr);
 int ash_readdir(struct ash_volume *volume, uint64_t ino, uint64_t position, bool attributes, ash_emit emit,
 		void *context);
+/* The same with flags: ASH_READ_NO_ATIME. */
+int ash_readdir_flags(struct ash_volume *volume, uint64_t ino, uint64_t position, bool attributes, unsigned flags,
+		      ash_emit emit, void *context);
 
 /* ---- File data ---- */
 
 /* Returns bytes read, fewer only at end of file. Any alignment; aligned memory avoids a copy. */
 int64_t ash_read(struct ash_volume *volume, uint64_t ino, void *buffer, size_t length, uint64_t offset);
+#define ASH_READ_NO_ATIME 1u /* O_NOATIME: the access time stays */
+int64_t ash_read_flags(struct ash_volume *volume, uint64_t ino, void *buffer, size_t length, uint64_t offset,
+		       unsigned flags);
 
 #define ASH_WRITE_KILL_SUIDGID 1u /* clear suid, and sgid if group-executable, in the same transaction */
 #define ASH_WRITE_NO_TIMES 2u     /* FUSE_WRITE_CACHE: the kernel owns mtime and ctime, and cleared privileges before */
@@ -264,6 +270,8 @@ void ash_queue_disown(struct ash_queue *queue);
 typedef void (*ash_done)(void *user, int64_t result);
 int ash_submit_read(struct ash_queue *queue, uint64_t ino, void *buffer, size_t length, uint64_t offset, ash_done done,
 		    void *user);
+int ash_submit_read_flags(struct ash_queue *queue, uint64_t ino, void *buffer, size_t length, uint64_t offset,
+			  unsigned flags, ash_done done, void *user);
 int ash_submit_write(struct ash_queue *queue, uint64_t ino, const void *buffer, size_t length, uint64_t offset,
 		     unsigned flags, ash_done done, void *user);
 /*

@@ -109,6 +109,48 @@ check "a long attribute is counted in st_blocks" [ "$(stat -c %b "$MNT/long")" -
 setfattr -x user.long "$MNT/long"
 check "and no longer when it is gone" same "$(stat -c %b "$MNT/long")" "$blocks"
 rm "$MNT/long"
+# Access times: the kernel moves none of its own, so these are the daemon's. After a change any read moves them (relatime).
+cat >"$WORK/times.py" <<'PY'
+import os, subprocess, time
+def forget(path):
+    subprocess.run(['sync', '-f', path], check=True)
+    open('/proc/sys/vm/drop_caches', 'w').write('3')
+def fresh(path, folder=False):
+    """A file of 8 MiB or a folder, of which the access time is due, and nothing in the kernel."""
+    if folder:
+        os.mkdir(path)
+        open(path + '/name', 'w').close()
+    else:
+        with open(path, 'wb') as f:
+            f.write(b'x' * (8 << 20))
+    forget(path)
+    time.sleep(0.05)
+def moved(path, flags=0):
+    """Does reading all of it move the access time?"""
+    before = os.stat(path).st_atime_ns
+    fd = os.open(path, os.O_RDONLY | flags)
+    if os.path.isdir(path):
+        os.listdir(fd)
+    else:
+        while os.read(fd, 65536):
+            pass
+    os.close(fd)
+    return os.stat(path).st_atime_ns != before
+PY
+check "O_NOATIME: reading leaves the access time of a file and of a folder" env PYTHONPATH="$WORK" python3 - "$MNT" <<'PY'
+import os, sys, times
+bad = []
+for folder in False, True:
+    path = sys.argv[1] + '/times-%d' % folder
+    times.fresh(path, folder)
+    if times.moved(path, os.O_NOATIME):
+        bad.append('moved in spite of O_NOATIME: ' + path)
+    times.forget(path)
+    if not times.moved(path):
+        bad.append('not moved without it: ' + path)
+print('# bad:', bad) if bad else None
+sys.exit(bool(bad))
+PY
 birth=$(stat -c %W "$MNT/flags")
 check "birth time" [ "$birth" -gt 0 ]
 cp /bin/true "$MNT/run"

@@ -136,6 +136,36 @@ Test(file, the_far_end_works_and_beyond_is_efbig)
 	fixture_close(&f);
 }
 
+/* The coarse clock of time stamps is to go on. */
+static void tick(void)
+{
+	nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
+}
+
+static bool read_moves_atime(struct fixture *f, uint64_t ino, unsigned flags)
+{
+	struct timespec before = attr_of(f, ino).atime, after;
+	uint8_t byte;
+
+	tick();
+	cr_assert_eq(ash_read_flags(f->volume, ino, &byte, 1, 0, flags), 1);
+	after = attr_of(f, ino).atime;
+	return before.tv_sec != after.tv_sec || before.tv_nsec != after.tv_nsec;
+}
+
+Test(file, reading_moves_the_access_time_unless_it_is_not_to)
+{
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &through);
+	uint64_t ino = make_file(&f, "f");
+	cr_assert_eq(ash_write(f.volume, ino, "x", 1, 0, 0), 1);
+	cr_expect_not(read_moves_atime(&f, ino, ASH_READ_NO_ATIME));
+	cr_expect(read_moves_atime(&f, ino, 0));
+	cr_expect_not(read_moves_atime(&f, ino, 0), "relatime: not again");
+	fixture_close(&f);
+}
+
 Test(file, holes_and_data_are_found)
 {
 	uint8_t bytes[4096] = { 1 };

@@ -94,6 +94,26 @@ Test(file_async, what_needs_more_is_left_to_the_blocking_call)
 	async_close(&a);
 }
 
+Test(file_async, a_read_that_moves_the_access_time_is_blocking)
+{
+	struct async a;
+
+	async_open(&a);
+	ash_queue_close(a.queue);
+	a.f.options.atime = ASH_ATIME_STRICT;
+	fixture_remount(&a.f);
+	a.ino = find_file(&a.f, "f");
+	cr_assert_eq(ash_queue_open(a.f.volume, 16, &a.queue), 0);
+	cr_expect_eq(ash_submit_read(a.queue, a.ino, a.got, 4096, 0, on_done, &a), 0);
+	struct timespec before = attr_of(&a.f, a.ino).atime;
+	cr_expect_eq(ash_submit_read_flags(a.queue, a.ino, a.got, 4096, 0, ASH_READ_NO_ATIME, on_done, &a), 1);
+	drain(&a);
+	cr_expect_eq(a.last, 4096);
+	struct timespec after = attr_of(&a.f, a.ino).atime;
+	cr_expect(before.tv_sec == after.tv_sec && before.tv_nsec == after.tv_nsec);
+	async_close(&a);
+}
+
 Test(file_async, overwrites_are_durable_after_fsync)
 {
 	struct async a;

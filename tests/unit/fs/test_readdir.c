@@ -131,6 +131,9 @@ Test(readdir, not_a_directory_and_atime)
 	cr_assert_eq(ash_readdir(names.volume, names_file(&names, d, "f1"), 0, false, note, &seen), -ENOTDIR);
 	before = names_attr(&names, d);
 	names_tick();
+	cr_assert_eq(ash_readdir_flags(names.volume, d, 0, false, ASH_READ_NO_ATIME, note, &seen), 0);
+	after = names_attr(&names, d);
+	cr_assert(after.atime.tv_sec == before.atime.tv_sec && after.atime.tv_nsec == before.atime.tv_nsec);
 	cr_assert_eq(ash_readdir(names.volume, d, 0, false, note, &seen), 0);
 	after = names_attr(&names, d);
 	cr_assert(after.atime.tv_sec > before.mtime.tv_sec ||
