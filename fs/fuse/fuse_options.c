@@ -262,6 +262,7 @@ static void derive_volume_options(struct front_options *options)
 		volume->atime = ASH_ATIME_STRICT;
 	else
 		volume->atime = ASH_ATIME_RELATIVE;
+	volume->no_directory_atime = options->mount_flags & MS_NODIRATIME;
 }
 
 /* A long option is told by its word, a short one may stand among others. */

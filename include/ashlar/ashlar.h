@@ -49,6 +49,7 @@ struct ash_open_options {
 	bool continue_on_damage; /* errors=continue: keep writing after damaged metadata (not after I/O errors) */
 	bool skip_lock;          /* the caller already holds bdev_lock() on the device */
 	enum ash_atime atime;
+	bool no_directory_atime;     /* access times of directories stay */
 	uint64_t cache_bytes;        /* metadata cache; 0: 64 MiB; at least 1 MiB */
 	uint64_t write_behind_bytes; /* buffered file data; 0: 32 MiB */
 	unsigned commit_seconds;     /* 0: 5 */

@@ -151,6 +151,17 @@ for folder in False, True:
 print('# bad:', bad) if bad else None
 sys.exit(bool(bad))
 PY
+detach
+attach nodiratime
+check "nodiratime: listing leaves the access time of a folder, reading moves that of a file" env PYTHONPATH="$WORK" python3 - "$MNT" <<'PY'
+import sys, times
+names = [sys.argv[1] + '/diratime-%d' % folder for folder in (False, True)]
+for path, folder in zip(names, (False, True)):
+    times.fresh(path, folder)
+found = [times.moved(path) for path in names]
+print('# moved, file and folder:', found)
+sys.exit(found != [True, False])
+PY
 birth=$(stat -c %W "$MNT/flags")
 check "birth time" [ "$birth" -gt 0 ]
 cp /bin/true "$MNT/run"

@@ -141,6 +141,12 @@ Test(readdir, not_a_directory_and_atime)
 		  "relatime: it had changed");
 	cr_assert_eq(ash_readdir(names.volume, d, 0, false, note, &seen), 0);
 	cr_assert_eq(names_attr(&names, d).atime.tv_nsec, after.atime.tv_nsec, "relatime: not again");
+	names.options.atime = ASH_ATIME_STRICT;
+	names.options.no_directory_atime = true;
+	names_remount(&names);
+	cr_assert_eq(ash_readdir(names.volume, d, 0, false, note, &seen), 0);
+	cr_assert_eq(names_attr(&names, d).atime.tv_nsec, after.atime.tv_nsec);
+	names.options.no_directory_atime = false;
 	names.options.atime = ASH_ATIME_NONE;
 	names_remount(&names);
 	names_file(&names, d, "g");
