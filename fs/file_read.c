@@ -79,10 +79,11 @@ static int compare_times(ash_le64 a, ash_le32 a_ns, ash_le64 b, ash_le32 b_ns)
 
 bool ash_atime_due(const struct ash_volume *volume, const struct ash_inode *inode)
 {
-	if (volume->options.atime == ASH_ATIME_NONE || atomic_load(&volume->read_only) ||
-	    (ash_get32(inode->flags) & ASH_INODE_NOATIME))
+	int mode = atomic_load(&volume->atime);
+
+	if (mode == ASH_ATIME_NONE || atomic_load(&volume->read_only) || (ash_get32(inode->flags) & ASH_INODE_NOATIME))
 		return false;
-	if (volume->options.atime == ASH_ATIME_STRICT)
+	if (mode == ASH_ATIME_STRICT)
 		return true;
 	return compare_times(inode->atime, inode->atime_ns, inode->mtime, inode->mtime_ns) <= 0 ||
 	       compare_times(inode->atime, inode->atime_ns, inode->ctime, inode->ctime_ns) <= 0 ||

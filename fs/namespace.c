@@ -143,7 +143,7 @@ int ash_check_may_add(const struct ash_held *parent)
 
 int ash_finish_sync(struct ash_volume *volume, uint64_t lsn, uint32_t flags)
 {
-	if (!volume->options.sync && !(flags & ASH_INODE_SYNC))
+	if (!atomic_load(&volume->sync) && !(flags & ASH_INODE_SYNC))
 		return 0;
 	return ash_log_force(volume, lsn);
 }

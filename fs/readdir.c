@@ -116,10 +116,12 @@ static int read_held(struct reader *reader, const struct ash_held *held, uint64_
 /* As relatime: when the directory changed since the last time, or once a day. */
 static bool atime_is_due(const struct ash_volume *volume, const struct ash_attr *attr, const struct timespec *now)
 {
-	if (volume->options.atime == ASH_ATIME_NONE || volume->options.no_directory_atime ||
-	    attr->flags & ASH_INODE_NOATIME || ash_check_writable(volume))
+	int mode = atomic_load(&volume->atime);
+
+	if (mode == ASH_ATIME_NONE || atomic_load(&volume->no_directory_atime) || attr->flags & ASH_INODE_NOATIME ||
+	    ash_check_writable(volume))
 		return false;
-	if (volume->options.atime == ASH_ATIME_STRICT)
+	if (mode == ASH_ATIME_STRICT)
 		return attr->atime.tv_sec != now->tv_sec || attr->atime.tv_nsec != now->tv_nsec;
 	return attr->atime.tv_sec + DAY_SECONDS <= now->tv_sec || attr->atime.tv_sec < attr->mtime.tv_sec ||
 	       attr->atime.tv_sec < attr->ctime.tv_sec ||

@@ -67,6 +67,17 @@ void ash_set_read_only(struct ash_volume *volume, const char *reason)
 		ash_say(volume, ASH_LOG_ERROR, "the volume is read-only from now on: %s", reason);
 }
 
+void ash_set_atime(struct ash_volume *volume, enum ash_atime atime, bool no_directory_atime)
+{
+	atomic_store(&volume->atime, (int)atime);
+	atomic_store(&volume->no_directory_atime, no_directory_atime);
+}
+
+void ash_set_sync(struct ash_volume *volume, bool sync)
+{
+	atomic_store(&volume->sync, sync);
+}
+
 static __attribute__((format(printf, 3, 4))) int fail_with(char *text, int error, const char *format, ...)
 {
 	va_list arguments;
@@ -362,6 +373,8 @@ static void options_take(struct ash_volume *volume, const struct ash_open_option
 	if (!volume->options.commit_seconds)
 		volume->options.commit_seconds = DEFAULT_COMMIT_SECONDS;
 	volume->no_write = volume->options.no_write;
+	ash_set_atime(volume, volume->options.atime, volume->options.no_directory_atime);
+	ash_set_sync(volume, volume->options.sync);
 	atomic_store(&volume->read_only, volume->options.read_only || volume->options.no_write);
 }
 

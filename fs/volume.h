@@ -28,6 +28,9 @@ struct ash_volume {
 	bool locked_device;
 	_Atomic bool read_only; /* asked for, or forced by damage or failure */
 	_Atomic int failed;     /* I6: negative errno of the first failure; 0: healthy */
+	/* What may change while open; `options` has what was asked for at first. */
+	_Atomic int atime; /* enum ash_atime */
+	_Atomic bool no_directory_atime, sync;
 
 	/* constant while open, except by ash_grow() under rename_lock + group locks */
 	uint64_t block_count;

@@ -54,7 +54,8 @@ int ash_wb_open(struct ash_volume *volume)
 	pthread_mutex_init(&wb->lock, NULL);
 	pthread_mutex_init(&wb->reclaim_lock, NULL);
 	volume->wb = wb;
-	if (volume->options.no_write_behind || volume->options.read_only || volume->options.sync)
+	/* Also with sync, which may be turned off: memory that is not used costs nothing. */
+	if (volume->options.no_write_behind || volume->options.read_only)
 		return 0;
 	if (bytes > (uint64_t)UINT32_MAX << ASH_BLOCK_SHIFT)
 		bytes = (uint64_t)UINT32_MAX << ASH_BLOCK_SHIFT;

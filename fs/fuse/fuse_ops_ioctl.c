@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * ioctl(2): chattr flags, in both shapes that the kernel uses, generation, FITRIM, and steps of a scrub.
+ * ioctl(2): chattr flags, in both shapes that the kernel uses, generation, FITRIM, steps of a scrub, and remounts.
  *
  * The kernel has checked who may set which flag (FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR reach us through its own
  * fileattr calls). It does not learn that the change time moved, so it is told before the reply. Setting flags is a
- * handler of our own, since before a file becomes immutable the kernel must write back its pages. FITRIM and the scrub
- * come unchecked: they are root's. The scrub's structure is the caller's memory: ash_scrub() trusts nothing in it.
+ * handler of our own, since before a file becomes immutable the kernel must write back its pages. FITRIM, the scrub and
+ * the remount come unchecked: they are root's. The scrub's structure is the caller's memory: ash_scrub() trusts nothing in
+ * it.
  */
 #include "fuse_front.h"
+#include "fuse_remount.h"
 
 #include <ashlar/format.h>
 #include <ashlar/scrub.h>
@@ -201,6 +203,43 @@ static void scrub(fuse_req_t request, struct front *front, const void *in, size_
 		fuse_reply_ioctl(request, 0, &step, sizeof(step));
 }
 
+/*
+ * The kernel has the flags already. Read-only is the kernel's to enforce, but for access times, which are ours. So nothing
+ * but a read under way can write after the checkpoint.
+ */
+static int remount(struct front *front, unsigned long flags)
+{
+	struct ash_volume_info info;
+	int rc = flags & ~REMOUNT_FLAGS ? -EINVAL : ash_volume_info(front->volume, &info);
+
+	if (rc)
+		return rc;
+	if (info.read_only)
+		return flags & MS_RDONLY ? 0 : -EROFS;
+	ash_set_atime(front->volume, options_atime(flags), flags & MS_NODIRATIME);
+	/* The kernel never changes dirsync, which is as sync to us. */
+	ash_set_sync(front->volume, flags & MS_SYNCHRONOUS || front->options.mount_flags & MS_DIRSYNC);
+	if (flags & MS_RDONLY)
+		return ash_checkpoint(front->volume);
+	return flags & MS_SYNCHRONOUS ? ash_sync(front->volume) : 0;
+}
+
+static void remount_reply(fuse_req_t request, struct front *front, const void *in, size_t in_size)
+{
+	uint64_t flags;
+
+	if (fuse_req_ctx(request)->uid != 0 || in_size < sizeof(flags)) {
+		fuse_reply_err(request, fuse_req_ctx(request)->uid != 0 ? EPERM : EINVAL);
+		return;
+	}
+	memcpy(&flags, in, sizeof(flags));
+	int rc = remount(front, flags);
+	if (rc)
+		fuse_reply_err(request, -rc);
+	else
+		fuse_reply_ioctl(request, 0, NULL, 0);
+}
+
 static void operation_ioctl(fuse_req_t request, fuse_ino_t ino, unsigned command, void *argument,
 			    struct fuse_file_info *file, unsigned flags, const void *in, size_t in_size,
 			    size_t out_size)
@@ -227,6 +266,9 @@ static void operation_ioctl(fuse_req_t request, fuse_ino_t ino, unsigned command
 		break;
 	case ASH_IOC_SCRUB:
 		scrub(request, front, in, in_size, out_size);
+		break;
+	case REMOUNT_IOCTL:
+		remount_reply(request, front, in, in_size);
 		break;
 	default:
 		fuse_reply_err(request, ENOTTY);

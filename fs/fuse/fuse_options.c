@@ -43,7 +43,7 @@ static const struct flag_option flag_options[] = {
 	{ "async", 0, MS_SYNCHRONOUS },
 	{ "dirsync", MS_DIRSYNC, 0 },
 	{ "noatime", MS_NOATIME, MS_RELATIME | MS_STRICTATIME },
-	{ "atime", 0, MS_NOATIME },
+	{ "atime", MS_RELATIME, MS_NOATIME }, /* a flag of its own, or a remount would leave noatime */
 	{ "nodiratime", MS_NODIRATIME, 0 },
 	{ "diratime", 0, MS_NODIRATIME },
 	{ "relatime", MS_RELATIME, MS_NOATIME | MS_STRICTATIME },
@@ -249,6 +249,13 @@ static int parse_option_list(struct front_options *options, const char *list, ch
 	return rc;
 }
 
+enum ash_atime options_atime(unsigned long mount_flags)
+{
+	if (mount_flags & (MS_RDONLY | MS_NOATIME))
+		return ASH_ATIME_NONE;
+	return mount_flags & MS_STRICTATIME ? ASH_ATIME_STRICT : ASH_ATIME_RELATIVE;
+}
+
 static void derive_volume_options(struct front_options *options)
 {
 	struct ash_open_options *volume = &options->volume;
@@ -256,12 +263,7 @@ static void derive_volume_options(struct front_options *options)
 	volume->read_only = options->mount_flags & MS_RDONLY;
 	/* There is no finer setting below: with dirsync everything is synchronous. */
 	volume->sync = options->mount_flags & (MS_SYNCHRONOUS | MS_DIRSYNC);
-	if (options->mount_flags & MS_NOATIME)
-		volume->atime = ASH_ATIME_NONE;
-	else if (options->mount_flags & MS_STRICTATIME)
-		volume->atime = ASH_ATIME_STRICT;
-	else
-		volume->atime = ASH_ATIME_RELATIVE;
+	volume->atime = options_atime(options->mount_flags);
 	volume->no_directory_atime = options->mount_flags & MS_NODIRATIME;
 }
 

@@ -27,5 +27,7 @@ struct front_options {
  */
 int options_parse(struct front_options *options, int argc, char **argv, char *error);
 void options_free(struct front_options *options);
+/* When access times move, by the flags of mount(2). */
+enum ash_atime options_atime(unsigned long mount_flags);
 
 #endif

@@ -4,10 +4,11 @@
  *
  * Called as `mount.ashlar DEVICE FOLDER [-sfnvrw] [-N namespace] [-t type] [-o options]...`. It runs ashlarfs, which
  * lies in the same folder or in one of the usual places. Options are judged here by the parser of ashlarfs, so that
- * wrong use and a failed mount have the exit status that mount(8) documents. Remounting concerns the kernel's flags
- * only and is done here.
+ * wrong use and a failed mount have the exit status that mount(8) documents. Remounting is done here: it changes the
+ * kernel's flags, of which the server is told afterwards.
  */
 #include "fuse_options.h"
+#include "fuse_remount.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -16,14 +17,22 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 #include "mkfs/probe.h"
 #include "mkfs/standard.h"
 #include "mkfs/tool.h"
+
+#ifndef MS_NOSYMFOLLOW
+#define MS_NOSYMFOLLOW 256
+#endif
+#ifndef ST_NOSYMFOLLOW
+#define ST_NOSYMFOLLOW 0x2000
+#endif
 
 /* As in mount(8). */
 enum exit_code { EXIT_USAGE = 1, EXIT_SYSTEM = 2, EXIT_INTERNAL = 4, EXIT_MOUNT = 32 };
@@ -186,12 +195,6 @@ static int check_only(const struct arguments *arguments)
 
 /* ---- Remounting ---- */
 
-/* Would the server take a change? The attribute does not exist, so nothing changes: the answer is which error comes. */
-static bool server_is_read_only(const char *folder)
-{
-	return removexattr(folder, "user.ashlar.none") && errno == EROFS;
-}
-
 /* Any other file system would take the flags as well. */
 static bool is_our_mount(const char *folder)
 {
@@ -203,23 +206,68 @@ static bool is_our_mount(const char *folder)
 	return ours;
 }
 
+/* What the kernel has now, as flags for mount(2): what a remount leaves out it keeps, or not, by rules of its own. */
+static int kernel_flags(const char *folder, unsigned long *flags)
+{
+	struct statvfs st;
+
+	if (statvfs(folder, &st))
+		return -1;
+	*flags = st.f_flag & (ST_RDONLY | ST_NOSUID | ST_NODEV | ST_NOEXEC | ST_SYNCHRONOUS | ST_NOATIME |
+			      ST_NODIRATIME); /* of the same values */
+	if (st.f_flag & ST_RELATIME)
+		*flags |= MS_RELATIME;
+	if (!(st.f_flag & (ST_NOATIME | ST_RELATIME)))
+		*flags |= MS_STRICTATIME;
+	if (st.f_flag & ST_NOSYMFOLLOW)
+		*flags |= MS_NOSYMFOLLOW;
+	return 0;
+}
+
+/* 0 or an error number. */
+static int tell_server(const char *folder, unsigned long flags)
+{
+	uint64_t argument = flags & REMOUNT_FLAGS;
+	int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int error = fd < 0 || ioctl(fd, REMOUNT_IOCTL, &argument) ? errno : 0;
+
+	if (fd >= 0)
+		close(fd);
+	return error;
+}
+
+static int remount_failed(const struct arguments *arguments, int error)
+{
+	return tool_error(error == EPERM ? EXIT_USAGE : EXIT_MOUNT, "cannot remount %s: %s", arguments->folder,
+			  strerror(error));
+}
+
+/*
+ * The kernel first, since it may refuse: files are open for writing. Then the server, whether it is to become looser or
+ * stricter: until it is told it only does what was right before. When it does not follow, all is put back.
+ */
 static int remount(const struct arguments *arguments)
 {
-	unsigned long flags = MS_REMOUNT | arguments->parsed.mount_flags;
+	const char *device = arguments->device, *folder = arguments->folder;
+	unsigned long flags = MS_REMOUNT | arguments->parsed.mount_flags, before, now;
 
-	if (!is_our_mount(arguments->folder))
-		return tool_error(EXIT_MOUNT, "cannot remount %s: it is not a mounted Ashlar volume",
-				  arguments->folder);
-	if (mount(arguments->device, arguments->folder, NULL, flags, NULL))
-		return tool_error(errno == EPERM ? EXIT_USAGE : EXIT_MOUNT, "cannot remount %s: %s", arguments->folder,
-				  strerror(errno));
-	if (flags & MS_RDONLY || !server_is_read_only(arguments->folder))
+	if (!is_our_mount(folder))
+		return tool_error(EXIT_MOUNT, "cannot remount %s: it is not a mounted Ashlar volume", folder);
+	if (kernel_flags(folder, &before) || mount(device, folder, NULL, flags, NULL) || kernel_flags(folder, &now))
+		return remount_failed(arguments, errno);
+	int error = tell_server(folder, now);
+	if (error == EROFS) {
+		mount(device, folder, NULL, flags | MS_RDONLY, NULL);
+		return tool_error(EXIT_MOUNT,
+				  "cannot remount %s read-write: its volume was opened read-only, or turned read-only "
+				  "after an error; unmount it and mount it again",
+				  folder);
+	}
+	if (!error)
 		return 0;
-	mount(arguments->device, arguments->folder, NULL, flags | MS_RDONLY, NULL);
-	return tool_error(EXIT_MOUNT,
-			  "cannot remount %s read-write: its volume was opened read-only, or turned read-only after an "
-			  "error; unmount it and mount it again",
-			  arguments->folder);
+	mount(device, folder, NULL, MS_REMOUNT | before, NULL);
+	tell_server(folder, before);
+	return tool_error(EXIT_MOUNT, "cannot remount %s: telling its server: %s", folder, strerror(error));
 }
 
 /* ---- Mounting ---- */

@@ -115,6 +115,12 @@ int ash_grow(struct ash_volume *volume, uint64_t blocks);
 int ash_sync(struct ash_volume *volume);
 /* ash_sync, then write all dirty metadata home and move the log tail to its end. */
 int ash_checkpoint(struct ash_volume *volume);
+/*
+ * Change an option while the volume is open. Calls under way may still go by the old one, and what was done before sync was
+ * turned on is ash_sync()'s.
+ */
+void ash_set_atime(struct ash_volume *volume, enum ash_atime atime, bool no_directory_atime);
+void ash_set_sync(struct ash_volume *volume, bool sync);
 /* Turn read-only for good (errors=remount-ro, forced shutdown). */
 void ash_set_read_only(struct ash_volume *volume, const char *reason);
 /*

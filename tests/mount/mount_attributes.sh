@@ -162,6 +162,78 @@ found = [times.moved(path) for path in names]
 print('# moved, file and folder:', found)
 sys.exit(found != [True, False])
 PY
+detach
+# The kernel's flags of a mount are one thing, what the daemon makes of them another.
+MOUNT_HELPER=$(program mount.ashlar)
+device_writes() { awk '{ print $5 }' "/sys/block/${LOOP#/dev/}/stat"; }
+# remounted OPTIONS EXPECTED: afterwards reading a file and listing a folder move their access times, or do not.
+remounted() {
+	"$MOUNT_HELPER" "$LOOP" "$MNT" -o "remount,$1" || return 1
+	REMOUNTS=$((${REMOUNTS:-0} + 1))
+	PYTHONPATH="$WORK" python3 - "$MNT/remount-$REMOUNTS" "$2" <<'PY'
+import sys, times
+names = [sys.argv[1] + kind for kind in ('-file', '-folder')]
+for path, folder in zip(names, (False, True)):
+    times.fresh(path, folder)
+found = ' '.join('moved' if times.moved(path) else 'stays' for path in names)
+again = []
+for path in names:
+    times.forget(path)
+    again.append('moved' if times.moved(path) else 'stays')
+found += ', again ' + ' '.join(again)
+print('# found:', found) if found != sys.argv[2] else None
+sys.exit(found != sys.argv[2])
+PY
+}
+attach commit=1
+check "remount,noatime" remounted noatime "stays stays, again stays stays"
+check "remount,sync leaves that" remounted sync,noatime "stays stays, again stays stays"
+check "remount,relatime" remounted relatime "moved moved, again stays stays"
+check "remount,nodiratime" remounted nodiratime,relatime "moved stays, again stays stays"
+check "remount,strictatime" remounted strictatime "moved moved, again moved moved"
+check "a remount that names none keeps it" remounted nosuid "moved moved, again moved moved"
+check "remount,atime after noatime" eval 'remounted noatime "stays stays, again stays stays" && remounted atime "moved moved, again stays stays"'
+"$MOUNT_HELPER" "$LOOP" "$MNT" -o remount,strictatime
+touch "$MNT/last"
+"$MOUNT_HELPER" "$LOOP" "$MNT" -o remount,ro
+times=$(stat -c %x "$MNT/last" "$MNT")
+before=$(device_writes)
+cat "$MNT/remount-1-file" >/dev/null
+cat "$MNT/last"
+ls "$MNT" >/dev/null
+sync -f "$MNT"
+sleep 3
+check "remount,ro: reading writes nothing" same "$(device_writes)" "$before"
+check "and leaves access times" same "$(stat -c %x "$MNT/last" "$MNT")" "$times"
+check "remount,rw: they move again" remounted rw,relatime "moved moved, again stays stays"
+detach
+attach commit=300
+mkdir "$MNT/before-sync"
+"$MOUNT_HELPER" "$LOOP" "$MNT" -o remount,sync
+mkdir "$MNT/with-sync"
+crash
+attach sync,commit=300
+check "remount,sync: what was before it, and what comes after it, is durable" [ -d "$MNT/before-sync" -a -d "$MNT/with-sync" ]
+"$MOUNT_HELPER" "$LOOP" "$MNT" -o remount,async
+before=$(device_writes)
+mkdir "$MNT/without-sync"
+check "remount,async: nothing waits for the device any more" same "$(device_writes)" "$before"
+cat >"$WORK/remount.py" <<'PY'
+import errno, fcntl, os, struct, sys
+try:
+    fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x4008a552, struct.pack('Q', int(sys.argv[2])))
+    print('done')
+except OSError as error:
+    print(errno.errorcode[error.errno])
+PY
+chmod 644 "$WORK/remount.py"
+check "root may tell the daemon of a remount" same "$(python3 "$WORK/remount.py" "$MNT" 0)" done
+check "another user may not" same "$(as python3 "$WORK/remount.py" "$MNT" 0)" EPERM
+check "a flag that is not known is refused" same "$(python3 "$WORK/remount.py" "$MNT" 2)" EINVAL
+exec 9>"$MNT/open"
+check_fails "remount,ro while a file is open for writing" "$MOUNT_HELPER" "$LOOP" "$MNT" -o remount,ro
+exec 9>&-
+check "changes nothing" remounted relatime "moved moved, again stays stays"
 birth=$(stat -c %W "$MNT/flags")
 check "birth time" [ "$birth" -gt 0 ]
 cp /bin/true "$MNT/run"

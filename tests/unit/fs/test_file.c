@@ -163,6 +163,38 @@ Test(file, reading_moves_the_access_time_unless_it_is_not_to)
 	cr_expect_not(read_moves_atime(&f, ino, ASH_READ_NO_ATIME));
 	cr_expect(read_moves_atime(&f, ino, 0));
 	cr_expect_not(read_moves_atime(&f, ino, 0), "relatime: not again");
+	ash_set_atime(f.volume, ASH_ATIME_STRICT, true);
+	cr_expect(read_moves_atime(&f, ino, 0), "changed while open");
+	ash_set_atime(f.volume, ASH_ATIME_NONE, false);
+	cr_expect_not(read_moves_atime(&f, ino, 0));
+	fixture_close(&f);
+}
+
+Test(file, sync_can_be_turned_on_and_off)
+{
+	struct fixture f;
+	struct ash_attr attr;
+	struct ash_counters before, after;
+
+	fixture_open(&f, "mem:64M", &buffered);
+	uint64_t ino = make_file(&f, "before");
+	cr_assert_eq(ash_write(f.volume, ino, "x", 1, 0, 0), 1);
+	ash_set_sync(f.volume, true);
+	ino = make_file(&f, "f");
+	cr_assert_eq(ash_write(f.volume, ino, "abc", 3, 0, 0), 3);
+	fixture_crash(&f);
+	ino = find_file(&f, "f");
+	cr_expect_eq(attr_of(&f, ino).size, 3);
+	f.options.sync = true;
+	fixture_remount(&f);
+	ash_set_sync(f.volume, false);
+	ash_counters(f.volume, &before);
+	cr_assert_eq(ash_write(f.volume, make_file(&f, "lost"), "x", 1, 0, 0), 1);
+	ash_counters(f.volume, &after);
+	cr_expect_eq(after.log_blocks_written, before.log_blocks_written);
+	cr_expect_gt(after.write_behind_bytes, before.write_behind_bytes, "write-behind is there, too");
+	fixture_crash(&f);
+	cr_expect_eq(ash_lookup(f.volume, 1, "lost", &attr), -ENOENT);
 	fixture_close(&f);
 }
 

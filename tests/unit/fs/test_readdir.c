@@ -146,6 +146,11 @@ Test(readdir, not_a_directory_and_atime)
 	names_remount(&names);
 	cr_assert_eq(ash_readdir(names.volume, d, 0, false, note, &seen), 0);
 	cr_assert_eq(names_attr(&names, d).atime.tv_nsec, after.atime.tv_nsec);
+	ash_set_atime(names.volume, ASH_ATIME_STRICT, false);
+	names_tick();
+	cr_assert_eq(ash_readdir(names.volume, d, 0, false, note, &seen), 0);
+	cr_assert_neq(names_attr(&names, d).atime.tv_nsec, after.atime.tv_nsec, "changed while open");
+	after = names_attr(&names, d);
 	names.options.no_directory_atime = false;
 	names.options.atime = ASH_ATIME_NONE;
 	names_remount(&names);
