@@ -218,6 +218,8 @@ struct front {
 void front_log(struct front *front, enum ash_log_level level, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 uint64_t front_now_ns(void);
+/* Close all descriptors from `first` up but one (-1: all). */
+void front_close_descriptors(int first, int except);
 
 /* ---- fuse_awake.c ---- */
 /* Start the threads where they help; nothing is lost where they cannot be had. */
@@ -246,6 +248,8 @@ int mount_attach(struct front *front);
  * not lead to this mount any more, and nothing was done.
  */
 int mount_detach(struct front *front, bool lazy);
+/* Have the kernel send its dirty pages, wherever the mount is reached now. Requests must be served meanwhile. */
+void mount_write_back(struct front *front);
 /* Readahead and dirty limits of the mount, where permitted. */
 void mount_tune(struct front *front);
 

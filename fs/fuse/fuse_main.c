@@ -8,7 +8,8 @@
  *
  * The main thread then only waits: for the connection to end (somebody unmounted), or for a signal, upon which it
  * unmounts itself, while the workers serve what the kernel writes back. If the mount is in use it is
- * detached, synced, and served for a grace period; if somebody else has detached or covered it, it is only served.
+ * detached, synced, and served for a grace period; if somebody else has detached or covered it, it is only served. Where it
+ * outlives that, as a bind mount, say, what its users have written until then is written back, and the connection is cut.
  *
  * No locks.
  */
@@ -17,6 +18,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -36,6 +38,24 @@ uint64_t front_now_ns(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static void close_between(unsigned first, unsigned last)
+{
+	if (first > last || close_range(first, last, 0) == 0)
+		return;
+	/* Linux before 5.9 has no such call. */
+	for (unsigned limit = (unsigned)sysconf(_SC_OPEN_MAX); first <= last && first < limit; first++)
+		close((int)first);
+}
+
+void front_close_descriptors(int first, int except)
+{
+	if (except > first)
+		close_between((unsigned)first, (unsigned)except - 1);
+	if (except >= first)
+		first = except + 1;
+	close_between((unsigned)first, UINT_MAX);
 }
 
 void front_log(struct front *front, enum ash_log_level level, const char *format, ...)
@@ -129,7 +149,7 @@ static void detach_in_use(struct front *front)
 	}
 }
 
-/* A signal: unmount. Afterwards the connection has ended or is to be cut. */
+/* A signal: unmount. Afterwards the connection has ended, or all is written back and it is to be cut. */
 static void unmount_by_signal(struct front *front)
 {
 	int rc = mount_detach(front, false);
@@ -139,7 +159,8 @@ static void unmount_by_signal(struct front *front)
 			  front->mountpoint, GRACE_MS / 1000);
 	else if (rc)
 		detach_in_use(front);
-	wait_down(front, GRACE_MS);
+	if (!wait_down(front, GRACE_MS))
+		mount_write_back(front);
 }
 
 static int signals_open(void)

@@ -13,9 +13,11 @@
 #include <ashlar/format.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -23,6 +25,9 @@
 #include <unistd.h>
 
 #define READ_AHEAD_KIB 2048 /* two requests of the largest size */
+#define WRITE_BACK_STEP_MS 50
+#define WRITE_BACK_QUIET_MS 250u
+#define WRITE_BACK_LIMIT_MS 30000u /* for a sync(2) of all filesystems */
 
 int mount_check_point(struct front *front)
 {
@@ -202,6 +207,61 @@ int mount_detach(struct front *front, bool lazy)
 	if (geteuid() != 0)
 		return detach_user(front, lazy);
 	return umount2(front->mountpoint, UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0)) ? -errno : 0;
+}
+
+/* ---- The kernel's dirty pages ---- */
+
+/*
+ * A mount that was covered, or detached while in use, is reached by no path any more, and a descriptor on it that is kept from
+ * before would make it busy. On a block device BLKFLSBUF reaches the filesystem wherever it is. Elsewhere there is only
+ * sync(2) of everything.
+ *
+ * It is a child that waits for it: other filesystems may hang, and so may this one, when we are killed. It has nothing of
+ * ours open, for as long as somebody has /dev/fuse open the connection does not end.
+ */
+static void write_back_child(int device)
+{
+	front_close_descriptors(0, device);
+	if (device < 0)
+		sync();
+	else
+		ioctl(device, BLKFLSBUF, 0);
+	_exit(0);
+}
+
+/* sync(2) does not wait for what plain fuse writes back: it is done when no more of it comes. */
+static void write_back_wait(const struct front *front, pid_t child, bool everything)
+{
+	struct pollfd down = { .fd = front->down, .events = POLLIN };
+	unsigned waited = 0, quiet = 0;
+	bool done = false;
+
+	while (!done || (everything && quiet < WRITE_BACK_QUIET_MS)) {
+		/* When another filesystem hangs, the kernel has sent us ours all the same. */
+		if (everything && waited >= WRITE_BACK_LIMIT_MS)
+			return;
+		if (poll(&down, 1, WRITE_BACK_STEP_MS) > 0)
+			return;
+		waited += WRITE_BACK_STEP_MS;
+		quiet = transport_pending(&front->transport) ? 0 : quiet + WRITE_BACK_STEP_MS;
+		done = done || waitpid(child, NULL, WNOHANG) != 0;
+	}
+}
+
+void mount_write_back(struct front *front)
+{
+	int device = front->block_device ? open(front->source, O_RDONLY | O_CLOEXEC) : -1;
+	pid_t child = fork();
+
+	if (child == 0)
+		write_back_child(device);
+	if (child < 0)
+		front_log(front, ASH_LOG_WARNING, "%s: cannot have the kernel's pages written back: %s",
+			  front->mountpoint, strerror(errno));
+	if (device >= 0)
+		close(device);
+	if (child > 0)
+		write_back_wait(front, child, device < 0);
 }
 
 /* ---- Limits ---- */
