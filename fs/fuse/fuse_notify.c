@@ -17,7 +17,9 @@
  * of the file, may be data that was written and not yet sent. The answer "data here" is right in any case. Any other
  * answer is given only after the kernel has written back and dropped its pages of the range in question:
  * NOTIFY_INVAL_INODE with a range does that, and waits for the WRITE requests. So it must not be called by a worker
- * that the WRITEs may need; the requests are passed to the thread here, which asks the volume again afterwards.
+ * that the WRITEs may need; the requests are passed to the thread here, which asks the volume again afterwards. A hole that
+ * turns out to be data says that a writer fills them: SEEK_HOLE then has all the rest written back, not one hole after the
+ * other.
  *
  * chattr +i. The kernel does not know the flag, and a WRITE from its page cache does not say when the data was
  * accepted. So all pages are written back, and dropped, before the flag is set, with the inode locked against write(2) by
@@ -170,6 +172,14 @@ static uint64_t hole_end(struct front *front, uint64_t ino, uint64_t offset)
 	return data > (int64_t)offset ? (uint64_t)data : 0;
 }
 
+/* Where what is in doubt from `start` on ends; 0: with the file. */
+static uint64_t seek_doubt_end(const struct request *request, unsigned round, uint64_t start, int64_t before)
+{
+	if (request->seek_whence == SEEK_DATA && before >= 0)
+		return (uint64_t)before;
+	return request->seek_whence == SEEK_HOLE && round > 0 ? 0 : hole_end(request->front, request->nodeid, start);
+}
+
 static void seek_answer(struct request *request)
 {
 	struct front *front = request->front;
@@ -179,8 +189,7 @@ static void seek_answer(struct request *request)
 	for (unsigned round = 0; round < SEEK_ROUNDS; round++) {
 		/* SEEK_DATA: the hole from `offset` to the answer is in doubt; SEEK_HOLE: the hole at the answer. */
 		uint64_t start = request->seek_whence == SEEK_HOLE && before >= 0 ? (uint64_t)before : offset;
-		uint64_t end = request->seek_whence == SEEK_DATA && before >= 0 ? (uint64_t)before :
-										  hole_end(front, ino, start);
+		uint64_t end = seek_doubt_end(request, round, start, before);
 		if (before < 0 && before != -ENXIO)
 			break;
 		if (request->seek_whence == SEEK_DATA && before == (int64_t)offset)

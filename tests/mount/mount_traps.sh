@@ -52,6 +52,18 @@ for i in $(seq 40); do
 	[ "$("$HELPER" islands "$MNT/islands")" = "1048576 1052672 3145728" ] || good=0
 done
 check "SEEK_DATA and SEEK_HOLE see dirty pages" same $good 1
+check "SEEK_HOLE sees many holes that were filled" python3 - "$MNT/filled" <<'PY'
+import os, sys
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+for block in range(0, 23, 2):
+    os.pwrite(fd, b'f' * 4096, block * 4096)
+os.fsync(fd)
+for block in range(1, 23, 2):
+    os.pwrite(fd, b'f' * 4096, block * 4096)
+hole = os.lseek(fd, 0, os.SEEK_HOLE)
+print('# block %d' % (hole // 4096))
+sys.exit(hole != 23 * 4096)
+PY
 python3 - "$MNT" "$WORK" <<'PY'
 import os, subprocess, sys
 mount, work = sys.argv[1:]
