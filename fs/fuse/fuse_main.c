@@ -298,7 +298,8 @@ static int run_in_background(struct front *front)
 		close(report[1]);
 		return wait_for_mount(child, report[0]);
 	}
-	close(report[0]);
+	/* Inherited: a lock or a pipe of the caller's would stay in use as long as the mount. */
+	front_close_descriptors(3, report[1]);
 	setsid();
 	return run(front, report[1]);
 }

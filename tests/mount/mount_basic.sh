@@ -26,12 +26,14 @@ refused() {
 mkdir "$WORK/other"
 
 # ---- background ----
-"$ASHLARFS" "$LOOP" "$MNT" >"$WORK/out" 2>&1
+(flock -n 8 && "$ASHLARFS" "$LOOP" "$MNT" 9>"$WORK/inherited") 8>"$WORK/lock" >"$WORK/out" 2>&1
 check "exit status 0 when the mount is up" same $? 0
 check "nothing printed" quiet "$WORK/out"
 check "mounted when the command returns" mountpoint -q "$MNT"
 check "shown as fuseblk.ashlar with its device" in_mounts "$LOOP" fuseblk.ashlar
 PID=$(pgrep -f "^$ASHLARFS $LOOP $MNT")
+check "a lock of the caller's is not kept" flock -n "$WORK/lock" true
+check "nothing of the caller's is open" eval '! ls -l "/proc/$PID/fd" | grep -q "$WORK/"'
 check "umask 0" grep -q "^Umask:	0000" "/proc/$PID/status"
 check "working directory is /" same "$(readlink "/proc/$PID/cwd")" /
 check "root's mount is not nosuid, not nodev" eval '! grep " $MNT " /proc/mounts | grep -qE "nosuid|nodev"'
