@@ -4,7 +4,8 @@
  *
  *	block device		opened with O_EXCL, which keeps mounted devices and other tools out
  *	image, by root		the owner lock on the image (`guard`), then a loop device over it with direct I/O and
- *				autoclear, which is then a block device like any other
+ *				autoclear, which is then a block device like any other; where loop devices are refused,
+ *				as to root of a user namespace, the image itself
  *	image, by others	the image itself; its owner lock is held until everything is on it
  *	mem:, nbd: ...		whatever the driver opens; plain fuse
  *
@@ -174,8 +175,10 @@ static int guard_open(struct front *front, bool read_only)
 	return rc ? fail_text(front, rc, "is in use by another program of Ashlar (mounted already?)") : 0;
 }
 
+/* The loop device's path goes to `path`; it stays as it is where loop devices are refused. */
 static int image_attach(struct front *front, bool read_only, char *path, size_t path_size)
 {
+	char loop[64];
 	int rc = guard_open(front, read_only);
 
 	if (rc)
@@ -183,14 +186,22 @@ static int image_attach(struct front *front, bool read_only, char *path, size_t 
 	int image = open(front->source, (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC);
 	if (image < 0)
 		return fail(front, -errno, strerror(errno));
-	rc = loop_attach(front, image, read_only, path, path_size);
+	rc = loop_attach(front, image, read_only, loop, sizeof(loop));
 	close(image);
+	front->loop_refused = rc == -EACCES || rc == -EPERM;
+	if (front->loop_refused) {
+		/* The volume locks the image now. */
+		bdev_close(front->guard);
+		front->guard = NULL;
+		return 0;
+	}
 	if (rc) {
 		char text[128];
 		snprintf(text, sizeof(text), "cannot attach a loop device: %s", strerror(-rc));
-		fail(front, rc, text);
+		return fail(front, rc, text);
 	}
-	return rc;
+	snprintf(path, path_size, "%s", loop);
+	return 0;
 }
 
 /* ---- Device ---- */

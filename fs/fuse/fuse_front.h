@@ -189,6 +189,7 @@ struct front {
 	struct bdev *guard; /* the image file behind our loop device: holds its owner lock; or NULL */
 	struct bdev *device;
 	int loop;                  /* descriptor that keeps a loop device alive until it is opened; -1 */
+	bool loop_refused;         /* an image, and no loop device can be had */
 	bool block_device;         /* mount as fuseblk */
 	bool answers_open;         /* some inode may have chattr i or a */
 	struct ash_volume *volume; /* NULL before the mount and after DESTROY */

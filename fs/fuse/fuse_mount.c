@@ -175,9 +175,13 @@ int mount_attach(struct front *front)
 {
 	int rc = geteuid() == 0 ? attach_root(front) : attach_user(front);
 
-	if (rc == 0)
-		front->mount_number = number_on_top(front);
-	return rc;
+	if (rc)
+		return rc;
+	front->mount_number = number_on_top(front);
+	if (front->loop_refused)
+		front_log(front, ASH_LOG_WARNING, "%s: no loop device: umount will not wait for everything",
+			  front->source);
+	return 0;
 }
 
 /* ---- Detaching ---- */

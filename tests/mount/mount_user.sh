@@ -42,5 +42,23 @@ wait $DAEMON
 check "SIGTERM in the foreground: exit status 0" same $? 0
 DAEMON=
 check "and no complaint" same "$(cat "$WORK/out")" ""
+# Root of a user namespace: loop devices are refused, and mount(2) needs a mount namespace, too.
+if as unshare -Urm true 2>/dev/null && ! as test -w /dev/loop-control; then
+	as truncate -s 64M "$WORK/home/inside"
+	as unshare -Ur "$WORK/mkfs.ashlar" -q "$WORK/home/inside"
+	as unshare -Ur "$WORK/ashlarfs" "$WORK/home/inside" "$MNT" >"$WORK/out" 2>&1
+	check "root of a user namespace alone: refused" same $? 1
+	check "with one line" same "$(wc -l <"$WORK/out")" 1
+	# inside COMMAND: with it mounted as $2.
+	inside() {
+		as unshare -Urm sh -c '"$0" "$1" "$2" && grep -q " $2 fuse.ashlar " /proc/mounts && eval "$3" && umount "$2"' \
+			"$WORK/ashlarfs" "$WORK/home/inside" "$MNT" "$1" 2>"$WORK/out"
+	}
+	check "with a mount namespace of its own: mounted without a loop device" inside 'echo inside >"$2/file"'
+	check "which a line says" eval '[ "$(wc -l <"$WORK/out")" = 1 ] && grep -q "no loop device" "$WORK/out"'
+	check "what was written there is there" same "$(inside 'cat "$2/file"')" inside
+else
+	note "no user namespaces for ordinary users, or loop devices for them: not tested"
+fi
 [ -n "$FSCK" ] && check "fsck" eval '"$FSCK" -n "$WORK/home/image" >/dev/null'
 finish
