@@ -5,7 +5,8 @@
  * Called as `mount.ashlar DEVICE FOLDER [-sfnvrw] [-N namespace] [-t type] [-o options]...`. It runs ashlarfs, which
  * lies in the same folder or in one of the usual places. Options are judged here by the parser of ashlarfs, so that
  * wrong use and a failed mount have the exit status that mount(8) documents. Remounting is done here: it changes the
- * kernel's flags, of which the server is told afterwards.
+ * kernel's flags, of which the server is told afterwards. For that it is installed as mount.fuseblk.ashlar and
+ * mount.fuse.ashlar, too, since mount(8) takes the type from the kernel then, and its options.
  */
 #include "fuse_options.h"
 #include "fuse_remount.h"
@@ -140,11 +141,43 @@ static int server_arguments(const struct arguments *arguments, char *argv[8])
 	return count;
 }
 
+/* What the kernel shows of a FUSE mount, and mount(8) hands back for a remount. */
+static bool is_kernel_option(const char *option)
+{
+	static const char *const names[] = { "user_id=", "group_id=", "rootmode=", "blksize=", "max_read=" };
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		if (strncmp(option, names[i], strlen(names[i])) == 0)
+			return true;
+	return false;
+}
+
+static void drop_kernel_options(char *list)
+{
+	char *rest = list, *kept = list, *option;
+
+	while (rest && (option = strsep(&rest, ","))) {
+		size_t length = strlen(option);
+
+		if (is_kernel_option(option))
+			continue;
+		if (kept != list)
+			*kept++ = ',';
+		memmove(kept, option, length + 1);
+		kept += length;
+	}
+	if (kept == list && list)
+		*list = '\0';
+}
+
 /* Judged by its own parser. */
 static int check_options(struct arguments *arguments)
 {
 	char *argv[8];
 	char error[OPTION_ERROR_TEXT];
+
+	if (arguments->remount)
+		drop_kernel_options(arguments->options);
 	int count = server_arguments(arguments, argv);
 
 	return options_parse(&arguments->parsed, count, argv, error) ? tool_error(EXIT_USAGE, "%s", error) : 0;

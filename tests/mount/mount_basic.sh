@@ -218,6 +218,30 @@ helper 1 "remount with an unknown option" "$LOOP" "$MNT" -o remount,typo
 helper 32 "remount,rw of a volume that was opened read-only" "$LOOP" "$MNT" -o remount,rw
 check "says why" said "was opened read-only"
 check "is still mounted read-only" eval 'grep " $MNT " /proc/mounts | grep -q " ro,"'
+# mount(8) takes the type from the kernel, finds a helper of that name, and gives it the kernel's options.
+helper 32 "the same as mount(8) asks for it" "$LOOP" "$MNT" -t fuseblk.ashlar \
+	-o rw,relatime,user_id=0,group_id=0,default_permissions,allow_other,blksize=4096,max_read=131072,rootmode=40000,remount
+check "says why" said "was opened read-only"
+helper 1 "these options without remount" "$LOOP" "$MNT" -o user_id=0
+mkdir -p "$WORK/sbin"
+for type in fuseblk fuse; do
+	ln -s mount.ashlar "$WORK/bin/mount.$type.ashlar"
+	ln -s "$WORK/bin/mount.ashlar" "$WORK/sbin/mount.$type.ashlar"
+done
+# with_helpers COMMAND...: where they are found, in a mount namespace.
+with_helpers() {
+	unshare -m --propagation private bash -c 'mount -t overlay none -o "lowerdir=$0:/sbin" "$(readlink -f /sbin)" && exec "$@"' \
+		"$WORK/sbin" "$@" >"$WORK/out" 2>&1
+}
+if with_helpers test -e /sbin/mount.fuseblk.ashlar; then
+	check_fails "mount -o remount,rw of it" with_helpers mount -o remount,rw "$MNT"
+	check "says why, too" said "was opened read-only"
+	check "is read-only as /proc/mounts says" eval 'grep " $MNT " /proc/mounts | grep -q " ro,"'
+	check "mount -o remount,nosuid" with_helpers sh -c 'mount -o remount,nosuid "$0" && grep " $0 " /proc/mounts' "$MNT"
+	check "is nosuid" said "ro,nosuid"
+else
+	note "no helper can be put into /sbin: mount -o remount not tested: $(cat "$WORK/out")"
+fi
 umount "$MNT"
 sleep 0.5
 helper 0 "two -o" "$LOOP" "$MNT" -o ro -o noatime
