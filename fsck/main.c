@@ -16,7 +16,6 @@
 #include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,7 +42,6 @@ struct front {
 	bool json_wanted, bar, bar_shown, quiet;
 	unsigned bar_last; /* thousandths */
 	struct json json;
-	char error[BDEV_ERROR_TEXT]; /* why it could not begin */
 };
 
 /* The state that a signal handler can reach. */
@@ -209,40 +207,28 @@ static bool on_ask(void *context, const struct ash_check_problem *problem)
 
 /* ---- Opening ---- */
 
-/* Says it, and keeps it for the JSON. */
-static int cannot(struct front *front, const char *format, ...) __attribute__((format(printf, 2, 3)));
-static int cannot(struct front *front, const char *format, ...)
-{
-	va_list arguments;
-
-	va_start(arguments, format);
-	vsnprintf(front->error, sizeof(front->error), format, arguments);
-	va_end(arguments);
-	return tool_error(EXIT_OPERATION, "%s", front->error);
-}
-
-static int open_failed(struct front *front, const char *path, int result, const char *error)
+static int open_failed(const struct front *front, const char *path, int result, const char *error)
 {
 	char what[PROBE_TEXT];
 
 	if (result == -EBUSY && path && probe_in_use(path, what) > 0)
-		return cannot(front, "%s %s: unmount it first", front->name, what);
-	return cannot(front, "%s", error);
+		return tool_error(EXIT_OPERATION, "%s %s: unmount it first", front->name, what);
+	return tool_error(EXIT_OPERATION, "%s", error);
 }
 
-static int open_device(struct front *front, struct bdev **dev)
+static int open_device(const struct front *front, struct bdev **dev)
 {
 	bool look = front->options.mode == ASH_CHECK_NO;
 	struct bdev_open_options options = { .read_only = look, .exclusive = true, .allow_buffered = true };
 	const char *path = tool_device_path(front->name);
-	char error[BDEV_ERROR_TEXT] = "", what[PROBE_TEXT];
+	char error[BDEV_ERROR_TEXT] = "";
 	const char *why = path ? tool_kind_wrong(path) : NULL;
 	int result;
 
 	if (why)
-		return cannot(front, "%s: %s", path, why);
-	if (path && probe_in_use(path, what) > 0)
-		return cannot(front, "%s %s: unmount it first", front->name, what);
+		return tool_error(EXIT_OPERATION, "%s: %s", path, why);
+	if (tool_wait_free(front->name))
+		return EXIT_OPERATION;
 	result = bdev_open(front->name, &options, dev, error);
 	if (result)
 		return open_failed(front, path, result, error);
@@ -255,17 +241,17 @@ static int open_device(struct front *front, struct bdev **dev)
 }
 
 /* A device that was given to another filesystem may still hold our backups: nobody wants those brought back. */
-static int refuse_foreign(struct front *front)
+static int refuse_foreign(const struct front *front)
 {
 	const char *path = tool_device_path(front->name);
 	char what[PROBE_TEXT];
 
 	if (!path || probe_foreign_signature(path, what) <= 0)
 		return EXIT_CLEAN;
-	return cannot(front, "%s %s: not an Ashlar volume", front->name, what);
+	return tool_error(EXIT_OPERATION, "%s %s: not an Ashlar volume", front->name, what);
 }
 
-static int open_volume(struct front *front, struct bdev **dev)
+static int open_volume(const struct front *front, struct bdev **dev)
 {
 	int code = open_device(front, dev);
 
@@ -372,7 +358,7 @@ static int check_volume(struct front *front, struct ash_check_result *result)
 	bdev_close(dev);
 	end_bar(front, error, result);
 	if (error)
-		cannot(front, "%s", result->error);
+		tool_error(EXIT_OPERATION, "%s", result->error);
 	return error;
 }
 
@@ -384,14 +370,9 @@ static int check(struct front *front)
 
 	if (front->json_wanted)
 		begin_json(front);
-	if (tool_resolve_tag(&front->name, &device)) {
-		snprintf(front->error, sizeof(front->error), "%s: no volume, or more than one, has it", front->name);
-		error = -ENODEV;
-	} else {
-		error = check_volume(front, &result);
-	}
+	error = tool_resolve_tag(&front->name, &device) ? -ENODEV : check_volume(front, &result);
 	if (error)
-		snprintf(result.error, sizeof(result.error), "%s", front->error);
+		snprintf(result.error, sizeof(result.error), "%s", tool_first_error());
 	if (front->json_wanted)
 		summary_json(front, error, &result);
 	else if (!error)

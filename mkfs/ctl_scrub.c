@@ -327,8 +327,8 @@ static int open_device(const struct front *front, struct bdev **dev)
 
 	if (path && tool_check_kind(path))
 		return -1;
-	if (path && probe_in_use(path, what) > 0)
-		return tool_error(-1, "%s %s", front->name, what);
+	if (tool_wait_free(front->name))
+		return -1;
 	if (path && probe_foreign_signature(path, what) > 0)
 		return tool_error(-1, "%s %s: not an Ashlar volume", front->name, what);
 	result = bdev_open(front->name, &options, dev, error);

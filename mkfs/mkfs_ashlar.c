@@ -218,16 +218,6 @@ static int check_missing(const struct request *request)
 	return 0;
 }
 
-static int check_in_use(const struct request *request)
-{
-	char what[PROBE_TEXT];
-	int result = probe_in_use(request->path, what);
-
-	if (result < 0)
-		return tool_error(-1, "%s: %s", request->path, strerror(-result));
-	return result ? tool_error(-1, "%s %s: unmount it first", request->path, what) : 0;
-}
-
 /* Where the first byte lies that is not zero, below `end`; -1: nowhere. Holes are passed over. */
 static off_t find_data(int fd, off_t end)
 {
@@ -332,7 +322,7 @@ static int check_target(struct request *request)
 	if (!result)
 		result = check_permission(request);
 	if (!result)
-		result = check_in_use(request);
+		result = tool_wait_free(request->name);
 	if (!result)
 		result = check_topology(request);
 	if (!result)

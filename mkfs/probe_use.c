@@ -26,6 +26,7 @@
 #include <unistd.h>
 
 #define NAMES_MAX 64
+#define WAIT_STEP_MS 50u
 
 struct names {
 	unsigned count;
@@ -368,19 +369,41 @@ static int any_name(const struct names *names, int (*ask)(const char *, const ch
 	return result;
 }
 
-/* A mount is asked for under every name before a lock is: it says more. */
-int probe_in_use(const char *path, char what[PROBE_TEXT])
+/* A mount is asked for under every name before a lock is: it says more, and nobody waits for its end. */
+static int find_use(const char *path, bool *mounted, char what[PROBE_TEXT])
 {
 	struct names names;
 	int result = collect_names(path, &names);
 
+	*mounted = false;
 	if (result)
 		return result;
 	result = any_name(&names, name_mounted, what);
+	*mounted = result > 0;
 	if (!result)
 		result = any_name(&names, name_held, what);
 	names_free(&names);
 	return result;
+}
+
+int probe_in_use(const char *path, char what[PROBE_TEXT])
+{
+	bool mounted;
+
+	return find_use(path, &mounted, what);
+}
+
+int probe_wait_free(const char *path, unsigned timeout_ms, char what[PROBE_TEXT])
+{
+	bool mounted;
+
+	for (unsigned waited = 0;; waited += WAIT_STEP_MS) {
+		int result = find_use(path, &mounted, what);
+
+		if (result <= 0 || mounted || waited >= timeout_ms)
+			return result;
+		usleep(WAIT_STEP_MS * 1000);
+	}
 }
 
 int probe_mount_point(const char *path, char where[PROBE_TEXT])

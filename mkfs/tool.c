@@ -250,19 +250,31 @@ static int busy_error(const char *name, const char *fallback)
 	return tool_error(-EBUSY, "%s", fallback);
 }
 
+int tool_wait_free(const char *name)
+{
+	const char *path = tool_device_path(name);
+	char what[PROBE_TEXT];
+	int result = path ? probe_wait_free(path, TOOL_LOCK_TIMEOUT_MS, what) : 0;
+
+	if (result < 0)
+		return tool_error(result, "%s: %s", path, strerror(-result));
+	return result ? tool_error(-EBUSY, "%s %s: unmount it first", path, what) : 0;
+}
+
 static int open_device(const char *name, enum tool_mode mode, struct bdev **out)
 {
 	struct bdev_open_options options = { .read_only = mode == TOOL_READ,
 					     .exclusive = mode == TOOL_WRITE,
 					     .allow_buffered = true };
 	const char *path = tool_device_path(name);
-	char error[BDEV_ERROR_TEXT] = "", what[PROBE_TEXT];
+	char error[BDEV_ERROR_TEXT] = "";
 	int result;
 
 	if (path && tool_check_kind(path))
 		return -EINVAL;
-	if (path && mode == TOOL_WRITE && probe_in_use(path, what) > 0)
-		return tool_error(-EBUSY, "%s %s: unmount it first", path, what);
+	result = mode == TOOL_WRITE ? tool_wait_free(name) : 0;
+	if (result)
+		return result;
 	result = bdev_open(name, &options, out, error);
 	if (result == -EBUSY)
 		return busy_error(name, error);

@@ -35,6 +35,9 @@ const char *tool_device_path(const char *name);
  */
 int tool_resolve_tag(const char **name, char **device);
 
+/* Until nobody uses the device, see probe_wait_free(). 0, or negative errno after a message. */
+int tool_wait_free(const char *name);
+
 /* NULL, or why `path` cannot hold a volume. */
 const char *tool_kind_wrong(const char *path);
 /* LABEL= or UUID=, which names an existing volume? */

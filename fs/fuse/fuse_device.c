@@ -66,14 +66,9 @@ static int fail_text(struct front *front, int error, const char *text)
 /* In use by somebody else? One who is about to leave gets a moment, a mount does not. */
 static int check_free(struct front *front)
 {
-	char text[PROBE_TEXT], where[PROBE_TEXT];
+	char text[PROBE_TEXT];
 
-	for (unsigned waited = 0; probe_in_use(front->source, text) == 1; waited += 100) {
-		if (waited >= LOCK_WAIT_MS || probe_mount_point(front->source, where) == 1)
-			return fail(front, -EBUSY, text);
-		usleep(100 * 1000);
-	}
-	return 0;
+	return probe_wait_free(front->source, LOCK_WAIT_MS, text) == 1 ? fail(front, -EBUSY, text) : 0;
 }
 
 /* ---- Names ---- */

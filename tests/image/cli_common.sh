@@ -75,6 +75,56 @@ fails_untouched() {
 	ok "$name: nothing is written" $?
 }
 
+# hold FILE SECONDS: somebody else has the owner lock of FILE from now on, for so long. Its process is $holder.
+hold() {
+	rm -f held
+	python3 -c '
+import fcntl, struct, sys, time
+image = open(sys.argv[1], "r+b")
+fcntl.fcntl(image, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0))
+open("held", "w").close()
+time.sleep(float(sys.argv[2]))' "$@" &
+	holder=$!
+	for _ in $(seq 200); do [ -e held ] && break; sleep 0.05; done
+}
+
+release() {
+	kill "$holder" 2>/dev/null
+	wait "$holder" 2>/dev/null
+}
+
+# timed COMMAND...: what it took is in $took, in milliseconds.
+timed() {
+	local began=${EPOCHREALTIME/./} status
+	"$@"
+	status=$?
+	took=$(((${EPOCHREALTIME/./} - began) / 1000))
+	return $status
+}
+
+# waits FILE COMMAND...: while somebody has the lock who is about to end it waits, and does its work; who stays is told of.
+waits() {
+	local file=$1 name="${*:2:2}"
+	shift
+	hold "$file" 1
+	works "$name waits for one who ends" timed "$@"
+	[ "$took" -ge 500 ]
+	ok "$name: in ${took} ms" $?
+	release
+	hold "$file" 60
+	fails "$name does not wait for ever" "is in use by another Ashlar program" timed "$@"
+	[ "$took" -ge 2900 ]
+	ok "$name: gives up after ${took} ms" $?
+	release
+}
+
+# fails_at_once NAME TEXT COMMAND...: as fails, and before the time is over that an end is waited for.
+fails_at_once() {
+	fails "$1" "$2" timed "${@:3}"
+	[ "$took" -lt 2900 ]
+	ok "$1: after ${took} ms" $?
+}
+
 # full NAME COMMAND...: with a standard output that takes nothing: one line on stderr, and not status 0.
 full() {
 	local name=$1 status

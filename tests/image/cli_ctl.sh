@@ -462,21 +462,17 @@ scrubs 8 "scrub of a label that nobody has" LABEL=nobody-has-this-label
 scrubs 16 "scrub without a target"
 scrubs 16 "scrub of two targets" sound sound
 scrubs 16 "scrub with an unknown option" --unknown sound
-python3 -c "
-import fcntl, struct, sys, time
-image = open('sound', 'r+b')
-fcntl.fcntl(image, fcntl.F_OFD_SETLK, struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, 0, 0, 0))
-open('locked', 'w').close()
-time.sleep(60)" &
-locker=$!
-for i in $(seq 100); do [ -e locked ] && break; sleep 0.05; done
+hold sound 60
 scrubs 8 "scrub of a volume that another program has" sound
 grep -q "in use by another Ashlar program" err
 ok "says so" $?
 works "info --export of it" ashlarctl info --export sound
 has "gives its names" "ID_FS_LABEL=scrub"
-kill $locker
-wait $locker 2>/dev/null
+release
+waits sound ashlarctl scrub sound
+waits sound ashlarctl label sound scrub
+waits sound ashlarctl ls sound
+waits sound ashlarctl log sound
 # An interrupt is heeded where the check tells of its progress: -INT is a child's to take only when it is not in the background.
 python3 - >out 2>err <<'END'
 import signal, subprocess, time

@@ -186,8 +186,8 @@ if can_loop; then
 	attach device
 	works "a loop device" mkfs.ashlar -q "$loop"
 	if command -v mkfs.ext4 >/dev/null && mkfs.ext4 -q -F "$loop" && mkdir -p mnt && mount "$loop" mnt; then
-		fails "a mounted device is refused even with -f" "is mounted on" mkfs.ashlar -f "$loop"
-		fails "and the file behind it" "is mounted on" mkfs.ashlar -f device
+		fails_at_once "a mounted device is refused even with -f" "is mounted on" mkfs.ashlar -f "$loop"
+		fails_at_once "and the file behind it" "is mounted on" mkfs.ashlar -f device
 		works "nothing was written: it still works" touch mnt/file
 		ln device another
 		mv device hidden
@@ -204,6 +204,9 @@ if can_loop; then
 else
 	skip "a mounted device is refused even with -f" "needs root and loop devices"
 fi
+
+mkfs.ashlar -q locked 16M
+waits locked mkfs.ashlar -fq locked
 
 # Several at once on one blank file, or on one name that nobody has: one makes its volume, the others leave it alone.
 contest() {

@@ -414,17 +414,33 @@ rm -rf one tree
 
 # ---- In use ----
 
-exec 9<>good
 if command -v python3 >/dev/null; then
-	python3 -c '
-import fcntl, struct, sys
-fcntl.fcntl(9, 37, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0))' 2>err
-	refused "a locked volume is refused" "use" fsck.ashlar -y good
-	refused "also by -n" "use" fsck.ashlar -n good
+	waits good fsck.ashlar -y good
+	waits good fsck.ashlar -n good
+	hold good 60
+	exits "--json of a locked volume" 8 fsck.ashlar -n --json good
+	python3 -c 'import json; d = json.load(open("out")); assert "good is in use by another Ashlar program" in d["error"]'
+	ok "says so" $?
+	release
 else
 	skip "a locked volume is refused" "no python3"
 fi
-exec 9>&-
+if can_loop && command -v mkfs.ext4 >/dev/null; then
+	truncate -s 32M device
+	mkdir mnt
+	attach device
+	if mkfs.ext4 -q -F "$loop" && mount "$loop" mnt; then
+		for mode in -n -y; do
+			fails_at_once "a mounted device is refused ($mode)" "is mounted on" fsck.ashlar $mode "$loop"
+			fails_at_once "and the file behind it ($mode)" "is mounted on" fsck.ashlar $mode device
+		done
+		umount mnt
+	else
+		skip "a mounted device is refused" "ext4 cannot be mounted"
+	fi
+else
+	skip "a mounted device is refused" "needs root, loop devices and mkfs.ext4"
+fi
 exits "the lock went with its holder" 0 fsck.ashlar -n good
 
 done_testing

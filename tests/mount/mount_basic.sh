@@ -49,9 +49,12 @@ check "content is there after umount" same "$(cat "$MNT/file")" data
 # ---- refusals (acceptance 9) ----
 refused "second mount of the device" "$ASHLARFS" "$LOOP" "$WORK/other"
 refused "second mount through the image" "$ASHLARFS" "$IMAGE" "$WORK/other"
+began=${EPOCHREALTIME/./}
 refused "mkfs of a mounted device" "$MKFS" -q "$LOOP"
 refused "mkfs -f of a mounted device" "$MKFS" -q -f "$LOOP"
 [ -n "$FSCK" ] && refused "fsck -y of a mounted device" "$FSCK" -y "$LOOP"
+[ -n "$CTL" ] && refused "a label for a mounted device" "$CTL" label "$LOOP" other
+check "at once: nobody waits for the end of a mount" [ $((${EPOCHREALTIME/./} - began)) -lt 2900000 ]
 detach
 : >"$WORK/empty"
 echo "a text file" >"$WORK/text"

@@ -11,8 +11,8 @@ start
 HELPER=$(program mount_helper)
 command -v fusermount3 >/dev/null || skip "fusermount3 is not installed"
 as() { "$HELPER" as 65534 "$@"; }
-cp "$ASHLARFS" "$MKFS" "$WORK/"
-chmod 755 "$WORK"/ashlarfs "$WORK"/mkfs.ashlar
+cp "$ASHLARFS" "$MKFS" "$ASHLARCTL" ${FSCK:+"$FSCK"} "$WORK/"
+chmod 755 "$WORK"/ashlarfs "$WORK"/*.ashlar "$WORK"/ashlarctl
 mkdir "$WORK/home"
 chown 65534 "$WORK/home" "$MNT"
 as truncate -s 64M "$WORK/home/image"
@@ -27,10 +27,24 @@ check "shown as fuse.ashlar" eval 'grep -q " $MNT fuse.ashlar .*nosuid,nodev" /p
 check "write" as sh -c "echo mine >$MNT/file"
 check "read" same "$(as cat "$MNT/file")" mine
 check_fails "a second mount is refused" as "$WORK/ashlarfs" "$WORK/home/image" "$WORK/home"
+began=${EPOCHREALTIME/./}
 check_fails "mkfs of it is refused" as "$WORK/mkfs.ashlar" -q -f "$WORK/home/image"
+check "at once: nobody waits for the end of a mount" [ $((${EPOCHREALTIME/./} - began)) -lt 2900000 ]
 check "fusermount3 -u" as fusermount3 -u "$MNT"
 check "the image is free when the daemon is done" eval 'for i in $(seq 100); do as "$WORK/ashlarfs" "$WORK/home/image" "$MNT" 2>/dev/null && break; sleep 0.05; done; grep -q " $MNT " /proc/mounts'
 check "content is there" same "$(as cat "$MNT/file")" mine
+quietly() { as "$WORK/$1" "${@:2}" >"$WORK/out" 2>&1 || { sed 's/^/# /' "$WORK/out"; return 1; }; }
+# after_unmount TOOL OPTION...: fusermount3 does not wait for the data that is still to be written, the tools do.
+after_unmount() {
+	as sh -c "head -c 40M /dev/zero | tr '\\0' x >$MNT/large"
+	as fusermount3 -u "$MNT"
+	check "$1 right after fusermount3 -u" quietly "$@"
+	as "$WORK/ashlarfs" "$WORK/home/image" "$MNT"
+}
+[ -n "$FSCK" ] && after_unmount fsck.ashlar -n -f "$WORK/home/image"
+after_unmount ashlarctl scrub "$WORK/home/image"
+after_unmount ashlarctl label "$WORK/home/image" mine
+after_unmount mkfs.ashlar -q -f "$WORK/home/image"
 PID=$(pgrep -f "^$WORK/ashlarfs $WORK/home/image")
 kill -TERM "$PID"
 check "SIGTERM unmounts" eval 'for i in $(seq 100); do kill -0 "$PID" 2>/dev/null || break; sleep 0.05; done; ! grep -q " $MNT " /proc/mounts'
