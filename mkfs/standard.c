@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +24,19 @@ void standard_guard(void)
 		close(null);
 	else if (fcntl(0, F_GETFD) < 0 || fcntl(1, F_GETFD) < 0 || fcntl(2, F_GETFD) < 0)
 		exit(1);
+}
+
+void standard_option_error(int option, char *const *argv, char *text, size_t size)
+{
+	const char *program = program_invocation_short_name;
+
+	if (option == ':')
+		snprintf(text, size, "option '-%c' needs an argument; try '%s --help'", optopt, program);
+	/* A long one is told by its word, a short one may stand among others. */
+	else if (optopt > 0 && optopt < 256)
+		snprintf(text, size, "unknown option '-%c'; try '%s --help'", optopt, program);
+	else
+		snprintf(text, size, "unknown option '%.128s'; try '%s --help'", argv[optind - 1], program);
 }
 
 int standard_finish(int status, int failure)

@@ -8,12 +8,12 @@
 #include "mkfs/tool.h"
 
 #include "mkfs/probe.h"
+#include "mkfs/standard.h"
 
 #include <ashlar/format.h>
 
 #include <ctype.h>
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -70,14 +70,10 @@ int tool_error(int code, const char *format, ...)
 
 int tool_option_error(int code, int option, char *const *argv)
 {
-	const char *program = program_invocation_short_name;
+	char text[256];
 
-	if (option == ':')
-		return tool_error(code, "option '-%c' needs an argument; try '%s --help'", optopt, program);
-	/* A long one is told by its word, a short one may stand among others. */
-	if (optopt > 0 && optopt < 256)
-		return tool_error(code, "unknown option '-%c'; try '%s --help'", optopt, program);
-	return tool_error(code, "unknown option '%s'; try '%s --help'", argv[optind - 1], program);
+	standard_option_error(option, argv, text, sizeof(text));
+	return tool_error(code, "%s", text);
 }
 
 void tool_print_text(const char *text)

@@ -15,9 +15,7 @@ int tool_error(int code, const char *format, ...) __attribute__((format(printf, 
 /* The text of the first error so far, cut off at some length; "" when there was none. For --json. */
 const char *tool_first_error(void);
 
-/*
- * What getopt_long() has refused ('?' or ':' in `option`; `opterr` 0), as one line. Returns `code`.
- */
+/* standard_option_error() as a message. Returns `code`. */
 int tool_option_error(int code, int option, char *const *argv);
 
 /* SIGINT, SIGTERM and SIGHUP wait until the caller puts the mask `before` back. */

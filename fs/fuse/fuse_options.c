@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include "mkfs/standard.h"
 
 #ifndef MS_NOSYMFOLLOW
 #define MS_NOSYMFOLLOW 256
@@ -267,16 +268,6 @@ static void derive_volume_options(struct front_options *options)
 	volume->no_directory_atime = options->mount_flags & MS_NODIRATIME;
 }
 
-/* A long option is told by its word, a short one may stand among others. */
-static int unknown_option(char **argv, char *error)
-{
-	if (optopt > 0 && optopt < 256)
-		snprintf(error, OPTION_ERROR_TEXT, "unknown option '-%c' (see ashlarfs --help)", optopt);
-	else
-		snprintf(error, OPTION_ERROR_TEXT, "unknown option '%.64s' (see ashlarfs --help)", argv[optind - 1]);
-	return -EINVAL;
-}
-
 static int parse_arguments(struct front_options *options, int argc, char **argv, char *error)
 {
 	static const struct option long_options[] = {
@@ -316,13 +307,9 @@ static int parse_arguments(struct front_options *options, int argc, char **argv,
 			break;
 		case 'n':
 			break; /* as mount(8): no mtab */
-		case ':':
-			snprintf(error, OPTION_ERROR_TEXT, "option '-%c' needs an argument (see ashlarfs --help)",
-				 optopt);
-			rc = -EINVAL;
-			break;
 		default:
-			rc = unknown_option(argv, error);
+			standard_option_error(option, argv, error, OPTION_ERROR_TEXT);
+			rc = -EINVAL;
 		}
 	}
 	return rc;
