@@ -6,9 +6,8 @@
  * `busy` of a group is made when the group is first used, from its bitmap block, which then stays referenced.
  * A group whose bitmap was never written (ASH_GROUP_UNINIT) gets one in a system transaction that nobody undoes.
  *
- * Locks: discard_lock (over device I/O, nothing else held); group.lock -> space_lock; pending_lock -> io_lock, which nothing
- * else is taken with. ash_alloc_bits_committed()
- * runs under log.lock and takes only a buffer lock.
+ * Locks: discard_lock (over device I/O, nothing else held); group.lock -> space_lock; pending_lock -> io_lock, which
+ * nothing else is taken with. ash_alloc_bits_committed() runs under log.lock and takes only a buffer lock.
  */
 #ifndef FS_ALLOC_GROUP_H
 #define FS_ALLOC_GROUP_H
@@ -31,7 +30,10 @@ struct ash_alloc_group {
 	uint32_t size;             /* blocks; the last group may be short */
 	bool uninit;
 	bool withdrawn; /* while uninit: being trimmed, `free` is 0 */
-	/* its bitmap could not be had (I8): so many claims pass it by before one tries again (alloc.c); 0: never failed */
+	/*
+	 * its bitmap could not be had (I8): so many claims pass it by before one tries again (alloc.c); 0: never
+	 * failed
+	 */
 	_Atomic uint32_t shunned;
 };
 
@@ -113,8 +115,8 @@ static inline uint32_t ash_alloc_uninit_free(uint64_t group, uint64_t length, bo
 /* The bits of a bitmap block as words of this machine. */
 void ash_alloc_bitmap_words(const struct ash_bitmap_block *block, uint64_t words[ASH_ALLOC_WORDS]);
 /*
- * The volume's own blocks are never free: what a group's bitmap says wrongly of them, or NULL. One that is believed would have
- * data written over them (I8).
+ * The volume's own blocks are never free: what a group's bitmap says wrongly of them, or NULL. One that is believed
+ * would have data written over them (I8).
  */
 const char *ash_alloc_fixed_wrong(const struct ash_volume *volume, uint32_t index, const uint64_t *busy);
 
@@ -181,8 +183,8 @@ void ash_alloc_release(struct ash_volume *volume, struct ash_extent extent, unsi
 /* Take up to `wanted` blocks out of the volume's free count, as the claim's flags allow. How many. Takes space_lock. */
 uint64_t ash_alloc_space_take(struct ash_allocator *alloc, uint64_t wanted, unsigned flags);
 /*
- * The same for a trim, at least `least` or none. Only what any claim may have, and none at all when somebody lacked space
- * since `lacks` was read: data that lacks it comes before advice to the device.
+ * The same for a trim, at least `least` or none. Only what any claim may have, and none at all when somebody lacked
+ * space since `lacks` was read: data that lacks it comes before advice to the device.
  */
 uint64_t ash_alloc_space_withdraw(struct ash_allocator *alloc, uint64_t least, uint64_t most, uint64_t lacks);
 /* Behind the flags of alloc.h: a trim gives them back. */
@@ -192,9 +194,14 @@ void ash_alloc_space_give(struct ash_allocator *alloc, uint64_t count, unsigned 
 
 /* ---- alloc_open.c ---- */
 
-/* Reference the table blocks of the first `groups` groups. -EUCLEAN when the table has no such blocks, -EIO, -ENOMEM. */
+/*
+ * Reference the table blocks of the first `groups` groups. -EUCLEAN when the table has no such blocks, -EIO, -ENOMEM.
+ */
 int ash_alloc_table_load(struct ash_volume *volume, uint32_t groups);
-/* Groups [first, group_count), as the table tells of them, into memory. Opening or growing: nothing else goes on. */
+/*
+ * Groups [first, end), as the table tells of them, into memory. Opening or growing: nothing but the volume's own
+ * worker goes on, which does not know them yet.
+ */
 void ash_alloc_groups_open(struct ash_volume *volume, uint32_t first, uint32_t end);
 
 /* ---- alloc_free.c ---- */

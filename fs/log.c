@@ -11,8 +11,8 @@
  * written since the last flush (I2), then computes the chained checksums, writes, flushes. Those who wait for an
  * LSN that it covers get it for nothing.
  *
- * Locks: log.lock guards everything in struct ash_log that has no other comment; flush_lock is held over a
- * device flush only; both are dropped over log writes.
+ * Locks: log.lock guards everything in struct ash_log that has no other comment, and is dropped over log writes;
+ * flush_lock is held over a device flush or a write-through only.
  */
 #include "engine.h"
 
@@ -306,13 +306,15 @@ static int flush_locked(struct ash_volume *volume, const char *what)
 }
 
 /*
- * A write-through may be a write and a flush (RWF_DSYNC), which is told of lost writes as any other: so it takes its turn, too.
+ * A write-through may be a write and a flush (RWF_DSYNC), which is told of lost writes as any other: so it takes its
+ * turn, too.
  */
 static int ash_log_write_through(struct ash_volume *volume, const void *bytes, size_t length, uint64_t offset,
 				 const char *what)
 {
 	int error;
 
+	ash_wait_begin(volume);
 	pthread_mutex_lock(&volume->log->flush_lock);
 	error = failure(volume);
 	if (!error) {
@@ -321,6 +323,7 @@ static int ash_log_write_through(struct ash_volume *volume, const void *bytes, s
 			ash_volume_fail(volume, error, what);
 	}
 	pthread_mutex_unlock(&volume->log->flush_lock);
+	ash_wait_end(volume);
 	return error;
 }
 

@@ -121,8 +121,8 @@ void ash_wb_loss_told(struct ash_volume *volume, const struct ash_icore *icore);
 uint64_t ash_wb_need(const struct ash_record *record, const struct ash_tree *tree, uint64_t holes, uint64_t ranges);
 
 /*
- * Blocks were added without a reply that tells st_blocks (a WRITE's does not): the kernel, which keeps what it was shown
- * for ever, will be told to ask again.
+ * Blocks were added without a reply that tells st_blocks (a WRITE's does not): the kernel, which keeps what it was
+ * shown for ever, will be told to ask again.
  */
 void ash_wb_blocks_changed(struct ash_volume *volume, uint64_t ino);
 

@@ -8,7 +8,8 @@
  * transaction; that is what makes many small files cheap.
  *
  * Rules
- * - Data is complete before its record (I2). Pages leave the buffer when the record is appended, under the same lock, and
+ * - Data is complete before its record (I2). Pages leave the buffer when the record is appended, under the same lock,
+ * and
  *   not before: a sync that finds nothing dirty forces only what the log has (I5).
  * - Space was reserved when the data was taken in, for blocks and tree nodes, so claims cannot fail for want of it.
  * - A data or metadata error drops the inode's buffered data and stays on the inode, which the icache keeps in core
@@ -604,7 +605,9 @@ int ash_wb_flush_all(struct ash_volume *volume)
 	for (const struct ash_write_buffer *buffer = wb->head; buffer; buffer = buffer->next)
 		count++;
 	pthread_mutex_unlock(&wb->lock);
-	/* Those that stay go to the end of the list: each is tried once, also behind a batch of them that cannot be written now. */
+	/*
+	 * Those that stay go to the end of the list: so all are tried, also behind a batch that cannot be written now.
+	 */
 	unsigned before;
 	do
 		before = tried;
@@ -646,6 +649,13 @@ static uint64_t sequence_before(struct ash_write_behind *wb, uint64_t limit_ns)
 	return sequence;
 }
 
+static int by_number(const void *a, const void *b)
+{
+	const uint64_t *x = a, *y = b;
+
+	return (*x > *y) - (*x < *y);
+}
+
 static void tell_changed(struct ash_volume *volume)
 {
 	struct ash_write_behind *wb = volume->wb;
@@ -656,8 +666,12 @@ static void tell_changed(struct ash_volume *volume)
 	wb->changed = NULL;
 	wb->changed_count = wb->changed_capacity = 0;
 	pthread_mutex_unlock(&wb->lock);
+	/* Files that are written in turn come up again and again. */
+	if (count > 1)
+		qsort(changed, count, sizeof(*changed), by_number);
 	for (unsigned i = 0; i < count; i++)
-		volume->options.attributes_changed(volume->options.context, changed[i]);
+		if (!i || changed[i] != changed[i - 1])
+			volume->options.attributes_changed(volume->options.context, changed[i]);
 	free(changed);
 }
 

@@ -41,8 +41,8 @@ int probe_volume(const char *path, struct probe_volume *out);
 int probe_in_use(const char *path, char what[PROBE_TEXT]);
 
 /*
- * The same, but who is about to leave gets a moment: a mount that has ended keeps its lock until everything is on the device.
- * What is mounted, or swap space, is not waited for.
+ * The same, but who is about to leave gets a moment: a mount that has ended keeps its lock until everything is on the
+ * device. What is mounted, or swap space, is not waited for.
  */
 int probe_wait_free(const char *path, unsigned timeout_ms, char what[PROBE_TEXT]);
 

@@ -299,8 +299,8 @@ static int volume_open(struct front *front)
 	options->wait_end = crew_wait_end;
 	options->attributes_changed = notify_attributes_changed;
 	/*
-	 * The kernel may wait for us to write its dirty pages: our own allocations must not wait for that. All threads that are
-	 * started from here on inherit it, the volume's own among them. It takes CAP_SYS_RESOURCE.
+	 * The kernel may wait for us to write its dirty pages: our own allocations must not wait for that. All threads
+	 * that are started from here on inherit it, the volume's own among them. It takes CAP_SYS_RESOURCE.
 	 */
 	prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
 	int rc = ash_open(front->device, options, &front->volume, error);
@@ -327,8 +327,8 @@ static int open_both(struct front *front)
 }
 
 /*
- * A read-only mount replays the log, as ext4's does, where the device lets it: by an open and a close before its own. Where it
- * does not, or where anything is wrong, the log stays as it is and is looked through.
+ * A read-only mount replays the log, as ext4's does, where the device lets it: by an open and a close before its own.
+ * Where it does not, or where anything is wrong, the log stays as it is and is looked through.
  */
 static int replay_and_open(struct front *front)
 {

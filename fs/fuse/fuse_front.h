@@ -245,8 +245,8 @@ int mount_arguments(struct front *front, struct fuse_args *args);
 /* Mount and connect the session. On failure a line was printed. */
 int mount_attach(struct front *front);
 /*
- * Ask the kernel to unmount; requests must be served meanwhile. `lazy`: also when it is in use. -ENOENT: the mount point does
- * not lead to this mount any more, and nothing was done.
+ * Ask the kernel to unmount; requests must be served meanwhile. `lazy`: also when it is in use. -ENOENT: the mount
+ * point does not lead to this mount any more, and nothing was done.
  */
 int mount_detach(struct front *front, bool lazy);
 /* Have the kernel send its dirty pages, wherever the mount is reached now. Requests must be served meanwhile. */
@@ -282,9 +282,14 @@ void crew_stop(struct front *front);
 void crew_join(struct front *front);
 /* Wait until no other worker is inside a request. Called by the leader, which keeps the lead. */
 void crew_quiesce(struct front *front);
-/* Is another worker inside a request? Only those who are when the caller, leading, begins one: others would need the lead. */
+/*
+ * Is another worker inside a request? Only those who are when the caller, leading, begins one: others would need the
+ * lead.
+ */
 bool crew_others(struct front *front);
-/* The leader is about to do something else than to submit: what it has submitted goes to the device. Others: nothing. */
+/*
+ * The leader is about to do something else than to submit: what it has submitted goes to the device. Others: nothing.
+ */
 void crew_kick(struct worker *worker);
 void crew_wait_begin(void *context);
 void crew_wait_end(void *context);
@@ -308,14 +313,17 @@ void follow_release(struct follow *follow);
 
 /* ---- fuse_notify.c ---- */
 int notify_start(struct front *front);
-/* Returns when its thread has ended, whoever calls a second time. Requests must be served meanwhile: see fuse_notify.c. */
+/*
+ * Returns when its thread has ended, whoever calls a second time. Requests must be served meanwhile: see
+ * fuse_notify.c.
+ */
 void notify_stop(struct front *front);
 void notify_attributes_changed(void *context, uint64_t ino);
 /* Tell the kernel at once that attributes of `ino` changed; the caller holds no lock of the core. */
 void notify_attributes_now(struct front *front, uint64_t ino);
 /*
- * An inode is about to be answered to have lost one of several names; see fuse_notify.c. `others`: what crew_others() said
- * before the name went.
+ * An inode is about to be answered to have lost one of several names; see fuse_notify.c. `others`: what crew_others()
+ * said before the name went.
  */
 void notify_links_changed(struct front *front, uint64_t ino, bool others);
 /* Attributes of an inode are about to be answered. Cheap while no link count is in doubt. Any lock may be held. */
@@ -326,7 +334,10 @@ void notify_pages_refused(struct front *front, uint64_t ino);
 void notify_seek(struct request *request);
 /* `job` answers and finishes the request in the notifier's thread, where the kernel may be made to write back. */
 void notify_later(struct request *request, void (*job)(struct request *request));
-/* Make the kernel write back and drop its pages from `offset` to `end` (exclusive; 0: to the end of the file). Only there. */
+/*
+ * Make the kernel write back and drop its pages from `offset` to `end` (exclusive; 0: to the end of the file). Only
+ * there.
+ */
 int notify_pages_write_back(struct front *front, uint64_t ino, uint64_t offset, uint64_t end);
 
 /* ---- fuse_ops*.c: handlers behind libfuse ---- */
@@ -375,8 +386,8 @@ bool raw_unsupported(struct request *request);
 const void *request_argument_check(struct request *request, size_t size);
 
 /*
- * Does the caller lose set-group-ID where the group may not execute? A request tells of no supplementary groups: who is in
- * the file's by one of those counts as outside, and a bit goes that the kernel would have left.
+ * Does the caller lose set-group-ID where the group may not execute? A request tells of no supplementary groups: who
+ * is in the file's by one of those counts as outside, and a bit goes that the kernel would have left.
  */
 static inline bool request_is_outside_group(const struct request *request, uint32_t gid)
 {

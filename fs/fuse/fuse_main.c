@@ -8,8 +8,9 @@
  *
  * The main thread then only waits: for the connection to end (somebody unmounted), or for a signal, upon which it
  * unmounts itself, while the workers serve what the kernel writes back. If the mount is in use it is
- * detached, synced, and served for a grace period; if somebody else has detached or covered it, it is only served. Where it
- * outlives that, as a bind mount, say, what its users have written until then is written back, and the connection is cut.
+ * detached, synced, and served for a grace period; if somebody else has detached or covered it, it is only served.
+ * Where it outlives that, as a bind mount, say, what its users have written until then is written back, and the
+ * connection is cut.
  *
  * No locks.
  */
@@ -40,12 +41,17 @@ uint64_t front_now_ns(void)
 	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+#define CLOSE_MAX 65536
+
 static void close_between(unsigned first, unsigned last)
 {
 	if (first > last || close_range(first, last, 0) == 0)
 		return;
 	/* Linux before 5.9 has no such call. */
-	for (unsigned limit = (unsigned)sysconf(_SC_OPEN_MAX); first <= last && first < limit; first++)
+	long limit = sysconf(_SC_OPEN_MAX);
+	if (limit < 0 || limit > CLOSE_MAX)
+		limit = CLOSE_MAX; /* without a limit there may be a thousand million */
+	for (; first <= last && first < (unsigned long)limit; first++)
 		close((int)first);
 }
 

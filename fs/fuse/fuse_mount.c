@@ -216,12 +216,12 @@ int mount_detach(struct front *front, bool lazy)
 /* ---- The kernel's dirty pages ---- */
 
 /*
- * A mount that was covered, or detached while in use, is reached by no path any more, and a descriptor on it that is kept from
- * before would make it busy. On a block device BLKFLSBUF reaches the filesystem wherever it is. Elsewhere there is only
- * sync(2) of everything.
+ * A mount that was covered, or detached while in use, is reached by no path any more, and a descriptor on it that is
+ * kept from before would make it busy. On a block device BLKFLSBUF reaches the filesystem wherever it is. Elsewhere
+ * there is only sync(2) of everything.
  *
- * It is a child that waits for it: other filesystems may hang, and so may this one, when we are killed. It has nothing of
- * ours open, for as long as somebody has /dev/fuse open the connection does not end.
+ * It is a child that waits for it: other filesystems may hang, and so may this one, when we are killed. It has nothing
+ * of ours open, for as long as somebody has /dev/fuse open the connection does not end.
  */
 static void write_back_child(int device)
 {
@@ -233,21 +233,34 @@ static void write_back_child(int device)
 	_exit(0);
 }
 
+static bool requests_wait(const struct front *front)
+{
+	struct pollfd requests = { .fd = front->transport.descriptor, .events = POLLIN };
+
+	return poll(&requests, 1, 0) == 1 && (requests.revents & POLLIN);
+}
+
 /* sync(2) does not wait for what plain fuse writes back: it is done when no more of it comes. */
-static void write_back_wait(const struct front *front, pid_t child, bool everything)
+static void write_back_wait(struct front *front, pid_t child, bool everything)
 {
 	struct pollfd down = { .fd = front->down, .events = POLLIN };
 	unsigned waited = 0, quiet = 0;
 	bool done = false;
 
 	while (!done || (everything && quiet < WRITE_BACK_QUIET_MS)) {
-		/* When another filesystem hangs, the kernel has sent us ours all the same. */
-		if (everything && waited >= WRITE_BACK_LIMIT_MS)
+		/*
+		 * When another filesystem hangs, the kernel sends us ours all the same: as long as it does, it has
+		 * longer.
+		 */
+		if (everything && waited >= (quiet >= WRITE_BACK_QUIET_MS ? 1 : 10) * WRITE_BACK_LIMIT_MS) {
+			front_log(front, ASH_LOG_WARNING, "%s: sync(2) takes too long: not waited for any more",
+				  front->mountpoint);
 			return;
+		}
 		if (poll(&down, 1, WRITE_BACK_STEP_MS) > 0)
 			return;
 		waited += WRITE_BACK_STEP_MS;
-		quiet = transport_pending(&front->transport) ? 0 : quiet + WRITE_BACK_STEP_MS;
+		quiet = requests_wait(front) ? 0 : quiet + WRITE_BACK_STEP_MS;
 		done = done || waitpid(child, NULL, WNOHANG) != 0;
 	}
 }
@@ -289,7 +302,9 @@ void mount_tune(struct front *front)
 {
 	if (geteuid() != 0 || !front->mount_number)
 		return;
-	/* The kernel distrusts FUSE servers: 1 % of the dirty limit, strictly. This one writes as fast as its device. */
+	/*
+	 * The kernel distrusts FUSE servers: 1 % of the dirty limit, strictly. This one writes as fast as its device.
+	 */
 	write_limit(front, "strict_limit", 0);
 	write_limit(front, "max_ratio", 100);
 	write_limit(front, "read_ahead_kb", READ_AHEAD_KIB);

@@ -9,21 +9,23 @@
  *
  * Link counts. After UNLINK and RENAME the kernel counts i_nlink down itself, although an answer with the new count may
  * have come in between; too low a count would stay then, and link(2) fail on 0. Whoever took one of several names away
- * calls notify_links_changed(); when attributes of the inode are answered within LATE_NS from then, or may have been since
- * the name went, for the caller has waited and others have served, or others were within a request when it began, it is
- * announced after that time, when the kernel has surely counted. (To announce it always would make more of these answers.)
+ * calls notify_links_changed(); when attributes of the inode are answered within LATE_NS from then, or may have been
+ * since the name went, for the caller has waited and others have served, or others were within a request when it
+ * began, it is announced after that time, when the kernel has surely counted. (To announce it always would make more
+ * of these answers.)
  *
  * SEEK_DATA and SEEK_HOLE. They arrive without the kernel's dirty pages, so what looks like a hole, or like the end
  * of the file, may be data that was written and not yet sent. The answer "data here" is right in any case. Any other
  * answer is given only after the kernel has written back and dropped its pages of the range in question:
  * NOTIFY_INVAL_INODE with a range does that, and waits for the WRITE requests. So it must not be called by a worker
- * that the WRITEs may need; the requests are passed to the thread here, which asks the volume again afterwards. A hole that
- * turns out to be data says that a writer fills them: SEEK_HOLE then has all the rest written back, not one hole after the
- * other.
+ * that the WRITEs may need; the requests are passed to the thread here, which asks the volume again afterwards. A hole
+ * that turns out to be data says that a writer fills them: SEEK_HOLE then has all the rest written back, not one hole
+ * after the other.
  *
  * chattr +i. The kernel does not know the flag, and a WRITE from its page cache does not say when the data was
- * accepted. So all pages are written back, and dropped, before the flag is set, with the inode locked against write(2) by
- * the kernel; what it sends later is refused, and then it is told to forget these pages, which it would show otherwise.
+ * accepted. So all pages are written back, and dropped, before the flag is set, with the inode locked against write(2)
+ * by the kernel; what it sends later is refused, and then it is told to forget these pages, which it would show
+ * otherwise.
  *
  * The end. While its thread waits in the kernel for pages, only WRITEs that are answered, or the end of the connection,
  * wake it; no signal does. So it is stopped before the crew is, and what comes for it afterwards is an I/O error.

@@ -5,8 +5,8 @@
  * The kernel has checked who may set which flag (FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR reach us through its own
  * fileattr calls). It does not learn that the change time moved, so it is told before the reply. Setting flags is a
  * handler of our own, since before a file becomes immutable the kernel must write back its pages. FITRIM, the scrub and
- * the remount come unchecked: they are root's. The scrub's structure is the caller's memory: ash_scrub() trusts nothing in
- * it.
+ * the remount come unchecked: they are root's. The scrub's structure is the caller's memory: ash_scrub() trusts
+ * nothing in it.
  */
 #include "fuse_front.h"
 #include "fuse_remount.h"
@@ -130,7 +130,10 @@ bool raw_ioctl(struct request *request)
 	if (!in)
 		return false;
 	bool extended = in->cmd == FS_IOC_FSSETXATTR;
-	/* FS_IOC32_SETFLAGS is no call of 32-bit programs, which the kernel translates, but one that it has not checked. */
+	/*
+	 * FS_IOC32_SETFLAGS is no call of 32-bit programs, which the kernel translates, but one that it has not
+	 * checked.
+	 */
 	if (!extended && in->cmd != FS_IOC_SETFLAGS) {
 		session_pass(request);
 		return false;
@@ -204,8 +207,8 @@ static void scrub(fuse_req_t request, struct front *front, const void *in, size_
 }
 
 /*
- * The kernel has the flags already. Read-only is the kernel's to enforce, but for access times, which are ours. So nothing
- * but a read under way can write after the checkpoint.
+ * The kernel has the flags already. Read-only is the kernel's to enforce, but for access times, which are ours. So
+ * nothing but a read under way can write after the checkpoint.
  */
 static int remount(struct front *front, unsigned long flags)
 {

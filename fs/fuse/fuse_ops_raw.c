@@ -90,11 +90,11 @@ enum privileges {
 };
 
 /*
- * A chown that changes nobody arrives with nothing valid, or for a regular file with the ctime alone, which the kernel keeps
- * under the writeback cache. The kernel lets anybody do it, but to clear the bits is the owner's.
+ * A chown that changes nobody arrives with nothing valid, or for a regular file with the ctime alone, which the kernel
+ * keeps under the writeback cache. The kernel lets anybody do it, but to clear the bits is the owner's.
  *
- * A regular file with nothing valid: the kernel has taken security.capability away for a write or is about to allocate, punch or
- * copy. The bits go too, unless the caller is privileged.
+ * A regular file with nothing valid: the kernel has taken security.capability away for a write or is about to
+ * allocate, punch or copy. The bits go too, unless the caller is privileged.
  */
 static enum privileges setattr_privileges(const struct request *request, const struct fuse_setattr_in *in,
 					  uint32_t mode)

@@ -4,8 +4,9 @@
  *
  * libfuse's low-level API knows most kinds of requests. Some never reach it: those that libfuse 3.14 does not know
  * (SYNCFS, TMPFILE, STATX, COPY_FILE_RANGE_64), those whose flags it drops (WRITE, SETATTR, OPEN and SETXATTR carry the
- * duties of HANDLE_KILLPRIV_V2, READDIR and READDIRPLUS O_NOATIME), those that are answered later from another thread, data, where no byte should be
- * copied twice, and the most frequent ones (fuse_ops_frequent.c). They are in `raw_handlers`.
+ * duties of HANDLE_KILLPRIV_V2, READDIR and READDIRPLUS O_NOATIME), those that are answered later from another thread,
+ * data, where no byte should be copied twice, and the most frequent ones (fuse_ops_frequent.c). They are in
+ * `raw_handlers`.
  *
  * The reply to INIT is libfuse's with our own set of flags: what this front end relies on is decided in one place,
  * feature_flags() below, and not by the defaults of a library.

@@ -296,7 +296,11 @@ static int remount(const struct arguments *arguments)
 				  "after an error; unmount it and mount it again",
 				  folder);
 	}
-	if (!error)
+	/*
+	 * A server from before there was such a call goes on as it did: it need not hear of flags that concern the
+	 * kernel.
+	 */
+	if (!error || (error == ENOTTY && !((before ^ now) & REMOUNT_FLAGS)))
 		return 0;
 	mount(device, folder, NULL, MS_REMOUNT | before, NULL);
 	tell_server(folder, before);

@@ -57,7 +57,10 @@ struct ash_open_options {
 	 * locks held: must not call back. NULL: stderr. */
 	void (*log)(void *context, enum ash_log_level level, const char *text);
 	void *context;
-	/* A call is about to wait for the device or a lock for long / has ended waiting; per thread, nests. May be NULL. */
+	/*
+	 * A call is about to wait for the device or a lock for long / has ended waiting; per thread, nests. May be
+	 * NULL.
+	 */
 	void (*wait_begin)(void *context);
 	void (*wait_end)(void *context);
 	/* Attributes of `ino` changed outside a call on it (blocks after write-behind ...). Called by a thread
@@ -69,9 +72,9 @@ struct ash_open_options {
  * Open the volume on `dev` (not owned). Takes bdev_lock() unless skip_lock (exclusive, shared when
  * no_write), checks the superblock (a backup serves if it is damaged), replays the log, starts a new
  * epoch. When blocks that the log needs cannot be read the volume opens as with no_write, and says so: a later open, or
- * fsck.ashlar, finds the log as it is. On failure a one-line text for people in `error` (BDEV_ERROR_TEXT bytes, may be NULL):
- * -EBUSY in use, -EINVAL not an Ashlar volume, -ENOTSUP unknown incompat bits, -EUCLEAN needs fsck,
- * -EROFS (device read-only and log not empty: use no_write), -ENODATA device shorter than the volume.
+ * fsck.ashlar, finds the log as it is. On failure a one-line text for people in `error` (BDEV_ERROR_TEXT bytes, may be
+ * NULL): -EBUSY in use, -EINVAL not an Ashlar volume, -ENOTSUP unknown incompat bits, -EUCLEAN needs fsck, -EROFS
+ * (device read-only and log not empty: use no_write), -ENODATA device shorter than the volume.
  */
 int ash_open(struct bdev *dev, const struct ash_open_options *options, struct ash_volume **out, char *error);
 
@@ -106,8 +109,8 @@ int ash_volume_info(struct ash_volume *volume, struct ash_volume_info *out);
 int ash_set_label(struct ash_volume *volume, const char *label); /* at most 64 bytes, -E2BIG */
 int ash_set_uuid(struct ash_volume *volume, const uint8_t uuid[16]);
 /*
- * Grow to `blocks` (at most what the device holds; 0: all of it). -EINVAL when smaller than now. Not thread-safe: no other
- * call on the volume may be under way.
+ * Grow to `blocks` (at most what the device holds; 0: all of it). -EINVAL when smaller than now. Not thread-safe: no
+ * other call on the volume may be under way.
  */
 int ash_grow(struct ash_volume *volume, uint64_t blocks);
 
@@ -116,16 +119,16 @@ int ash_sync(struct ash_volume *volume);
 /* ash_sync, then write all dirty metadata home and move the log tail to its end. */
 int ash_checkpoint(struct ash_volume *volume);
 /*
- * Change an option while the volume is open. Calls under way may still go by the old one, and what was done before sync was
- * turned on is ash_sync()'s.
+ * Change an option while the volume is open. Calls under way may still go by the old one, and what was done before
+ * sync was turned on is ash_sync()'s.
  */
 void ash_set_atime(struct ash_volume *volume, enum ash_atime atime, bool no_directory_atime);
 void ash_set_sync(struct ash_volume *volume, bool sync);
 /* Turn read-only for good (errors=remount-ro, forced shutdown). */
 void ash_set_read_only(struct ash_volume *volume, const char *reason);
 /*
- * Discard free space in [start, start + length) bytes, runs of at least `minimum` bytes. `trimmed`: bytes. What is being
- * discarded is still space: whoever lacks it waits for it, which ends the trim early, with 0.
+ * Discard free space in [start, start + length) bytes, runs of at least `minimum` bytes. `trimmed`: bytes. What is
+ * being discarded is still space: whoever lacks it waits for it, which ends the trim early, with 0.
  */
 int ash_trim(struct ash_volume *volume, uint64_t start, uint64_t length, uint64_t minimum, uint64_t *trimmed);
 
@@ -195,8 +198,9 @@ int ash_rmdir(struct ash_volume *volume, uint64_t parent, const char *name, uint
 int ash_rename(struct ash_volume *volume, uint64_t parent, const char *name, uint64_t new_parent, const char *new_name,
 	       unsigned flags);
 /*
- * As with RENAME_WHITEOUT: a character device 0:0 of mode 0, which belongs to `uid` and `gid` as a new file would, takes the
- * place of the old name, in the same transaction. flags: RENAME_NOREPLACE or 0. No lookup count comes with it.
+ * As with RENAME_WHITEOUT: a character device 0:0 of mode 0, which belongs to `uid` and `gid` as a new file would,
+ * takes the place of the old name, in the same transaction. flags: RENAME_NOREPLACE or 0. No lookup count comes with
+ * it.
  */
 int ash_rename_whiteout(struct ash_volume *volume, uint64_t parent, const char *name, uint64_t new_parent,
 			const char *new_name, unsigned flags, uint32_t uid, uint32_t gid);

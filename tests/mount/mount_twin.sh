@@ -1,15 +1,15 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# The same random system calls here and on the kernel's ext4: mount_twin.c. Between runs, in turn: nothing, a remount, SIGKILL
-# after a sync. ASHLAR_TEST_LEVEL: number of seeds. ASHLAR_TWIN_SEEDS: which ones, instead.
+# The same random system calls here and on the kernel's ext4: twin.c. Between runs, in turn: a remount, SIGKILL after a
+# sync, new folders, nothing. ASHLAR_TEST_LEVEL: number of seeds. ASHLAR_TWIN_SEEDS: which ones, instead.
 . "$(dirname "$0")/lib.sh"
 start
 command -v mkfs.ext4 >/dev/null || skip "no mkfs.ext4"
 grep -qw ext4 /proc/filesystems || skip "this kernel has no ext4"
 TWIN=$(program mount_twin) || exit 77
 case ${ASHLAR_TEST_LEVEL:-normal} in
-quick) LAST=8 ;;
-normal) LAST=30 ;;
+quick) LAST=16 ;;
+normal) LAST=60 ;;
 *) LAST=200 ;;
 esac
 EXT4=$WORK/ext4

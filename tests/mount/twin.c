@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * mount_twin FOLDER-A FOLDER-B SEED OPERATIONS: the same random system calls in two folders, of two filesystems of which one
- * is trusted (the kernel's ext4); results, errors, data and what stat(2) tells must be equal after each, whole trees
- * after every so many. Root needed: three users take turns. The folders must be equal to begin with; what one run
- * leaves is where the next one goes on.
+ * mount_twin FOLDER-A FOLDER-B SEED OPERATIONS: the same random system calls in two folders, of two filesystems of
+ * which one is trusted (the kernel's ext4); results, errors, data and what stat(2) tells must be equal after each,
+ * whole trees after every so many. Root needed: three users take turns. The folders must be equal to begin with; what
+ * one run leaves is where the next one goes on.
  *
- * Not compared: sizes and blocks of folders, inode numbers, blocks, access times (both filesystems are lazy about them, each in
- * its way), the values of times that are "now" (whether a time is one that was set or "now" is compared), order of readdir.
+ * Not compared: sizes and blocks of folders, inode numbers, blocks, access times (both filesystems are lazy about
+ * them, each in its way), the values of times that are "now" (whether a time is one that was set or "now" is
+ * compared), order of readdir.
  *
  * Exit status: 0 equal, 1 different (seed, operation and difference are printed), 2 the test cannot run.
  */
@@ -192,8 +193,8 @@ static const char *stats_differ(const struct stat *a, const struct stat *b)
 }
 
 /*
- * Set-group-ID without group execution, of which a write by one who is in the group only by a supplementary one takes nothing
- * away: no request of FUSE tells of those, and Ashlar takes it away. Brings the trusted side there.
+ * Set-group-ID without group execution, of which a write by one who is in the group only by a supplementary one takes
+ * nothing away: no request of FUSE tells of those, and Ashlar takes it away. Brings the trusted side there.
  */
 static void forgive(int fd, const char *path, struct stat *a, const struct stat *b)
 {

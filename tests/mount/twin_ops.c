@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The operations of mount_twin: each makes its arguments of the numbers it was given, so both sides get the same call. */
+/*
+ * The operations of mount_twin: each makes its arguments of the numbers it was given, so both sides get the same call.
+ */
 #include "twin.h"
 
 #include <errno.h>

@@ -264,7 +264,10 @@ Test(file_write, an_error_while_zeroing_undoes_the_write, .timeout = 60)
 	full_close(&full);
 }
 
-/* An overwrite in place of a set-user-ID file, crashed right after: the mode, and for O_SYNC the times, are part of it. */
+/*
+ * An overwrite in place of a set-user-ID file, crashed right after: the mode, and for O_SYNC the times, are part of
+ * it.
+ */
 static void overwrite_synchronously(bool mount_sync, unsigned flags, bool times)
 {
 	struct ash_open_options options = { .no_threads = true, .sync = mount_sync };
@@ -298,7 +301,8 @@ Test(file_write, a_synchronous_write_is_durable_with_the_mode_it_leaves)
 	overwrite_synchronously(false, ASH_WRITE_DSYNC | ASH_WRITE_THROUGH, false);
 }
 
-Test(file_write, o_sync_is_durable_with_the_times, .description = "and so is all of a volume that is open with sync")
+/* And so is all of a volume that is open with sync. */
+Test(file_write, o_sync_is_durable_with_the_times)
 {
 	overwrite_synchronously(false, ASH_WRITE_SYNC, true);
 	overwrite_synchronously(false, ASH_WRITE_SYNC | ASH_WRITE_THROUGH, true);

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Write-behind: what is buffered is seen, gets its blocks when it is flushed, survives what it must, and never lacks space. */
+/*
+ * Write-behind: what is buffered is seen, gets its blocks when it is flushed, survives what it must, and never lacks
+ * space.
+ */
 #include <linux/falloc.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -262,7 +265,9 @@ Test(wbuf, old_data_flushes_by_age)
 	fixture_close(&f);
 }
 
-/* Written just behind a turn of the worker, it was too young for the next one, and lay there for nearly two intervals. */
+/*
+ * Written just behind a turn of the worker, it was too young for the next one, and lay there for nearly two intervals.
+ */
 Test(wbuf, old_data_is_durable_within_the_commit_interval)
 {
 	const struct ash_open_options aged = { .commit_seconds = 3 };
@@ -350,8 +355,8 @@ Test(wbuf, threads_do_not_disturb_each_other)
 
 /*
  * One flush claims a tree node and frees it again: the extents outgrow the root when the middle of an unwritten one is
- * written, and fit it once others, written whole, have joined their neighbours. The node came out of the reserve, and the
- * reserve must know.
+ * written, and fit it once others, written whole, have joined their neighbours. The node came out of the reserve, and
+ * the reserve must know.
  */
 Test(wbuf, a_node_that_a_flush_claims_and_frees_is_not_reserved_any_more)
 {
@@ -400,7 +405,10 @@ Test(wbuf, blocks_that_wait_for_their_discard_are_space, .timeout = 60)
 	bdev_buffer_free(bytes, length);
 }
 
-/* Data that the buffer lost on its own, under pressure of other writes: the next sync says so, once, and so does an fsync of the file. */
+/*
+ * Data that the buffer lost on its own, under pressure of other writes: the next sync says so, once, and so does an
+ * fsync of the file.
+ */
 Test(wbuf, sync_tells_of_data_lost_in_the_background)
 {
 	struct ash_open_options small = { .no_threads = true, .write_behind_bytes = 256 << 10 };
@@ -455,8 +463,8 @@ Test(wbuf, what_a_read_only_volume_keeps_is_found_by_seek)
 }
 
 /*
- * A truncation that is not durable, and its last block written anew through an unwritten extent: no crash may show the old
- * size over the new bytes (I7).
+ * A truncation that is not durable, and its last block written anew through an unwritten extent: no crash may show the
+ * old size over the new bytes (I7).
  */
 Test(wbuf, zeroing_a_range_waits_for_the_size_that_was_cut)
 {
@@ -481,7 +489,10 @@ Test(wbuf, zeroing_a_range_waits_for_the_size_that_was_cut)
 	fixture_close(&f);
 }
 
-/* A thin device without space for what was never written: buffers that need new blocks stay, more of them than a batch has. */
+/*
+ * A thin device without space for what was never written: buffers that need new blocks stay, more of them than a batch
+ * has.
+ */
 Test(wbuf, a_sync_goes_past_buffers_that_cannot_be_written)
 {
 	struct fault_rule full = { .ops = FAULT_OP(BDEV_WRITE), .error = -ENOSPC };
