@@ -129,7 +129,7 @@ static int raise_size(struct copy *copy)
 
 		rc = ash_file_set_size(volume, icore, copy->target, stamp, &now);
 	}
-	if (!rc && (sync || atomic_load(&volume->sync)))
+	if (!rc && sync)
 		rc = ash_file_make_durable(volume, icore, false);
 	ash_icore_put(volume, icore);
 	return rc;

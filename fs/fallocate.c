@@ -376,7 +376,7 @@ int ash_fallocate(struct ash_volume *volume, uint64_t ino, int mode, uint64_t of
 		rc = dispatch_apart(volume, icore, mode, range);
 	if (rc == -ENOSPC && ash_reclaim_space(volume))
 		rc = dispatch_apart(volume, icore, mode, range);
-	if (!rc && (sync || atomic_load(&volume->sync)))
+	if (!rc && sync)
 		rc = ash_file_make_durable(volume, icore, false);
 	ash_icore_put(volume, icore);
 	return rc;

@@ -380,7 +380,7 @@ int ash_file_begin_change(struct ash_volume *volume, struct ash_icore *icore, st
 	else if (intent.appends && ash_edit_size(&edit) >= ASH_FILE_MAX_SIZE)
 		rc = -EFBIG; /* before anything is taken away */
 	ash_edit_abort(&edit);
-	*sync = flags & ASH_INODE_SYNC;
+	*sync = flags & ASH_INODE_SYNC || atomic_load(&volume->sync);
 	return !rc && must ? kill_privileges(volume, icore, intent) : rc;
 }
 

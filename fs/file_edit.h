@@ -158,7 +158,7 @@ struct ash_file_intent {
 /*
  * Before a change of content: -EPERM if the file is immutable, or append-only and `overwrites`. Then clear
  * security.capability, and suid and sgid if asked, as a transaction of its own when there is anything to clear.
- * *sync: the inode is marked synchronous (chattr +S).
+ * *sync: the change has to be durable: the inode is marked synchronous (chattr +S), or all of the volume is.
  */
 int ash_file_begin_change(struct ash_volume *volume, struct ash_icore *icore, struct ash_file_intent intent,
 			  bool *sync);

@@ -296,7 +296,7 @@ static int64_t write_icore(struct ash_volume *volume, struct ash_icore *icore, s
 
 	if (result)
 		return result;
-	sync = sync || (flags & ASH_WRITE_SYNC) || atomic_load(&volume->sync);
+	sync = sync || (flags & ASH_WRITE_SYNC);
 	bool durable = sync || flags & ASH_WRITE_DSYNC;
 	result = -EAGAIN;
 	if (!durable && !(flags & ASH_WRITE_THROUGH))

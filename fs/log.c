@@ -309,8 +309,7 @@ static int flush_locked(struct ash_volume *volume, const char *what)
  * A write-through may be a write and a flush (RWF_DSYNC), which is told of lost writes as any other: so it takes its
  * turn, too.
  */
-static int ash_log_write_through(struct ash_volume *volume, const void *bytes, size_t length, uint64_t offset,
-				 const char *what)
+static int write_through(struct ash_volume *volume, const void *bytes, size_t length, uint64_t offset, const char *what)
 {
 	int error;
 
@@ -392,8 +391,8 @@ static int blocks_write(struct ash_volume *volume, uint64_t first, uint64_t end)
 			count = log->memory_blocks - first % log->memory_blocks;
 		uint64_t offset = (log->first_block + first % log->blocks) * ASH_BLOCK_SIZE;
 
-		error = fua ? ash_log_write_through(volume, memory_block(log, first), count * ASH_BLOCK_SIZE, offset,
-						    "writing the log") :
+		error = fua ? write_through(volume, memory_block(log, first), count * ASH_BLOCK_SIZE, offset,
+					    "writing the log") :
 			      bdev_write(volume->dev, memory_block(log, first), count * ASH_BLOCK_SIZE, offset, 0);
 		first += count;
 	}
@@ -498,8 +497,8 @@ int ash_log_write_control(struct ash_volume *volume, uint64_t tail_lsn, bool cle
 	control->free_blocks = ash_put64(free_blocks);
 	control->used_inodes = ash_put64(used_inodes);
 	control->header.crc = ash_put32(ash_block_crc(volume->checksum_seed, control));
-	error = ash_log_write_through(volume, control, ASH_BLOCK_SIZE, block * ASH_BLOCK_SIZE,
-				      "writing the log's control block");
+	error = write_through(volume, control, ASH_BLOCK_SIZE, block * ASH_BLOCK_SIZE,
+			      "writing the log's control block");
 	if (error)
 		return error;
 	log->sequence = sequence;

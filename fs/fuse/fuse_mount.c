@@ -233,13 +233,6 @@ static void write_back_child(int device)
 	_exit(0);
 }
 
-static bool requests_wait(const struct front *front)
-{
-	struct pollfd requests = { .fd = front->transport.descriptor, .events = POLLIN };
-
-	return poll(&requests, 1, 0) == 1 && (requests.revents & POLLIN);
-}
-
 /* sync(2) does not wait for what plain fuse writes back: it is done when no more of it comes. */
 static void write_back_wait(struct front *front, pid_t child, bool everything)
 {
@@ -260,7 +253,7 @@ static void write_back_wait(struct front *front, pid_t child, bool everything)
 		if (poll(&down, 1, WRITE_BACK_STEP_MS) > 0)
 			return;
 		waited += WRITE_BACK_STEP_MS;
-		quiet = requests_wait(front) ? 0 : quiet + WRITE_BACK_STEP_MS;
+		quiet = transport_waiting(&front->transport) ? 0 : quiet + WRITE_BACK_STEP_MS;
 		done = done || waitpid(child, NULL, WNOHANG) != 0;
 	}
 }

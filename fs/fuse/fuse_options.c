@@ -18,10 +18,6 @@
 #include <sys/mount.h>
 #include "mkfs/standard.h"
 
-#ifndef MS_NOSYMFOLLOW
-#define MS_NOSYMFOLLOW 256
-#endif
-
 #define DEFAULT_THREADS 8u /* a limit: two are started, more only while threads wait for the device */
 #define MAX_THREADS 64u
 #define NO_EXECUTION (MS_NOSUID | MS_NODEV | MS_NOEXEC)

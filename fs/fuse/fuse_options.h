@@ -5,6 +5,11 @@
 
 #include <ashlar/ashlar.h>
 #include <stdbool.h>
+#include <sys/mount.h>
+
+#ifndef MS_NOSYMFOLLOW
+#define MS_NOSYMFOLLOW 256 /* linux/mount.h, since 5.10 */
+#endif
 
 #define OPTION_ERROR_TEXT 256
 

@@ -28,6 +28,8 @@ void transport_close(struct transport *transport);
 ssize_t transport_receive(struct transport *transport, void *memory, size_t size, bool wait, int *channel);
 
 /* Is another request waiting to be received? */
+bool transport_waiting(const struct transport *transport);
+/* The same, if it can be received while other work is in flight. */
 bool transport_pending(const struct transport *transport);
 
 /* Wait until a request can be received or `event` is readable (then *event_ready). */

@@ -64,11 +64,16 @@ ssize_t transport_receive(struct transport *transport, void *memory, size_t size
 	return errno == EINTR || errno == ENOENT ? -EAGAIN : -errno;
 }
 
-bool transport_pending(const struct transport *transport)
+bool transport_waiting(const struct transport *transport)
 {
 	struct pollfd poll_fuse = { .fd = transport->descriptor, .events = POLLIN };
 
-	return transport->prompt >= 0 && poll(&poll_fuse, 1, 0) == 1 && (poll_fuse.revents & POLLIN);
+	return poll(&poll_fuse, 1, 0) == 1 && (poll_fuse.revents & POLLIN);
+}
+
+bool transport_pending(const struct transport *transport)
+{
+	return transport->prompt >= 0 && transport_waiting(transport);
 }
 
 int transport_wait(const struct transport *transport, int event, bool *event_ready)

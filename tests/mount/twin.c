@@ -208,52 +208,38 @@ static void forgive(int fd, const char *path, struct stat *a, const struct stat 
 	a->st_mode = b->st_mode;
 }
 
-static const char *compare_path_once(const struct side *a, const struct side *b, const char *path)
+/* What `path` is, or without one the open file in `slot`. */
+static int stat_of(const struct side *side, const char *path, unsigned slot, struct stat *st)
+{
+	if (path)
+		return fstatat(side->root, path, st, AT_SYMLINK_NOFOLLOW) ? errno : 0;
+	if (side->slot[slot] < 0)
+		return EBADF;
+	if (fstat(side->slot[slot], st))
+		die("fstat");
+	return 0;
+}
+
+static const char *compare_once(const struct side *a, const struct side *b, const char *path, unsigned slot)
 {
 	struct stat sa, sb;
-	int ea = fstatat(a->root, path, &sa, AT_SYMLINK_NOFOLLOW) ? errno : 0;
-	int eb = fstatat(b->root, path, &sb, AT_SYMLINK_NOFOLLOW) ? errno : 0;
+	int ea = stat_of(a, path, slot, &sa), eb = stat_of(b, path, slot, &sb);
 
 	if (ea != eb)
-		return difference("lstat's errno", ea, eb);
+		return difference("stat's errno", ea, eb);
 	if (ea)
 		return NULL;
-	forgive(a->root, path, &sa, &sb);
+	forgive(path ? a->root : a->slot[slot], path, &sa, &sb);
 	return stats_differ(&sa, &sb);
 }
 
-static const char *compare_slot_once(const struct side *a, const struct side *b, unsigned slot)
+static const char *compare(const struct side *a, const struct side *b, const char *path, unsigned slot)
 {
-	struct stat sa, sb;
-
-	if ((a->slot[slot] < 0) != (b->slot[slot] < 0))
-		return "open on one side only";
-	if (a->slot[slot] < 0)
-		return NULL;
-	if (fstat(a->slot[slot], &sa) || fstat(b->slot[slot], &sb))
-		die("fstat");
-	forgive(a->slot[slot], NULL, &sa, &sb);
-	return stats_differ(&sa, &sb);
-}
-
-static const char *compare_path(const struct side *a, const struct side *b, const char *path)
-{
-	const char *found = compare_path_once(a, b, path);
+	const char *found = compare_once(a, b, path, slot);
 
 	if (found && !strncmp(found, "links", 5)) {
 		nanosleep(&(struct timespec){ .tv_nsec = STALE_NS }, NULL);
-		found = compare_path_once(a, b, path);
-	}
-	return found;
-}
-
-static const char *compare_slot(const struct side *a, const struct side *b, unsigned slot)
-{
-	const char *found = compare_slot_once(a, b, slot);
-
-	if (found && !strncmp(found, "links", 5)) {
-		nanosleep(&(struct timespec){ .tv_nsec = STALE_NS }, NULL);
-		found = compare_slot_once(a, b, slot);
+		found = compare_once(a, b, path, slot);
 	}
 	return found;
 }
@@ -382,7 +368,7 @@ static bool trees_equal(const struct side *a, const struct side *b, const char *
 	struct stat st;
 	bool good;
 
-	if (!report(path, compare_path(a, b, path)))
+	if (!report(path, compare(a, b, path, 0)))
 		return false;
 	if (fstatat(a->root, path, &st, AT_SYMLINK_NOFOLLOW))
 		die("stat");
@@ -444,12 +430,11 @@ static bool state_equal(const struct side *a, const struct side *b, const struct
 		char parent[PATH_BYTES];
 
 		parent_of(op->path[i], parent);
-		if (!report(op->path[i], compare_path(a, b, op->path[i])) ||
-		    !report(parent, compare_path(a, b, parent)))
+		if (!report(op->path[i], compare(a, b, op->path[i], 0)) || !report(parent, compare(a, b, parent, 0)))
 			return false;
 	}
 	for (unsigned i = 0; i < SLOTS; i++)
-		if (!report("an open file", compare_slot(a, b, i)))
+		if (!report("an open file", compare(a, b, NULL, i)))
 			return false;
 	return true;
 }

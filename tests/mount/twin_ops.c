@@ -70,6 +70,14 @@ static char *data_room(void)
 	return room;
 }
 
+/* Of a call that gives data: as many bytes as it says, in the room. */
+static void done_with_data(struct result *result, long value)
+{
+	done(result, value);
+	if (value > 0)
+		result->digest = digest_add(0, data_room(), (size_t)value);
+}
+
 static off_t offset_of(uint64_t number)
 {
 	uint64_t rest = number >> 8;
@@ -164,52 +172,57 @@ static void op_close(struct side *side, const struct op *op, struct result *resu
 	FD(0) = -1;
 }
 
-static void op_pwrite(struct side *side, const struct op *op, struct result *result)
+/* What is read or written: at an offset, or where the file stands. */
+static size_t length_at_offset(const struct side *side, const struct op *op, struct result *result, off_t *offset)
 {
-	off_t offset = offset_of(NUMBER(0));
 	size_t length = length_of(NUMBER(1));
 
-	fit(FD(0), &offset, &length);
-	note(result, "slot %u, %zu at %lld", op->slot[0], length, (long long)offset);
+	*offset = offset_of(NUMBER(0));
+	fit(FD(0), offset, &length);
+	note(result, "slot %u, %zu at %lld", op->slot[0], length, (long long)*offset);
+	return length;
+}
+
+static size_t length_at_position(const struct side *side, const struct op *op, struct result *result)
+{
+	off_t begin = 0;
+	size_t length = length_of(NUMBER(1));
+
+	fit(FD(0), &begin, &length);
+	if (is_direct(FD(0)))
+		lseek(FD(0), begin, SEEK_SET);
+	note(result, "slot %u, %zu", op->slot[0], length);
+	return length;
+}
+
+static void op_pwrite(struct side *side, const struct op *op, struct result *result)
+{
+	off_t offset;
+	size_t length = length_at_offset(side, op, result, &offset);
+
 	done(result, pwrite(FD(0), data_of(NUMBER(2), length), length, offset));
 }
 
 static void op_write(struct side *side, const struct op *op, struct result *result)
 {
-	off_t offset = 0;
-	size_t length = length_of(NUMBER(1));
+	size_t length = length_at_position(side, op, result);
 
-	fit(FD(0), &offset, &length);
-	if (is_direct(FD(0)))
-		lseek(FD(0), offset, SEEK_SET);
-	note(result, "slot %u, %zu", op->slot[0], length);
 	done(result, write(FD(0), data_of(NUMBER(2), length), length));
 }
 
 static void op_pread(struct side *side, const struct op *op, struct result *result)
 {
-	off_t offset = offset_of(NUMBER(0));
-	size_t length = length_of(NUMBER(1));
+	off_t offset;
+	size_t length = length_at_offset(side, op, result, &offset);
 
-	fit(FD(0), &offset, &length);
-	note(result, "slot %u, %zu at %lld", op->slot[0], length, (long long)offset);
-	done(result, pread(FD(0), data_room(), length, offset));
-	if (result->value > 0)
-		result->digest = digest_add(0, data_room(), (size_t)result->value);
+	done_with_data(result, pread(FD(0), data_room(), length, offset));
 }
 
 static void op_read(struct side *side, const struct op *op, struct result *result)
 {
-	off_t offset = 0;
-	size_t length = length_of(NUMBER(1));
+	size_t length = length_at_position(side, op, result);
 
-	fit(FD(0), &offset, &length);
-	if (is_direct(FD(0)))
-		lseek(FD(0), offset, SEEK_SET);
-	note(result, "slot %u, %zu", op->slot[0], length);
-	done(result, read(FD(0), data_room(), length));
-	if (result->value > 0)
-		result->digest = digest_add(0, data_room(), (size_t)result->value);
+	done_with_data(result, read(FD(0), data_room(), length));
 }
 
 /* SEEK_HOLE and SEEK_DATA may tell of more data than there is. Positions in folders are each filesystem's own. */
@@ -433,9 +446,7 @@ static void op_readlink(struct side *side, const struct op *op, struct result *r
 
 	(void)side;
 	note(result, "%s", op->path[0]);
-	done(result, readlink(op->path[0], data_room(), room));
-	if (result->value > 0)
-		result->digest = digest_add(0, data_room(), (size_t)result->value);
+	done_with_data(result, readlink(op->path[0], data_room(), room));
 }
 
 static void op_mknod(struct side *side, const struct op *op, struct result *result)
