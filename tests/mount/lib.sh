@@ -99,12 +99,14 @@ volume() {
 	"$MKFS" -q "$@" "$LOOP" || { echo "Bail out! mkfs.ashlar failed"; exit 1; }
 }
 
+# What is mounted there already (somebody kept it busy when it was to go) is not taken for ours.
 attach() {
-	local options=${1:-}
+	local options=${1:-} before
+	before=$(mountpoint -d "$MNT" 2>/dev/null)
 	"$ASHLARFS" "${2:-$LOOP}" "$MNT" -f ${options:+-o "$options"} 2>>"$WORK/log" &
 	DAEMON=$!
 	for _ in $(seq 300); do
-		mountpoint -q "$MNT" && return 0
+		mountpoint -q "$MNT" && [ "$(mountpoint -d "$MNT")" != "$before" ] && return 0
 		kill -0 "$DAEMON" 2>/dev/null || break
 		sleep 0.05
 	done

@@ -339,7 +339,11 @@ deepest() {
 chmod 666 "$MNT/deep"
 for kind in read write; do
 	for user in 0 65534; do
-		deepest=$(deepest $kind $user)
+		# Seen once it is proven; a device that is faster than what sends to it at the moment does not show it.
+		for _ in 1 2 3 4 5; do
+			deepest=$(deepest $kind $user)
+			[ "$deepest" -ge 14 ] && break
+		done
 		note "16 times 256 KiB in flight ($kind, user $user): at most $deepest seen on the device, $(cat "$WORK/rate") per second"
 		check "depth 16 reaches the device ($kind, user $user)" [ "$deepest" -ge 14 ]
 	done
