@@ -58,7 +58,7 @@ struct ash_buffer {
 	struct ash_lock lock;                           /* bytes against the checkpoint's copy; the undo list */
 	struct ash_undo *undo;                          /* newest first; of open transactions */
 	/* log.lock (last_lsn: also `lock`): */
-	uint64_t first_lsn;      /* oldest record not yet home; 0: clean */
+	uint64_t first_lsn;      /* oldest record not yet home, while `dirty`; 0 is one, too */
 	uint64_t last_lsn;       /* end of the newest record that touched it */
 	uint64_t next_first_lsn; /* first record after the copy that is on its way home */
 	bool writing;            /* a copy is on its way home */

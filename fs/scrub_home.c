@@ -39,7 +39,8 @@ static struct look look_take(struct ash_volume *volume, uint64_t block)
 		return look;
 	pthread_mutex_lock(&volume->log->lock);
 	look.lsn = look.buffer->last_lsn;
-	look.newer = look.buffer->first_lsn || look.buffer->writing || look.buffer->dead;
+	/* first_lsn does not tell: the first record of a new volume lies at 0 */
+	look.newer = atomic_load(&look.buffer->dirty) || look.buffer->writing || look.buffer->dead;
 	pthread_mutex_unlock(&volume->log->lock);
 	return look;
 }

@@ -64,7 +64,8 @@ static inline void fill(struct fixture *f)
 	f->directories = 3;
 }
 
-static inline void fixture_open_on(struct fixture *f, struct bdev *device)
+/* A new volume on which nothing was ever changed. */
+static inline void fixture_new_on(struct fixture *f, struct bdev *device)
 {
 	struct ash_mkfs_options options = { .inodes_per_run = 256, .log_blocks = ASH_LOG_MIN_BLOCKS };
 	char error[BDEV_ERROR_TEXT] = "";
@@ -76,6 +77,11 @@ static inline void fixture_open_on(struct fixture *f, struct bdev *device)
 	f->names.options.log = names_quiet;
 	f->names.options.continue_on_damage = true;
 	names_mount(&f->names);
+}
+
+static inline void fixture_open_on(struct fixture *f, struct bdev *device)
+{
+	fixture_new_on(f, device);
 	fill(f);
 	names_remount(&f->names);
 }

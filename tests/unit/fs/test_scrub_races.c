@@ -53,6 +53,35 @@ Test(scrub_races, a_change_during_the_read_is_no_damage)
 	fixture_close(&f);
 }
 
+static void act_create(struct meanwhile *meanwhile)
+{
+	if (meanwhile->times == 1)
+		names_file(&meanwhile->f->names, ASH_INO_ROOT, "first");
+}
+
+/* The record of that change has LSN 0. */
+Test(scrub_races, the_first_change_of_a_volume_is_no_damage)
+{
+	struct fixture f;
+	struct result result;
+	struct meanwhile meanwhile = { .f = &f, .act = act_create };
+	char error[BDEV_ERROR_TEXT] = "";
+	struct bdev *memory;
+	uint32_t offset;
+
+	cr_assert_eq(bdev_open("mem:32M", NULL, &memory, error), 0, "%s", error);
+	fixture_new_on(&f, memory);
+	meanwhile.block = record_block(&f, ASH_INO_ROOT, &offset);
+	fault_ask(f.names.dev, on_request, &meanwhile);
+	scrub_all(&f, &result);
+	fault_ask(f.names.dev, NULL, NULL);
+	cr_expect_gt(meanwhile.times, 0);
+	cr_expect_eq(result.last.problems, 0, "block %llu: %s", (unsigned long long)result.list[0].block,
+		     result.list[0].what);
+	cr_expect_gt(result.last.newer, 0);
+	fixture_close(&f);
+}
+
 static void *change_and_go_home(void *argument)
 {
 	struct meanwhile *meanwhile = argument;
