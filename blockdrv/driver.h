@@ -31,7 +31,7 @@ struct bdev_operations {
 };
 
 /*
- * First member of every driver's own structure. `private` of a request belongs to the driver or
+ * First member of every driver's own structure. `driver_private` of a request belongs to the driver or
  * layer that the request was handed to: a layer hands its own copies to the device below it, so
  * that layers never meet in it.
  */

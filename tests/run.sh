@@ -44,7 +44,7 @@ usage() {
 	END
 }
 
-packages=(gcc clang meson ninja-build pkg-config libfuse3-dev fuse3 libblkid-dev libaio-dev liburing-dev
+packages=(gcc g++ clang meson ninja-build pkg-config libfuse3-dev fuse3 libblkid-dev libaio-dev liburing-dev
 	libcriterion-dev python3 git sqlite3 fio attr acl e2fsprogs fuse2fs strace cppcheck clang-format man-db
 	util-linux procps)
 

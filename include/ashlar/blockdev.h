@@ -140,7 +140,7 @@ struct bdev_request {
 	int iov_count;
 	int result;       /* out: 0 or negative errno */
 	void *user;       /* the caller's */
-	void *private[4]; /* the driver's and the layers' */
+	void *driver_private[4]; /* the driver's and the layers' */
 };
 
 /* A submission and completion queue. `depth` requests can be in flight (0: the open option's). */

@@ -3,8 +3,8 @@
  * A test layer that makes matching requests slow. See delay.h.
  *
  * Concept: the queue lies on a queue of the common layer code, which runs `before`. That hook stores
- * the time before which the request may not be seen in `private[0]` of the request that was handed
- * to us; `private` is ours (blockdrv/driver.h). Reap sorts completions into due and held ones.
+ * the time before which the request may not be seen in `driver_private[0]` of the request that was handed
+ * to us; `driver_private` is ours (blockdrv/driver.h). Reap sorts completions into due and held ones.
  *
  * A request that is held until its release is due when `released` is set; a queue that has one looks again every millisecond.
  *
@@ -86,9 +86,9 @@ static bool delay_before(struct bdev_layer *layer, struct bdev_layer_slot *slot)
 	if (!slot->original)
 		slot->value = nanoseconds;
 	else
-		slot->original->private[0] = (void *)(uintptr_t)(!nanoseconds || nanoseconds == DELAY_HELD ?
-									 nanoseconds :
-									 bdev_now_ns() + nanoseconds);
+		slot->original->driver_private[0] = (void *)(uintptr_t)(!nanoseconds || nanoseconds == DELAY_HELD ?
+										nanoseconds :
+										bdev_now_ns() + nanoseconds);
 	return true;
 }
 
@@ -120,7 +120,7 @@ static void delay_after(struct bdev_layer *layer, struct bdev_layer_slot *slot)
 
 static uint64_t due_at(const struct bdev_request *request)
 {
-	return (uint64_t)(uintptr_t)request->private[0];
+	return (uint64_t)(uintptr_t)request->driver_private[0];
 }
 
 /* ---- The queue. ---- */
