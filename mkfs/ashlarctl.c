@@ -155,6 +155,14 @@ static int run(const struct command *command, struct ctl *ctl)
 	return result;
 }
 
+/* No command was run: the error in JSON too, if that was asked for by then. */
+static int refused(const struct ctl *ctl, int code)
+{
+	if (ctl->json)
+		json_print_error(tool_first_error());
+	return standard_finish(code, code);
+}
+
 /* Of a wrong option: the command is the first word without a dash, for no option has an argument. */
 static int usage_code(int argc, char **argv)
 {
@@ -222,12 +230,12 @@ int main(int argc, char **argv)
 	opterr = 0; /* one line, ours */
 	while ((option = getopt_long(argc, argv, "alpqRvxVh", options, NULL)) != -1)
 		if (parse_option(&ctl, option))
-			return tool_option_error(usage_code(argc, argv), option, argv);
+			return refused(&ctl, tool_option_error(usage_code(argc, argv), option, argv));
 	if (optind == argc)
-		return tool_error(1, "a command is missing; try 'ashlarctl --help'");
+		return refused(&ctl, tool_error(1, "a command is missing; try 'ashlarctl --help'"));
 	command = command_find(argv[optind]);
 	if (!command)
-		return tool_error(1, "no command '%s': see ashlarctl --help", argv[optind]);
+		return refused(&ctl, tool_error(1, "no command '%s': see ashlarctl --help", argv[optind]));
 	ctl.count = argc - optind - 1;
 	ctl.arguments = argv + optind + 1;
 	code = run(command, &ctl);

@@ -254,6 +254,10 @@ fails "-l where there is none" "scrub has no -l" ashlarctl scrub -l volume
 works "an option before the command" ashlarctl -l ls volume
 ashlarctl --json ls >out 2>err
 json "wrong use is JSON too" "'DEVICE is missing' in v['error']"
+ashlarctl --json frobnicate >out 2>err
+json "an unknown command, too" "\"no command 'frobnicate'\" in v['error']"
+ashlarctl --json scrub -z volume >out 2>err
+json "and an unknown option" "\"unknown option '-z'\" in v['error']"
 ashlarctl --json ls LABEL=nobody-has-this-label >out 2>err
 json "and a label that nobody has" "'no such volume' in v['error']"
 fails "an empty label" "a label has 1 to 64 bytes" ashlarctl info LABEL=
