@@ -123,7 +123,7 @@ static int raise_size(struct copy *copy)
 	if (rc)
 		return rc;
 	/* Holes behind the old end were no write: this is the first that the file hears of the copy. */
-	rc = ash_file_begin_change(volume, icore, (struct ash_file_intent){ 0 }, &sync);
+	rc = ash_file_begin_change(volume, icore, (struct ash_file_intent){ .writes = true, .at = size }, &sync);
 	if (!rc) {
 		struct timespec now = ash_now();
 

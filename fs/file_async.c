@@ -259,7 +259,7 @@ static bool overwritable(struct ash_edit *edit, size_t length, uint64_t offset, 
 	const unsigned slow = ASH_WRITE_SYNC | ASH_WRITE_DSYNC | ASH_WRITE_APPEND | ASH_WRITE_KILL_SUIDGID;
 
 	return (flags & ASH_WRITE_THROUGH) && !(flags & slow) && !atomic_load(&edit->volume->sync) &&
-	       !(ash_get32(inode->flags) & (ASH_INODE_SYNC | ASH_INODE_IMMUTABLE)) &&
+	       !(ash_get32(inode->flags) & (ASH_INODE_SYNC | ASH_INODE_IMMUTABLE | ASH_INODE_APPEND)) &&
 	       inode->attr_kind == ASH_FORK_EMPTY && offset < size && length <= size - offset;
 }
 

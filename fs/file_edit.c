@@ -375,7 +375,8 @@ int ash_file_begin_change(struct ash_volume *volume, struct ash_icore *icore, st
 		return rc;
 	uint32_t flags = ash_get32(edit.record.inode->flags);
 	bool must = !intent.keeps_privileges && must_kill(&edit, intent);
-	if (flags & ASH_INODE_IMMUTABLE || (flags & ASH_INODE_APPEND && intent.overwrites))
+	bool overwrites = intent.overwrites || (intent.writes && intent.at < ash_edit_size(&edit));
+	if (flags & ASH_INODE_IMMUTABLE || (flags & ASH_INODE_APPEND && overwrites))
 		rc = -EPERM;
 	else if (intent.appends && ash_edit_size(&edit) >= ASH_FILE_MAX_SIZE)
 		rc = -EFBIG; /* before anything is taken away */

@@ -151,12 +151,14 @@ bool ash_async_reap_own(struct ash_volume *volume);
 struct ash_file_intent {
 	bool appends;          /* -EFBIG when the file cannot grow */
 	bool overwrites;       /* takes away what is there: not of an append-only file */
+	bool writes;           /* from `at` on: the same, where the file ends behind it */
+	uint64_t at;           /* bytes */
 	bool kills_suidgid;    /* the caller may not leave suid and sgid behind */
 	bool kills_all_sgid;   /* nor sgid where the group may not execute */
 	bool keeps_privileges; /* who wrote has lost them before: data from the kernel's page cache */
 };
 /*
- * Before a change of content: -EPERM if the file is immutable, or append-only and `overwrites`. Then clear
+ * Before a change of content: -EPERM if the file is immutable, or append-only and not only appended to. Then clear
  * security.capability, and suid and sgid if asked, as a transaction of its own when there is anything to clear.
  * *sync: the change has to be durable: the inode is marked synchronous (chattr +S), or all of the volume is.
  */

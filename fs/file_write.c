@@ -287,7 +287,10 @@ static int64_t write_through(struct ash_volume *volume, struct ash_icore *icore,
 
 static int64_t write_icore(struct ash_volume *volume, struct ash_icore *icore, struct source source, unsigned flags)
 {
+	/* From the page cache whole pages come, with what was there before. */
 	const struct ash_file_intent intent = { .appends = flags & ASH_WRITE_APPEND,
+						.writes = !(flags & (ASH_WRITE_APPEND | ASH_WRITE_NO_TIMES)),
+						.at = source.offset,
 						.kills_suidgid = flags & ASH_WRITE_KILL_SUIDGID,
 						.kills_all_sgid = flags & ASH_WRITE_KILL_SGID,
 						.keeps_privileges = flags & ASH_WRITE_NO_TIMES };

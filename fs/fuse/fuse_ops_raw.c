@@ -221,10 +221,21 @@ static int open_check(const struct ash_attr *attr, unsigned flags)
 	return 0;
 }
 
+/*
+ * O_APPEND can be taken back (F_SETFL, RWF_NOAPPEND), and a shared map writes anywhere: the kernel refuses neither, since
+ * it does not know of S_APPEND. Past its cache every write comes here with its place, and there are no shared maps.
+ */
+static uint32_t open_answer(const struct ash_attr *attr, unsigned flags)
+{
+	bool appends = (attr->flags & ASH_INODE_APPEND) && (flags & O_ACCMODE) != O_RDONLY;
+
+	return FOPEN_KEEP_CACHE | (appends ? FOPEN_DIRECT_IO : 0);
+}
+
 bool raw_open(struct request *request)
 {
 	const struct fuse_open_in *in = request_argument(request, struct fuse_open_in);
-	struct fuse_open_out out = { .open_flags = FOPEN_KEEP_CACHE };
+	struct fuse_open_out out = { 0 };
 	struct ash_attr attr;
 
 	if (!in)
@@ -234,10 +245,12 @@ bool raw_open(struct request *request)
 	int rc = ash_getattr(request->front->volume, request->nodeid, &attr);
 	if (rc == 0)
 		rc = open_check(&attr, in->flags);
-	if (rc)
+	if (rc) {
 		reply_error(request, rc);
-	else
-		reply_data(request, &out, sizeof(out));
+		return false;
+	}
+	out.open_flags = open_answer(&attr, in->flags);
+	reply_data(request, &out, sizeof(out));
 	return false;
 }
 

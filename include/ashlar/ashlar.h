@@ -243,7 +243,8 @@ int64_t ash_read_flags(struct ash_volume *volume, uint64_t ino, void *buffer, si
 #define ASH_WRITE_KILL_SGID 32u   /* with KILL_SUIDGID: sgid also if not group-executable */
 #define ASH_WRITE_DSYNC 64u       /* O_DSYNC: the data is durable when it returns, and what it takes to read it */
 /* Returns bytes written (all, or fewer before ENOSPC/EIO), or negative errno when none. security.capability is dropped,
- * except with NO_TIMES. -EPERM: immutable, whatever the flags are. Not so append-only: whoever may write may write. */
+ * except with NO_TIMES. -EPERM: immutable, whatever the flags are; append-only, and the offset lies below the end of file
+ * (not with NO_TIMES: the page cache writes back whole pages). */
 int64_t ash_write(struct ash_volume *volume, uint64_t ino, const void *buffer, size_t length, uint64_t offset,
 		  unsigned flags);
 

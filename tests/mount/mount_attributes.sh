@@ -101,6 +101,59 @@ check "chattr -i" eval 'echo y >"$MNT/flags"'
 chattr +a "$MNT/flags"
 check "append-only: append" eval 'echo z >>"$MNT/flags"'
 check_fails "append-only: no overwrite" eval 'echo z >"$MNT/flags"'
+check "append-only: what takes O_APPEND back overwrites nothing" python3 - "$MNT/flags" "$MNT/scratch" <<'PY'
+import ctypes, errno, fcntl, mmap, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_APPEND)
+source = os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
+os.write(source, b'BAD' * 3000)
+before = os.pread(fd, 100, 0)
+bad = []
+def refused(what, action):
+    try:
+        action()
+        os.fsync(fd)
+        bad.append(what)
+    except OSError:
+        pass
+def no_append():
+    text = ctypes.create_string_buffer(b'BAD')
+    vector = (ctypes.c_void_p * 2)(ctypes.addressof(text), 3)
+    if libc.pwritev2(fd, vector, 1, ctypes.c_long(0), 0x20) < 0:  # RWF_NOAPPEND
+        raise OSError(ctypes.get_errno(), 'pwritev2')
+def store():
+    pages = mmap.mmap(fd, 2, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+    pages[0:2] = b'BA'
+    pages.flush()
+refused('RWF_NOAPPEND', no_append)
+refused('shared map', store)
+fcntl.fcntl(fd, fcntl.F_SETFL, 0)
+refused('pwrite', lambda: os.pwrite(fd, b'BAD', 0))
+refused('pwrite over the end', lambda: os.pwrite(fd, b'BAD' * 3000, len(before) - 1))
+refused('copy_file_range', lambda: os.copy_file_range(source, fd, 9000, 0, 0))
+fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)
+os.write(fd, b'more\n')
+os.fsync(fd)
+if open(sys.argv[1], 'rb').read() != before + b'more\n':
+    bad.append('content')
+print('# bad:', bad) if bad else None
+sys.exit(bool(bad))
+PY
+detach
+attach
+check "append-only: its content after that" same "$(tail -n 1 "$MNT/flags")" more
+check "append-only: read through the cache beside appends" python3 - "$MNT/flags" <<'PY'
+import os, sys
+append = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND)
+read = os.open(sys.argv[1], os.O_RDONLY)
+expected = os.pread(read, 1 << 20, 0)
+for i in range(3000):
+    line = b'line %d\n' % i
+    os.write(append, line)
+    expected += line
+    if i % 100 == 99 and os.pread(read, 1 << 20, 0) != expected:
+        sys.exit('line %d' % i)
+PY
 chattr -a "$MNT/flags"
 touch "$MNT/long"
 blocks=$(stat -c %b "$MNT/long")
