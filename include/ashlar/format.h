@@ -100,7 +100,7 @@ static_assert(sizeof(struct ash_block_header) == 40, "block header");
 enum ash_fork_kind {
 	ASH_FORK_EMPTY = 0,  /* no content */
 	ASH_FORK_INLINE = 1, /* data fork: `size` bytes of file content or symlink target */
-	ASH_FORK_TREE = 2,   /* a tree root node (struct ash_tree_root) of any level; level 0 is a record list */
+	ASH_FORK_TREE = 2,   /* a tree root node (struct ash_node_header) of any level; level 0 is a record list */
 };
 
 /* ash_inode.flags: the values of FS_*_FL of <linux/fs.h>, so that chattr needs no mapping */
