@@ -391,8 +391,9 @@ static int verify(struct ash_volume *volume, struct ash_buffer *buffer, struct a
 int ash_damaged(struct ash_volume *volume, uint64_t block, const char *what)
 {
 	atomic_fetch_add(&volume->damaged_blocks, 1);
-	ash_say(volume, ASH_LOG_ERROR, "damaged metadata: block %llu: %s; run fsck.ashlar", (unsigned long long)block,
-		what);
+	/* -f, since only the unmount of a volume that may be written tells fsck that there was damage. */
+	ash_say(volume, ASH_LOG_ERROR, "damaged metadata: block %llu: %s; run fsck.ashlar -f",
+		(unsigned long long)block, what);
 	if (!volume->options.continue_on_damage && !atomic_load(&volume->read_only))
 		ash_set_read_only(volume, "damaged metadata (errors=remount-ro)");
 	return -EUCLEAN;

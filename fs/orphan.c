@@ -226,7 +226,7 @@ int ash_orphan_recover(struct ash_volume *volume)
 		result = recover_one(volume, list[i]);
 		/* also one of which something cannot be read: it is no reason to refuse all the others */
 		if (result == -EUCLEAN || (result == -EIO && !atomic_load(&volume->failed))) {
-			ash_say(volume, ASH_LOG_WARNING, "orphan inode %llu is damaged and stays; run fsck.ashlar",
+			ash_say(volume, ASH_LOG_WARNING, "orphan inode %llu is damaged and stays; run fsck.ashlar -f",
 				(unsigned long long)list[i]);
 			result = 0;
 		}

@@ -173,7 +173,7 @@ int ctl_each_entry(struct ash_volume *volume, uint64_t ino, ctl_visit visit, voi
 
 const char *ctl_entry_wrong(const struct ctl_entry *entry)
 {
-	return entry->error == -EUCLEAN ? "damaged inode, run fsck.ashlar" : "reading the inode";
+	return entry->error == -EUCLEAN ? "damaged inode, run fsck.ashlar -f" : "reading the inode";
 }
 
 /* ---- Folders already visited ---- */

@@ -155,7 +155,7 @@ static void text_result(struct front *front, int error)
 		printf("%s: interrupted: only a part was looked at; %" PRIu64 " problems until then", front->name,
 		       front->problems);
 	else if (front->problems)
-		printf("%s: NOT CLEAN, %" PRIu64 " problems: run fsck.ashlar", front->name, front->problems);
+		printf("%s: NOT CLEAN, %" PRIu64 " problems: run fsck.ashlar -f", front->name, front->problems);
 	else
 		printf("%s: clean", front->name);
 	text_figures(front);

@@ -3,7 +3,7 @@
  * What the command-line tools share.
  *
  * Rules: an error is one line on stderr that says what to do; a function that printed it returns negative, and
- * nobody prints a second one.
+ * nobody prints a second one. Damage that the library meets on the way is a line of its own, which names the block.
  */
 #include "mkfs/tool.h"
 
@@ -15,6 +15,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -228,11 +229,21 @@ void tool_hold_interrupts(sigset_t *before)
 
 /* ---- Open and close ---- */
 
+/* What the library tells comes from any thread; a damaged block that is looked at again is told once. */
 static void log_line(void *context, enum ash_log_level level, const char *text)
 {
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	static char last[512];
+
 	(void)context;
-	if (level != ASH_LOG_NOTICE)
+	if (level == ASH_LOG_NOTICE)
+		return;
+	pthread_mutex_lock(&lock);
+	if (strncmp(last, text, sizeof(last) - 1) != 0) {
+		snprintf(last, sizeof(last), "%s", text);
 		tool_error(0, "%s", text);
+	}
+	pthread_mutex_unlock(&lock);
 }
 
 /* A refusal with its reason where the reason can be seen from outside. */
