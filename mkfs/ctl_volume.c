@@ -85,11 +85,25 @@ static int info_read(struct info *info)
 	return tool_close(&opened, result);
 }
 
+/* Of a volume in use the device has the state of before: what its owner has met is written there by the unmount. */
+static const char *state_in_use(const struct info *info)
+{
+	char where[PROBE_TEXT];
+	bool mounted = probe_mount_point(tool_device_path(info->device), where) > 0;
+
+	if (info->volume.state & ASH_STATE_ERRORS)
+		return mounted ? "mounted; damage was met before: run fsck.ashlar when it is unmounted" :
+				 "in use; damage was met before: run fsck.ashlar";
+	return mounted ? "mounted" : "in use";
+}
+
 static const char *state_text(const struct info *info)
 {
+	if (info->in_use)
+		return state_in_use(info);
 	if (info->volume.state & ASH_STATE_ERRORS)
 		return "damage was met: run fsck.ashlar";
-	return info->in_use || info->volume.was_clean ? "good" : "not closed in order: the next mount replays the log";
+	return info->volume.was_clean ? "good" : "not closed in order: the next mount replays the log";
 }
 
 static void info_dates(const struct ash_volume_info *volume)
@@ -150,6 +164,7 @@ static void info_text(const struct info *info)
 
 static void info_json_changing(struct json *json, const struct ash_volume_info *volume)
 {
+	json_number(json, "state", volume->state);
 	json_bool(json, "clean", volume->was_clean);
 	json_number(json, "free_blocks", volume->free_blocks);
 	json_number(json, "used_inodes", volume->used_inodes);
@@ -177,7 +192,6 @@ static void info_json(const struct info *info)
 	json_number(&json, "compat", volume->compat);
 	json_number(&json, "ro_compat", volume->ro_compat);
 	json_number(&json, "incompat", volume->incompat);
-	json_number(&json, "state", volume->state);
 	json_number(&json, "created", volume->created);
 	json_number(&json, "error_count", volume->error_count);
 	json_number(&json, "error_time", volume->error_time);

@@ -210,7 +210,7 @@ scrub 0 "clean before the damage" "$MNT"
 damage 2048
 scrub 4 "a damaged block under a cached one" "$MNT"
 check "is named with its inode" has "inode $inode, block $block: bad checksum"
-check "the result says what to do" has "NOT CLEAN, 1 problems: run fsck.ashlar"
+check "the result says what to do" has "NOT CLEAN, 1 problems: run fsck.ashlar -f,"
 check "names are still there" same "$(ls "$MNT/folder" | wc -l)" 500
 check "errors=continue: writing goes on" touch "$MNT/after"
 scrub 4 "as JSON" --json "$MNT"
@@ -224,16 +224,25 @@ damage 2048
 scrub 4 "a damaged block that nobody has read" "$MNT"
 check "is named with its inode" has "inode $inode, block $block: bad checksum"
 check_fails "errors=remount-ro: the volume is read-only" touch "$MNT/refused"
+check "/proc/mounts shows the kernel's flag all the same" eval 'grep " $MNT " /proc/mounts | grep -q " rw,"'
+"$ASHLARCTL" info "$LOOP" >"$WORK/out"
+check "info does not call it good: the device has the state of before" has "^state +mounted"
+"$ASHLARCTL" info --json "$LOOP" >"$WORK/out"
+check "JSON has no state of it" python3 -c "import json; v = json.load(open('$WORK/out')); assert v['in_use'] and not 'state' in v and not 'clean' in v"
 check "and can be read" same "$(cat "$MNT/load1/x" 2>/dev/null; ls "$MNT" | grep -c after)" 1
 restore
 detach
 "$ASHLARCTL" info "$LOOP" >"$WORK/out"
 check "the volume remembers" has "damage was met"
+"$ASHLARCTL" info --json "$LOOP" >"$WORK/out"
+check "in JSON, too" same "$(value state)" 1
 
 # ---- read-only ----
 attach ro
 scrub 0 "a read-only mount" --json "$MNT"
 check "all of it" same "$(value blocks_in_memory)" 0
+"$ASHLARCTL" info "$LOOP" >"$WORK/out"
+check "info of it tells of the earlier damage" has "mounted; damage was met before"
 damage 2048
 scrub 4 "and damage in it" "$MNT"
 check "is named" has "inode $inode, block $block: bad checksum"
