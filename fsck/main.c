@@ -411,15 +411,20 @@ static void usage(FILE *out)
 	      out);
 }
 
+static int misused(const char *what)
+{
+	return tool_error(EXIT_USAGE, "%s; try 'fsck.ashlar --help'", what);
+}
+
 static int set_mode(struct front *front, enum ash_check_mode mode)
 {
 	if (front->options.mode != ASH_CHECK_ASK && front->options.mode != mode)
-		return tool_error(EXIT_USAGE, "only one of -n, -p and -y can be given");
+		return misused("only one of -n, -p and -y can be given");
 	front->options.mode = mode;
 	return 0;
 }
 
-static int parse_option(struct front *front, int option)
+static int parse_option(struct front *front, int option, char *const *argv)
 {
 	switch (option) {
 	case 'n':
@@ -439,13 +444,7 @@ static int parse_option(struct front *front, int option)
 		front->json_wanted = true;
 		return 0;
 	}
-	/* getopt_long() has said what is wrong */
-	return EXIT_USAGE;
-}
-
-static int misused(const char *what)
-{
-	return tool_error(EXIT_USAGE, "%s; try \"fsck.ashlar --help\"", what);
+	return tool_option_error(EXIT_USAGE, option, argv);
 }
 
 static int parse(struct front *front, int argc, char **argv)
@@ -463,6 +462,7 @@ static int parse(struct front *front, int argc, char **argv)
 	};
 	int option, code = 0;
 
+	opterr = 0; /* one line, ours */
 	while (!code && (option = getopt_long(argc, argv, "napyfC::Vh", longs, NULL)) != -1) {
 		if (option == 'h') {
 			usage(stdout);
@@ -472,7 +472,7 @@ static int parse(struct front *front, int argc, char **argv)
 			printf("fsck.ashlar %s\n", ash_version());
 			exit(output_written(0));
 		}
-		code = parse_option(front, option);
+		code = parse_option(front, option, argv);
 	}
 	if (!code && optind == argc)
 		return misused("the device or image file is missing");

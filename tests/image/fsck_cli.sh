@@ -88,7 +88,14 @@ exits "two devices: usage" 16 fsck.ashlar -n a b
 [ "$(wc -l <err)" -eq 1 ] && grep -q "only one.*--help" err
 ok "and one line says what is too much" $?
 exits "an unknown option: usage" 16 fsck.ashlar -Q text
+[ "$(cat err)" = "fsck.ashlar: unknown option '-Q'; try 'fsck.ashlar --help'" ]
+ok "and one line says where the options are" $?
+exits "an unknown long option: usage" 16 fsck.ashlar --quick text
+[ "$(cat err)" = "fsck.ashlar: unknown option '--quick'; try 'fsck.ashlar --help'" ]
+ok "with its word" $?
 exits "-n with -y: usage" 16 fsck.ashlar -n -y text
+[ "$(wc -l <err)" -eq 1 ] && grep -q "only one of -n, -p and -y.*--help" err
+ok "and one line says so" $?
 exits "--help" 0 fsck.ashlar --help
 has "--help names the options" "--preen" out
 exits "--version" 0 fsck.ashlar --version
