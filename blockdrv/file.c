@@ -188,6 +188,32 @@ static int check_type(const char *path, mode_t mode, char *error)
 						"socket");
 }
 
+/* Of an image file: the file system that it lies on. */
+static int write_protected(const char *path, char *error)
+{
+	struct stat status;
+
+	if (!stat(path, &status) && S_ISREG(status.st_mode))
+		return bdev_open_error(error, -EROFS,
+				       "%s: is on a file system that is read-only; remount that one read-write first",
+				       path);
+	return bdev_open_error(error, -EROFS,
+			       "%s: is write-protected (by a switch, losetup -r, blockdev --setro): it can only be "
+			       "read until that is undone",
+			       path);
+}
+
+/* Only the driver without a queue, and only where it may, goes on without. */
+static int direct_refused(const char *path, const struct bdev_open_options *options, bool may_buffer, char *error)
+{
+	if (may_buffer)
+		return bdev_open_error(error, -EINVAL,
+				       "%s: direct I/O (O_DIRECT) is refused here; set allow_buffered to go on without",
+				       path);
+	return bdev_open_error(error, -EINVAL, "%s: direct I/O (O_DIRECT) is refused here; use sync:%s%s", path, path,
+			       options->allow_buffered ? "" : " with allow_buffered");
+}
+
 static int explain_open(const char *path, const struct bdev_open_options *options, int code, char *error)
 {
 	switch (code) {
@@ -198,10 +224,7 @@ static int explain_open(const char *path, const struct bdev_open_options *option
 	case EBUSY:
 		return bdev_open_error(error, -EBUSY, "%s: mounted or in use; unmount it first", path);
 	case EROFS:
-		return bdev_open_error(error, -EROFS, "%s: is read-only; open it read-only", path);
-	case EINVAL:
-		return bdev_open_error(error, -EINVAL, "%s: direct I/O (O_DIRECT) is refused here; use sync:%s", path,
-				       path);
+		return write_protected(path, error);
 	case ENXIO:
 	case ENOMEDIUM:
 		return bdev_open_error(error, -ENODEV, "%s: no such device or no medium in it", path);
@@ -226,6 +249,8 @@ static int open_io(struct bdev_file *file, const char *path, const struct bdev_o
 	if (file->fd < 0 && errno == EINVAL && may_buffer && options->allow_buffered) {
 		file->fd = open(path, flags);
 		file->dev.geometry.buffered = file->fd >= 0;
+	} else if (file->fd < 0 && errno == EINVAL) {
+		return direct_refused(path, options, may_buffer, error);
 	}
 	return file->fd < 0 ? explain_open(path, options, errno, error) : 0;
 }
@@ -255,7 +280,7 @@ static int read_geometry(struct bdev_file *file, const char *path, const struct 
 		return check_geometry(path, geometry, error);
 	}
 	if (!ioctl(file->fd, BLKROGET, &device_read_only) && device_read_only && !geometry->read_only)
-		return bdev_open_error(error, -EROFS, "%s: is read-only; open it read-only", path);
+		return write_protected(path, error);
 	result = block_device_geometry(file->fd, status.st_rdev, geometry);
 	if (result)
 		return bdev_open_error(error, result, "%s: cannot read its size: %s", path, strerror(-result));

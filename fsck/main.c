@@ -213,7 +213,7 @@ static int open_failed(const struct front *front, const char *path, int result, 
 
 	if (result == -EBUSY && path && probe_in_use(path, what) > 0)
 		return tool_error(EXIT_OPERATION, "%s %s: unmount it first", front->name, what);
-	return tool_error(EXIT_OPERATION, "%s", error);
+	return tool_error(EXIT_OPERATION, "%s%s", error, result == -EROFS ? "; -n checks it without writing" : "");
 }
 
 static int open_device(const struct front *front, struct bdev **dev)

@@ -38,9 +38,10 @@ struct request {
 	struct ash_mkfs_options options;
 	uint8_t uuid[16];
 	bool force, dry_run, quiet, json;
-	bool exists;       /* the target did before this run */
-	bool grown;        /* the file was made longer */
-	uint64_t old_size; /* bytes, of a regular file */
+	bool exists;              /* the target did before this run */
+	bool grown;               /* the file was made longer */
+	uint64_t old_size;        /* bytes, of a regular file */
+	char content[PROBE_TEXT]; /* what -f overwrites; "": nothing that is known */
 	struct stat st;
 };
 
@@ -255,9 +256,9 @@ static int probe_unknown_content(const struct request *request, char what[PROBE_
 	return 1;
 }
 
-static int check_content(const struct request *request)
+static int check_content(struct request *request)
 {
-	char what[PROBE_TEXT];
+	char *what = request->content;
 	int result = probe_signature(request->path, what);
 
 	if (!result)
@@ -266,9 +267,17 @@ static int check_content(const struct request *request)
 		return tool_error(-1, "%s: looking for signatures: %s", request->path, strerror(-result));
 	if (result && !request->force)
 		return tool_error(-1, "%s %s; use -f to overwrite it", request->path, what);
-	if (result && !request->quiet && !request->json)
-		fprintf(stderr, "mkfs.ashlar: %s %s: overwriting it\n", request->path, what);
+	if (!result)
+		what[0] = 0;
 	return 0;
+}
+
+/* When nothing is left that could refuse it: who reads this takes the old content for lost. */
+static void announce_overwriting(const struct request *request)
+{
+	if (request->content[0] && !request->quiet && !request->json)
+		fprintf(stderr, "mkfs.ashlar: %s %s: %s\n", request->path, request->content,
+			request->dry_run ? "it would be overwritten" : "overwriting it");
 }
 
 static int check_topology(const struct request *request)
@@ -546,8 +555,10 @@ static int make(struct request *request, struct fill_result *filled)
 	if (!request->exists)
 		heed_interrupts();
 	result = take_device(request, &dev);
-	if (!result)
+	if (!result) {
+		announce_overwriting(request);
 		result = make_locked(request, dev, filled);
+	}
 	unfinished = NULL;
 	if (dev)
 		bdev_close(dev);
@@ -638,6 +649,8 @@ int main(int argc, char **argv)
 			json_print_error(tool_first_error());
 		return standard_finish(1, 1);
 	}
+	if (request.dry_run)
+		announce_overwriting(&request);
 	report(&request, &plan, &filled);
 	return standard_finish(0, 1);
 }

@@ -179,6 +179,27 @@ else
 	skip "no message gets into the image" "no /dev/shm"
 fi
 
+# ---- Refusals are not preceded by a word about overwriting ----
+
+truncate -s 16M content
+mkfs.ashlar -q -L content content
+touch -d '2020-01-01' content
+fails_untouched "-f of a size that is too small" "too small: a volume needs" content mkfs.ashlar -f content 1M
+fails_untouched "-f with a log that has no room" "no room for a log" content mkfs.ashlar -f -l 64M content
+mkfs.ashlar -n -f content >out 2>err
+[ $? -eq 0 ] && grep -q "labelled 'content': it would be overwritten$" err
+ok "-n -f says what would be" $?
+works "-f" mkfs.ashlar -f content
+grep -q "labelled 'content': overwriting it$" err
+ok "says so when nothing refuses it any more" $?
+if can_loop && loop=$(losetup -r -f --show content); then
+	loops+=("$loop")
+	fails_untouched "-f of a write-protected device" "is write-protected" content mkfs.ashlar -f "$loop"
+	losetup -d "$loop" && unset 'loops[-1]'
+else
+	skip "-f of a write-protected device" "needs root and loop devices"
+fi
+
 # ---- Devices in use ----
 
 if can_loop; then

@@ -276,6 +276,17 @@ else
 	skip "a label that two volumes have is refused" "no loop devices"
 fi
 
+# ---- Write-protected ----
+
+if can_loop && loop=$(losetup -r -f --show good); then
+	loops+=("$loop")
+	refused "a write-protected device is not repaired" "is write-protected.*; -n checks it without writing" fsck.ashlar -fp "$loop"
+	exits "and can be checked" 0 fsck.ashlar -n "$loop"
+	losetup -d "$loop" && unset 'loops[-1]'
+else
+	skip "a write-protected device" "no loop devices"
+fi
+
 # ---- Interrupts ----
 
 # A volume in which 600 files have no name: as many problems.

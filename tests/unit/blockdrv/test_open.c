@@ -124,6 +124,24 @@ Test(open, too_deep)
 	cr_expect_eq(bdev_open("mem:1M", &options, &dev, error), -EINVAL);
 }
 
+/* What has just been tried is no advice. */
+Test(open, advice_where_direct_io_is_refused)
+{
+	struct bdev_open_options options = { .read_only = true };
+	struct bdev *dev;
+
+	cr_expect_eq(bdev_open("aio:/proc/version", &options, &dev, error), -EINVAL);
+	cr_expect(strstr(error, "use sync:/proc/version with allow_buffered"), "%s", error);
+	cr_expect_eq(bdev_open("sync:/proc/version", &options, &dev, error), -EINVAL);
+	cr_expect(!strstr(error, "use sync:") && strstr(error, "allow_buffered"), "%s", error);
+	options.allow_buffered = true;
+	cr_expect_eq(bdev_open("aio:/proc/version", &options, &dev, error), -EINVAL);
+	cr_expect(strstr(error, "use sync:/proc/version") && !strstr(error, "allow_buffered"), "%s", error);
+	cr_assert_eq(bdev_open("sync:/proc/version", &options, &dev, error), 0, "%s", error);
+	cr_expect(bdev_geometry(dev)->buffered);
+	bdev_close(dev);
+}
+
 Test(open, read_only_device_is_not_opened_for_writing)
 {
 	struct bdev_open_options options = { .read_only = true };
@@ -137,7 +155,8 @@ Test(open, read_only_device_is_not_opened_for_writing)
 	if (system(command))
 		cr_skip_test("blockdev is missing");
 	int result = try_open(loop, false);
-	cr_expect(result == -EROFS || result == -EACCES, "%d %s", result, error);
+	cr_expect_eq(result, -EROFS, "%d %s", result, error);
+	cr_expect(strstr(error, "write-protected"), "%s", error);
 	cr_expect_eq(bdev_open(loop, &options, &dev, error), 0, "%s", error);
 	bdev_close(dev);
 	snprintf(command, sizeof(command), "blockdev --setrw %s", loop);
