@@ -213,7 +213,8 @@ static int step_failed(const struct front *front, int error)
 {
 	switch (error) {
 	case EPERM:
-		return tool_error(-1, "%s: only root may scrub a mounted volume", front->folder);
+		return tool_error(-1, "%s: only root may scrub a mounted volume; unmounted, whoever may read it",
+				  front->folder);
 	case ENOTTY:
 	case ENOSYS:
 	case EINVAL:
@@ -265,9 +266,10 @@ static int scrub_mounted(struct front *front)
 {
 	int fd = open(front->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC), error;
 
-	if (fd < 0 && errno == EACCES)
-		return tool_error(EXIT_OPERATION, "%s: %s: the mount is its user's alone", front->folder,
-				  strerror(errno));
+	if (fd < 0 && errno == EACCES && probe_is_private(front->folder)) {
+		tool_private_mount(front->folder, "scrub");
+		return EXIT_OPERATION;
+	}
 	if (fd < 0)
 		return tool_error(EXIT_OPERATION, "%s: %s", front->folder, strerror(errno));
 	begin(front);
@@ -369,7 +371,7 @@ static int scrub_device(struct front *front)
 	char where[PROBE_TEXT];
 	struct stat st;
 
-	if (path && stat(path, &st) == 0 && S_ISDIR(st.st_mode))
+	if (path && (stat(path, &st) ? probe_is_private(path) : S_ISDIR(st.st_mode)))
 		front->folder = path;
 	else if (path && probe_mount_point(path, where) > 0)
 		front->folder = where;

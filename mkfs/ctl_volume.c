@@ -449,6 +449,8 @@ static int trim_mounted(const char *folder)
 	struct fstrim_range range = { .len = UINT64_MAX };
 	int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC), error;
 
+	if (fd < 0 && errno == EACCES && probe_is_private(folder))
+		return tool_private_mount(folder, "trim");
 	if (fd < 0)
 		return tool_error(-1, "%s: %s", folder, strerror(errno));
 	/* Every other file system would take FITRIM as well. */
@@ -458,6 +460,9 @@ static int trim_mounted(const char *folder)
 	}
 	error = ioctl(fd, FITRIM, &range) ? errno : 0;
 	close(fd);
+	if (error == EPERM)
+		return tool_error(-1, "%s: only root may trim a mounted volume; unmounted, whoever may write it",
+				  folder);
 	if (error == EOPNOTSUPP || error == ENOTTY)
 		return tool_error(-1, "%s: the device or file system cannot discard", folder);
 	return error ? tool_error(-1, "%s: %s", folder, strerror(error)) : trim_report(folder, range.len);
@@ -485,7 +490,7 @@ int ctl_trim(const struct ctl *ctl)
 	char where[PROBE_TEXT];
 	struct stat st;
 
-	if (path && stat(path, &st) == 0 && S_ISDIR(st.st_mode))
+	if (path && (stat(path, &st) ? probe_is_private(path) : S_ISDIR(st.st_mode)))
 		return trim_mounted(path);
 	if (path && probe_mount_point(path, where) > 0)
 		return trim_mounted(where);

@@ -52,6 +52,12 @@ int probe_mount_point(const char *path, char where[PROBE_TEXT]);
 /* Does this open file or folder lie on a mounted Ashlar volume? By the device number and type of its mount. */
 bool probe_is_ours(int fd);
 
+/*
+ * Is `path` the root of a mounted Ashlar volume that its user, an ordinary one, has for himself? The kernel lets nobody
+ * else in, not even root.
+ */
+bool probe_is_private(const char *path);
+
 struct probe_topology {
 	uint32_t logical_sector, physical_sector; /* bytes; 0: unknown */
 	uint32_t minimum_io, optimal_io;          /* bytes; 0: unknown */

@@ -193,6 +193,7 @@ static void unescape(char *text)
 }
 
 struct mount_line {
+	int id;
 	dev_t device;
 	char *where, *type, *source;
 };
@@ -204,6 +205,7 @@ static bool parse_mount(char *line, struct mount_line *out)
 	unsigned major_number = 0, minor_number = 0;
 
 	out->where = NULL;
+	out->id = field ? atoi(field) : -1;
 	for (unsigned i = 0; field && strcmp(field, "-") != 0; i++) {
 		if (i == 2)
 			sscanf(field, "%u:%u", &major_number, &minor_number);
@@ -257,24 +259,61 @@ static int find_mount(const char *path, char where[PROBE_TEXT])
 	return found;
 }
 
-bool probe_is_ours(int fd)
+/* With this device number, or, where `st` is NULL, with this id. */
+static bool find_ours(const struct stat *st, int id)
 {
 	FILE *mounts = fopen("/proc/self/mountinfo", "re");
 	size_t size = 0;
 	char *line = NULL;
-	struct stat st;
 	bool found = false;
 
 	if (!mounts)
 		return false;
-	while (fstat(fd, &st) == 0 && !found && getline(&line, &size, mounts) > 0) {
+	while (!found && getline(&line, &size, mounts) > 0) {
 		struct mount_line mount;
 
-		found = parse_mount(line, &mount) && mount.device == st.st_dev &&
+		found = parse_mount(line, &mount) && (st ? mount.device == st->st_dev : mount.id == id) &&
 			(strcmp(mount.type, "fuseblk.ashlar") == 0 || strcmp(mount.type, "fuse.ashlar") == 0);
 	}
 	free(line);
 	fclose(mounts);
+	return found;
+}
+
+bool probe_is_ours(int fd)
+{
+	struct stat st;
+
+	return fstat(fd, &st) == 0 && find_ours(&st, 0);
+}
+
+/* The kernel tells of the mount of a descriptor without asking the file system. -1: it does not. */
+static int mount_id(int fd)
+{
+	char path[64], line[128];
+	FILE *info;
+	int id = -1;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	info = fopen(path, "re");
+	while (info && id < 0 && fgets(line, sizeof(line), info))
+		if (sscanf(line, "mnt_id: %d", &id) != 1)
+			id = -1;
+	if (info)
+		fclose(info);
+	return id;
+}
+
+bool probe_is_private(const char *path)
+{
+	int fd = open(path, O_PATH | O_CLOEXEC);
+	struct stat st;
+	bool found;
+
+	if (fd < 0)
+		return false;
+	found = fstat(fd, &st) && errno == EACCES && find_ours(NULL, mount_id(fd));
+	close(fd);
 	return found;
 }
 

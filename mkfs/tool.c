@@ -127,6 +127,15 @@ int tool_resolve_tag(const char **name, char **device)
 	return 0;
 }
 
+int tool_private_mount(const char *folder, const char *what)
+{
+	return tool_error(
+		-1,
+		"%s: Permission denied: the mount is its user's alone, not even root's: %s the volume when it "
+		"is unmounted, or let its user mount it with allow_other",
+		folder, what);
+}
+
 const char *tool_kind_wrong(const char *path)
 {
 	struct stat st;

@@ -36,6 +36,9 @@ int tool_resolve_tag(const char **name, char **device);
 /* Until nobody uses the device, see probe_wait_free(). 0, or negative errno after a message. */
 int tool_wait_free(const char *name);
 
+/* -1 after a message that the mount at `folder` is its user's alone, so that we cannot `what` ("trim") it. */
+int tool_private_mount(const char *folder, const char *what);
+
 /* NULL, or why `path` cannot hold a volume. */
 const char *tool_kind_wrong(const char *path);
 /* LABEL= or UUID=, which names an existing volume? */

@@ -272,6 +272,14 @@ static int remount_failed(const struct arguments *arguments, int error)
 			  strerror(error));
 }
 
+static int stays_read_only(const char *folder)
+{
+	return tool_error(EXIT_MOUNT,
+			  "cannot remount %s read-write: its volume was opened read-only, or turned read-only after "
+			  "an error; unmount it and mount it again",
+			  folder);
+}
+
 /*
  * The kernel first, since it may refuse: files are open for writing. Then the server, whether it is to become looser or
  * stricter: until it is told it only does what was right before. When it does not follow, all is put back.
@@ -281,17 +289,27 @@ static int remount(const struct arguments *arguments)
 	const char *device = arguments->device, *folder = arguments->folder;
 	unsigned long flags = MS_REMOUNT | arguments->parsed.mount_flags, before, now;
 
+	if (probe_is_private(folder))
+		return tool_error(EXIT_MOUNT,
+				  "cannot remount %s: it is an ordinary user's mount, and root cannot reach it: "
+				  "unmount it, or let its user mount it with allow_other",
+				  folder);
 	if (!is_our_mount(folder))
 		return tool_error(EXIT_MOUNT, "cannot remount %s: it is not a mounted Ashlar volume", folder);
-	if (kernel_flags(folder, &before) || mount(device, folder, NULL, flags, NULL) || kernel_flags(folder, &now))
+	if (kernel_flags(folder, &before))
+		return remount_failed(arguments, errno);
+	if (mount(device, folder, NULL, flags, NULL)) {
+		/* The kernel knows that the device cannot be written, as the loop device of a read-only mount cannot. */
+		if (errno == EACCES && (before & MS_RDONLY) && !(flags & MS_RDONLY))
+			return stays_read_only(folder);
+		return remount_failed(arguments, errno);
+	}
+	if (kernel_flags(folder, &now))
 		return remount_failed(arguments, errno);
 	int error = tell_server(folder, now);
 	if (error == EROFS) {
 		mount(device, folder, NULL, flags | MS_RDONLY, NULL);
-		return tool_error(EXIT_MOUNT,
-				  "cannot remount %s read-write: its volume was opened read-only, or turned read-only "
-				  "after an error; unmount it and mount it again",
-				  folder);
+		return stays_read_only(folder);
 	}
 	/*
 	 * A server from before there was such a call goes on as it did: it need not hear of flags that concern the

@@ -247,6 +247,12 @@ else
 fi
 umount "$MNT"
 sleep 0.5
+"$MKFS" -q "$WORK/image.ro" 16M
+helper 0 "-r of an image" -r "$WORK/image.ro" "$MNT"
+helper 32 "remount,rw of it, whose loop device is read-only, too" "$WORK/image.ro" "$MNT" -o remount,rw
+check "says why" said "was opened read-only"
+umount "$MNT"
+sleep 0.5
 helper 0 "two -o" "$LOOP" "$MNT" -o ro -o noatime
 check "both count" eval 'grep " $MNT " /proc/mounts | grep -q " ro,.*noatime"'
 umount "$MNT"

@@ -33,6 +33,25 @@ check "at once: nobody waits for the end of a mount" [ $((${EPOCHREALTIME/./} - 
 check "fusermount3 -u" as fusermount3 -u "$MNT"
 check "the image is free when the daemon is done" eval 'for i in $(seq 100); do as "$WORK/ashlarfs" "$WORK/home/image" "$MNT" 2>/dev/null && break; sleep 0.05; done; grep -q " $MNT " /proc/mounts'
 check "content is there" same "$(as cat "$MNT/file")" mine
+# One line that has the text, and the status.
+told() {
+	local status=$1 text=$2 rc
+	shift 2
+	"$@" >"$WORK/out" 2>&1
+	rc=$?
+	[ $rc = "$status" ] && [ "$(wc -l <"$WORK/out")" = 1 ] && grep -qF -- "$text" "$WORK/out" && return
+	note "status $rc: $(cat "$WORK/out")"
+	return 1
+}
+REMOUNT=$(program mount.ashlar)
+check "scrub by the user: what may be is said" told 8 "only root may scrub a mounted volume; unmounted" as "$WORK/ashlarctl" scrub "$MNT"
+check "trim by the user" told 1 "only root may trim a mounted volume; unmounted" as "$WORK/ashlarctl" trim "$WORK/home/image"
+for name in "$MNT" "$WORK/home/image"; do
+	check "scrub by root of ${name##*/}, whom the kernel keeps out" told 8 "allow_other" "$WORK/ashlarctl" scrub "$name"
+	check "trim" told 1 "allow_other" "$WORK/ashlarctl" trim "$name"
+done
+check "remount by root" told 32 "an ordinary user's mount, and root cannot reach it" "$REMOUNT" "$WORK/home/image" "$MNT" -o remount,ro
+check "is as it was" eval 'grep " $MNT " /proc/mounts | grep -q " rw,nosuid,nodev"'
 quietly() { as "$WORK/$1" "${@:2}" >"$WORK/out" 2>&1 || { sed 's/^/# /' "$WORK/out"; return 1; }; }
 # after_unmount TOOL OPTION...: fusermount3 does not wait for the data that is still to be written, the tools do.
 after_unmount() {
@@ -43,6 +62,7 @@ after_unmount() {
 }
 [ -n "$FSCK" ] && after_unmount fsck.ashlar -n -f "$WORK/home/image"
 after_unmount ashlarctl scrub "$WORK/home/image"
+after_unmount ashlarctl trim "$WORK/home/image"
 after_unmount ashlarctl label "$WORK/home/image" mine
 after_unmount mkfs.ashlar -q -f "$WORK/home/image"
 PID=$(pgrep -f "^$WORK/ashlarfs $WORK/home/image")
