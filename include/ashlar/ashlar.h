@@ -72,7 +72,13 @@ struct ash_open_options {
  * Open the volume on `dev` (not owned). Takes bdev_lock() unless skip_lock (exclusive, shared when
  * no_write), checks the superblock (a backup serves if it is damaged), replays the log, starts a new
  * epoch. When blocks that the log needs cannot be read the volume opens as with no_write, and says so: a later open, or
- * fsck.ashlar, finds the log as it is. On failure a one-line text for people in `error` (BDEV_ERROR_TEXT bytes, may be
+ * fsck.ashlar, finds the log as it is. So does a volume with unknown ro_compat bits, of which it is not known what a
+ * writer would have to keep true.
+ *
+ * One `dev` serves one volume: the lock belongs to the handle, so that a second ash_open() on the same one is not
+ * refused, and the two would destroy the volume. Through another handle, in this process too, it is -EBUSY.
+ *
+ * On failure a one-line text for people in `error` (BDEV_ERROR_TEXT bytes, may be
  * NULL): -EBUSY in use, -EINVAL not an Ashlar volume, -ENOTSUP unknown incompat bits, -EUCLEAN needs fsck, -EROFS
  * (device read-only and log not empty: use no_write), -ENODATA device shorter than the volume.
  */
@@ -266,8 +272,16 @@ int ash_write_back(struct ash_volume *volume, uint64_t ino);
 /*
  * Asynchronous reads and writes for one thread's event loop. A queue belongs to one thread: that which used it last.
  * ash_submit_read/write return 1: submitted, `done` will be called from ash_queue_reap() with the byte
- * count or negative errno; 0: must be done by the blocking call (hole, buffered data, unaligned,
- * queue full ...). Nothing is locked while the I/O is in flight; its blocks cannot be reused (I3).
+ * count or negative errno; 0: must be done by the blocking call. Nothing is locked while the I/O is in flight; its
+ * blocks cannot be reused (I3).
+ *
+ * It is 0 where more is to be done than to move whole blocks between aligned memory and the place that they have on the
+ * device: for holes, buffered data, files small enough to be in their inode, an offset or length that is no multiple of
+ * 4096, a full queue, and while somebody changes the file. A read: 0 also while its access time is due for an update,
+ * which the blocking call then makes (ASH_READ_NO_ATIME and ASH_ATIME_NONE have none). A write: always 0 without
+ * ASH_WRITE_THROUGH, so with flags 0, and with SYNC, DSYNC, APPEND or KILL_SUIDGID; 0 also behind the end of the file,
+ * when it has extended attributes (there may be one to drop) or is immutable or chattr +S, and on a volume that is sync
+ * or read-only.
  *
  * A call that changes the size of a file, or part of one of its blocks, waits until asynchronous writes to that file
  * have ended: their queue must be reaped meanwhile. The thread that owns the queue may make such a call itself; it

@@ -71,8 +71,8 @@ struct bdev_open_options {
  * BDEV_ERROR_TEXT bytes, may be NULL) and negative errno is returned:
  * -ENOENT, -EACCES, -EBUSY (exclusive), -EISDIR, -ENOTBLK (a character device, fifo or socket),
  * -EINVAL (name or O_DIRECT refused), -ENOTSUP (driver not built in), -EROFS (opened for writing
- * what is read-only), -ENOMEM. An empty regular file opens (its size is 0). The size of a regular
- * file is rounded down to whole logical blocks.
+ * what is write-protected, or an image on a read-only file system), -ENOMEM. An empty regular
+ * file opens (its size is 0). The size of a regular file is rounded down to whole logical blocks.
  */
 int bdev_open(const char *name, const struct bdev_open_options *options, struct bdev **out, char *error);
 
