@@ -43,5 +43,14 @@ for _ in $(seq 100); do pgrep -f "^ashlarfs .*$LOOP( |\$)" >/dev/null || break; 
 check "mount by LABEL=" mount -t ashlar "LABEL=tags $$/\"x\"" "$MNT"
 check "read" same "$(cat "$MNT/file")" there
 check "unmounted again" umount "$MNT"
+# fsck(8), which is given the device at boot, learns the type from a line that names it by a path only: hence the manual.
+printf '/dev/disk/by-uuid/%s %s ashlar noatime,nofail 0 2\n' "$uuid" "$MNT" >"$WORK/fstab"
+check "a line of fstab with a link in /dev/disk" mount -T "$WORK/fstab" "$MNT"
+check "unmounted once more" umount "$MNT"
+if [ -n "$FSCK" ] && command -v fsck >/dev/null; then
+	check "fsck(8) finds the type by it" eval \
+		'FSTAB_FILE=$WORK/fstab PATH=$(dirname "$FSCK"):$PATH fsck -N -T -a -M "$LOOP" | grep -q "fsck.ashlar -a $LOOP"'
+fi
+for _ in $(seq 100); do device_free 2>/dev/null && break; sleep 0.05; done
 fsck_clean "fsck"
 finish
