@@ -116,6 +116,14 @@ Test(readdir, attributes_come_with_a_lookup_count)
 	seen.limit = 2;
 	cr_assert_eq(ash_readdir(names.volume, d, 0, true, note, &seen), 0);
 	cr_assert_eq(seen.entries, 2u);
+	for (int i = 0; i < 20; i++) {
+		char name[16];
+
+		snprintf(name, sizeof(name), "f%d", i);
+		if (i != 3) /* names_find() gives its own count back */
+			cr_expect_eq(ash_lookup_count(names.volume, (uint64_t)names_find(&names, d, name)), 1u, "%s",
+				     name);
+	}
 	names_close(&names);
 }
 
@@ -190,12 +198,14 @@ Test(readdir, a_cycle_of_directories, .timeout = 20)
 	reading.directory = b;
 	read_directory(&reading);
 	cr_assert_eq(reading.seen.without_attributes, 0u);
+	cr_assert_eq(ash_lookup_count(names->volume, a), 1u);
 	memset(&reading.seen, 0, sizeof(reading.seen));
 	cr_assert_eq(ash_hold(names->volume, a, true, &held), 0);
 	cr_assert_eq(pthread_create(&thread, NULL, read_directory, &reading), 0);
 	pthread_join(thread, NULL);
 	cr_assert_eq(reading.seen.entries, 3u);
 	cr_assert_eq(reading.seen.without_attributes, 1u);
+	cr_expect_eq(ash_lookup_count(names->volume, a), 1u, "what has no attributes has no count");
 	ash_release(names->volume, &held);
 	ash_abandon(names->volume);
 	bdev_close(names->dev);
