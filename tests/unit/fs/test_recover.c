@@ -206,11 +206,25 @@ Test(recover, bad_block_without_announcement_is_damage)
 
 /* ---- Freed metadata (I3) ---- */
 
+/* A freed node becomes file data, all while its records are still in the log. */
+static void block_becomes_data(struct engine *engine, uint64_t block, struct block *data)
+{
+	struct ash_extent extent;
+	struct ash_txn *txn;
+
+	cr_assert_eq(ash_claim(engine->volume, block, 1, 0, &extent), 0);
+	cr_assert_eq(extent.start, block);
+	memset(data, 0x77, sizeof(*data));
+	image_write(engine, block, data);
+	ash_log_note_data(engine->volume);
+	txn = engine_begin(engine, ASH_TXN_SMALL);
+	cr_assert_eq(ash_alloc_log(txn, extent), 0);
+	ash_txn_commit(txn);
+}
+
 Test(recover, revoked_block_keeps_its_new_content)
 {
 	struct engine engine;
-	struct ash_extent extent;
-	struct ash_txn *txn;
 	struct block data, after;
 	uint64_t block;
 
@@ -218,15 +232,7 @@ Test(recover, revoked_block_keeps_its_new_content)
 	block = node_new(&engine, 5, 0x11);
 	node_free(&engine, block);
 	force(&engine);
-	/* the block becomes file data, all while its log records are still in the log */
-	cr_assert_eq(ash_claim(engine.volume, block, 1, 0, &extent), 0);
-	cr_assert_eq(extent.start, block);
-	memset(&data, 0x77, sizeof(data));
-	image_write(&engine, block, &data);
-	ash_log_note_data(engine.volume);
-	txn = engine_begin(&engine, ASH_TXN_SMALL);
-	cr_assert_eq(ash_alloc_log(txn, extent), 0);
-	ash_txn_commit(txn);
+	block_becomes_data(&engine, block, &data);
 	engine_again(&engine);
 	cr_assert_eq(ash_close(engine.volume), 0);
 	engine.volume = NULL;
@@ -255,6 +261,40 @@ Test(recover, freed_and_used_as_metadata_again)
 	engine_again(&engine);
 	cr_expect(node_is(&engine, block, 6, 0, 10, 0));
 	cr_expect(node_is(&engine, block, 6, 20, CONTENT - 20, 0));
+	engine_close(&engine);
+}
+
+/*
+ * A node is freed, made again in the same place and freed again, all within one log, before the block becomes file
+ * data: it is the last revoke that counts, for the first one does not cover the records of the second life.
+ */
+Test(recover, freed_twice_within_one_log)
+{
+	struct engine engine;
+	struct ash_buffer *buffer;
+	struct ash_txn *txn;
+	struct block data, after;
+	uint64_t block, again;
+
+	engine_open(&engine, "mem:16M", 0);
+	block = node_new(&engine, 5, 0x11);
+	node_free(&engine, block);
+	force(&engine);
+	txn = engine_begin(&engine, ASH_TXN_TREE);
+	cr_assert_eq(ash_alloc_meta(txn, block, 0, &again), 0);
+	cr_assert_eq(again, block);
+	cr_assert_eq(ash_txn_new_block(txn, node_id(block, 5), &buffer), 0);
+	ash_txn_set(txn, buffer, BODY + 10, "new", 3);
+	ash_buffer_put(engine.volume, buffer);
+	ash_txn_commit(txn);
+	node_free(&engine, block);
+	force(&engine);
+	block_becomes_data(&engine, block, &data);
+	engine_again(&engine);
+	cr_assert_eq(ash_close(engine.volume), 0);
+	engine.volume = NULL;
+	image_read(&engine, block, &after);
+	cr_expect_arr_eq(after.bytes, data.bytes, ASH_BLOCK_SIZE);
 	engine_close(&engine);
 }
 
