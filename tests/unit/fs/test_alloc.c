@@ -157,6 +157,45 @@ Test(alloc, freed_blocks_wait_until_the_record_is_durable)
 	engine_close(&engine);
 }
 
+static void *run_checkpoint(void *argument)
+{
+	struct engine *engine = argument;
+
+	cr_expect_eq(ash_log_checkpoint(engine->volume, true), 0);
+	return NULL;
+}
+
+/* It may still be writing an old image of what was metadata over whoever has the blocks next. */
+Test(alloc, freed_blocks_wait_for_a_checkpoint_that_runs, .timeout = 60)
+{
+	const struct delay_rule home = { .ops = DELAY_OP(BDEV_WRITE),
+					 .offset = ash_group_bitmap(0) * ASH_BLOCK_SIZE,
+					 .length = ASH_BLOCK_SIZE,
+					 .count = 1,
+					 .nanoseconds = DELAY_HELD };
+	struct engine engine = { .options = { .no_threads = true } };
+	struct bdev *memory = engine_device("mem:64M");
+	struct ash_extent extent;
+	pthread_t checkpoint;
+
+	engine_format(memory, 0);
+	cr_assert_eq(delay_open(memory, &engine.dev), 0);
+	engine_mount(&engine);
+	extent = claim(&engine, 5000, 64, 0);
+	log_claim(&engine, extent);
+	delay_set(engine.dev, &home);
+	cr_assert_eq(pthread_create(&checkpoint, NULL, run_checkpoint, &engine), 0);
+	while (!delay_caught(engine.dev))
+		usleep(1000);
+	free_extent(&engine, extent);
+	cr_assert_eq(ash_log_force(engine.volume, ash_log_end(engine.volume)), 0);
+	cr_expect(!overlap(claim(&engine, extent.start, 64, 0), extent));
+	delay_release(engine.dev);
+	pthread_join(checkpoint, NULL);
+	cr_expect(overlap(claim(&engine, extent.start, 64, 0), extent), "it has ended");
+	engine_close(&engine);
+}
+
 Test(alloc, freed_blocks_wait_for_data_io_that_began_before)
 {
 	struct engine engine;
@@ -527,27 +566,38 @@ static uint64_t discarded(struct bdev *record, struct ash_extent extent)
 	return count;
 }
 
-Test(alloc, freed_blocks_are_discarded_before_they_are_free)
+/* Whoever got them before the discard has ended would lose what was written meanwhile. */
+Test(alloc, freed_blocks_are_discarded_before_they_are_free, .timeout = 60)
 {
+	const struct delay_rule hold = { .ops = DELAY_OP(BDEV_DISCARD), .nanoseconds = DELAY_HELD };
 	struct engine engine = { .options = { .discard = true, .commit_seconds = 1 } };
-	struct bdev *memory = engine_device("mem:64M");
-	struct ash_extent extent;
+	struct bdev *memory = engine_device("mem:64M"), *record;
+	struct ash_extent extent, other;
 	uint64_t before;
 
 	engine_format(memory, 0);
-	cr_assert_eq(record_open(memory, &engine.dev), 0);
+	cr_assert_eq(record_open(memory, &record), 0);
+	cr_assert_eq(delay_open(record, &engine.dev), 0);
 	engine_mount(&engine);
 	extent = claim(&engine, 5000, 64, 0);
 	log_claim(&engine, extent);
 	before = free_blocks(&engine);
+	delay_set(engine.dev, &hold);
 	free_extent(&engine, extent);
 	cr_assert_eq(ash_log_force(engine.volume, ash_log_end(engine.volume)), 0);
 	cr_expect_eq(free_blocks(&engine), before + 64);
+	while (!delay_caught(engine.dev))
+		usleep(1000);
+	other = claim(&engine, extent.start, 64, 0);
+	cr_expect(!overlap(other, extent), "the discard has not ended");
+	cr_expect(ash_alloc_freed(engine.volume));
+	delay_release(engine.dev);
 	for (int i = 0; i < 500 && ash_alloc_freed(engine.volume); i++)
 		usleep(10000);
 	cr_expect(!ash_alloc_freed(engine.volume));
-	cr_expect_eq(discarded(engine.dev, extent), 64);
-	cr_expect_eq(free_blocks(&engine), before + 64);
+	cr_expect_eq(discarded(record, extent), 64);
+	cr_expect_eq(free_blocks(&engine), before + 64 - other.count);
+	cr_expect(overlap(claim(&engine, extent.start, 64, 0), extent));
 	cr_assert_eq(ash_close(engine.volume), 0);
 	engine.volume = NULL;
 	engine_close(&engine);

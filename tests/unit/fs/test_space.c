@@ -16,12 +16,18 @@ static void *run_checkpoint(void *context)
 	return NULL;
 }
 
+struct releaser {
+	struct fixture *f;
+	_Atomic bool released;
+};
+
 static void *release_later(void *context)
 {
-	struct fixture *f = context;
+	struct releaser *releaser = context;
 
 	usleep(300000);
-	delay_release(f->dev);
+	releaser->released = true;
+	delay_release(releaser->f->dev);
 	return NULL;
 }
 
@@ -56,7 +62,8 @@ Test(space, freed_during_a_checkpoint)
 	struct fixture f;
 	struct ash_volume_info info;
 	struct delay_rule hold = { .ops = DELAY_OP(BDEV_WRITE), .count = 1, .nanoseconds = DELAY_HELD };
-	pthread_t checkpoint, releaser;
+	struct releaser releaser = { .f = &f };
+	pthread_t checkpoint, later;
 	uint64_t big, other;
 
 	memset(bytes, 7, PIECE);
@@ -72,9 +79,10 @@ Test(space, freed_during_a_checkpoint)
 		usleep(1000);
 	cr_assert_eq(delay_caught(f.dev), 1);
 	cr_assert_eq(set_size(&f, big, 0), 0);
-	cr_assert_eq(pthread_create(&releaser, NULL, release_later, &f), 0);
+	cr_assert_eq(pthread_create(&later, NULL, release_later, &releaser), 0);
 	cr_expect_eq(ash_write(f.volume, other, bytes, PIECE, 0, ASH_WRITE_THROUGH), PIECE);
-	pthread_join(releaser, NULL);
+	cr_expect(releaser.released, "the blocks were given out while the checkpoint was writing");
+	pthread_join(later, NULL);
 	pthread_join(checkpoint, NULL);
 	bdev_buffer_free(bytes, PIECE);
 	fixture_close(&f);
