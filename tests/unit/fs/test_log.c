@@ -564,7 +564,111 @@ Test(log, nobody_flushes_after_a_control_block_that_failed)
 	flush_behind_a_write_through(true);
 }
 
+/* ---- What comes while the device flushes ---- */
+
+struct flushing {
+	struct engine engine;
+	uint64_t node;
+	pthread_t thread;
+};
+
+/* A thread runs `work`, which waits for its flush: the device has done it, and the thread does not know yet. */
+static void flushing_open(struct flushing *flushing, void *(*work)(void *))
+{
+	const struct delay_rule hold = { .ops = DELAY_OP(BDEV_FLUSH), .count = 1, .nanoseconds = DELAY_HELD };
+	struct engine *engine = &flushing->engine;
+	struct bdev *memory = engine_device("mem:16M");
+
+	*flushing = (struct flushing){ .engine = { .options = { .no_threads = true } } };
+	engine_format(memory, 0);
+	cr_assert_eq(delay_open(memory, &engine->dev), 0);
+	engine_mount(engine);
+	flushing->node = node_new(engine, 5, 1);
+	if (work == flush_data)
+		ash_log_note_data(engine->volume);
+	delay_set(engine->dev, &hold);
+	cr_assert_eq(pthread_create(&flushing->thread, NULL, work, engine), 0);
+	while (!delay_caught(engine->dev))
+		sched_yield();
+}
+
+static void flushing_end(struct flushing *flushing)
+{
+	void *result;
+
+	delay_release(flushing->engine.dev);
+	pthread_join(flushing->thread, &result);
+	cr_assert_eq((int)(intptr_t)result, 0);
+}
+
+/* Also several blocks of it, closed by then: they were not written. */
+Test(log, what_is_appended_during_a_flush_is_not_durable, .timeout = 60)
+{
+	struct flushing flushing;
+	struct engine *engine = &flushing.engine;
+	uint64_t lsn = 0;
+
+	flushing_open(&flushing, force_all);
+	for (uint8_t value = 2; value < 6; value++)
+		lsn = node_fill(engine, flushing.node, 5, 0, CONTENT, value);
+	flushing_end(&flushing);
+	cr_expect_lt(ash_log_durable(engine->volume), lsn - 3 * CONTENT);
+	cr_assert_eq(ash_log_force(engine->volume, lsn), 0);
+	ash_abandon(engine->volume);
+	engine_mount(engine);
+	cr_expect(node_is(engine, flushing.node, 5, 0, CONTENT, 5), "what was forced is there");
+	engine_close(engine);
+}
+
+static void write_data_during(void *(*work)(void *))
+{
+	struct flushing flushing;
+	struct engine *engine = &flushing.engine;
+	uint64_t before;
+
+	flushing_open(&flushing, work);
+	ash_log_note_data(engine->volume);
+	flushing_end(&flushing);
+	before = counters(engine).flushes;
+	cr_assert_eq(ash_log_flush_data(engine->volume), 0);
+	cr_expect_eq(counters(engine).flushes, before + 1);
+	engine_close(engine);
+}
+
+Test(log, data_written_during_a_flush_is_not_flushed, .timeout = 60)
+{
+	write_data_during(flush_data);
+}
+
+Test(log, data_written_during_the_flush_of_the_log_is_not_flushed, .timeout = 60)
+{
+	write_data_during(force_all);
+}
+
 /* ---- Control blocks ---- */
+
+/*
+ * Whoever wrote the log that is replayed may have died before its flush. The first control block of the new life lets
+ * what was replayed count as durable.
+ */
+Test(log, a_mount_flushes_before_its_control_block)
+{
+	struct engine engine = { .options = { .no_threads = true } };
+	struct bdev *memory = engine_device("mem:16M");
+	size_t control;
+
+	engine_format(memory, 0);
+	cr_assert_eq(record_open(memory, &engine.dev), 0);
+	engine_mount(&engine);
+	node_new(&engine, 5, 1);
+	engine_cut(&engine);
+	record_clear(engine.dev);
+	engine_mount(&engine);
+	control = find_entry(engine.dev, 0, RECORD_WRITE, engine.volume->log_start, 2);
+	cr_assert_lt(control, record_count(engine.dev));
+	cr_expect_lt(find_entry(engine.dev, 0, RECORD_FLUSH, 0, 0), control);
+	engine_close(&engine);
+}
 
 static int ruling(const struct ash_log_control pair[2])
 {
