@@ -9,6 +9,7 @@
 #include <unistd.h>
 #include "file_fixture.h"
 #include "fs/volume.h"
+#include "fs/wbuf.h"
 
 static const struct ash_open_options quiet = { .no_threads = true };
 
@@ -462,6 +463,23 @@ Test(wbuf, what_a_read_only_volume_keeps_is_found_by_seek)
 	fixture_close(&f);
 }
 
+/* What write(2) acknowledged can go nowhere any more: whoever closes the volume must hear of it (I5). */
+Test(wbuf, closing_a_volume_turned_read_only_tells_of_buffered_data)
+{
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &quiet);
+	uint64_t ino = make_file(&f, "f");
+	cr_assert_eq(ash_sync(f.volume), 0);
+	cr_assert_eq(ash_write(f.volume, ino, "kept", 4, 0, 0), 4);
+	ash_set_read_only(f.volume, "a test");
+	cr_expect_eq(ash_close(f.volume), -EIO);
+	fixture_mount(&f);
+	cr_expect_eq(attr_of(&f, find_file(&f, "f")).size, 0);
+	ash_set_read_only(f.volume, "a test");
+	fixture_close(&f); /* nothing was buffered */
+}
+
 /*
  * A truncation that is not durable, and its last block written anew through an unwritten extent: no crash may show the
  * old size over the new bytes (I7).
@@ -490,33 +508,76 @@ Test(wbuf, zeroing_a_range_waits_for_the_size_that_was_cut)
 }
 
 /*
- * A thin device without space for what was never written: buffers that need new blocks stay, more of them than a batch
- * has.
+ * More sizes were cut than are kept one by one. The last block of the last of them is overwritten in place, which must
+ * wait for that cut as for any (I7): else the old size would show the new bytes.
  */
-Test(wbuf, a_sync_goes_past_buffers_that_cannot_be_written)
+Test(wbuf, overwriting_waits_for_the_size_that_was_cut_last_of_many)
 {
-	struct fault_rule full = { .ops = FAULT_OP(BDEV_WRITE), .error = -ENOSPC };
-	uint8_t *bytes = aligned(65536), got[11];
-	uint64_t block = 0;
+	static uint8_t old[8192], new[904], got[8192];
+	uint64_t ino = 0, lsn;
 	struct fixture f;
+	char name[16];
 
-	fixture_open(&f, "mem:128M", &(struct ash_open_options){ .no_threads = true });
-	uint64_t old = make_file(&f, "old");
-	fill(bytes, 65536, 1);
-	cr_assert_eq(ash_write(f.volume, old, bytes, 65536, 0, ASH_WRITE_THROUGH), 65536);
+	fixture_open(&f, "mem:64M", &quiet);
+	fill(old, sizeof(old), 1);
+	fill(new, sizeof(new), 2);
+	for (unsigned i = 0; i <= ASH_WB_SHRINKS; i++) {
+		snprintf(name, sizeof(name), "f%u", i);
+		cr_assert_eq(ash_write(f.volume, make_file(&f, name), old, sizeof(old), 0, ASH_WRITE_THROUGH), 8192);
+	}
 	cr_assert_eq(ash_sync(f.volume), 0);
-	cr_assert_eq(ash_checkpoint(f.volume), 0);
-	cr_assert_eq(ash_bmap(f.volume, old, 0, &block), 0);
-	for (unsigned i = 0; i < 150; i++) {
+	for (unsigned i = 0; i <= ASH_WB_SHRINKS; i++) {
+		snprintf(name, sizeof(name), "f%u", i);
+		ino = find_file(&f, name);
+		cr_assert_eq(set_size(&f, ino, 5000), 0);
+	}
+	lsn = ash_log_end(f.volume);
+	cr_assert_lt(ash_log_durable(f.volume), lsn);
+	cr_assert_eq(ash_write(f.volume, ino, new, sizeof(new), 4096, ASH_WRITE_THROUGH), 904);
+	cr_expect_geq(ash_log_durable(f.volume), lsn);
+	fixture_crash(&f);
+	cr_assert_eq(ash_read(f.volume, find_file(&f, name), got, sizeof(got), 0), 5000);
+	cr_expect_eq(memcmp(got + 4096, new, sizeof(new)), 0);
+	fixture_close(&f);
+}
+
+enum { THIN_FILES = 150 }; /* more of them than a batch has */
+
+/*
+ * A device that refuses to write what was never written with `error`, under buffers: `old` has blocks, the others need
+ * some.
+ */
+static void open_thin(struct fixture *f, int error, uint8_t bytes[65536])
+{
+	struct fault_rule refuse = { .ops = FAULT_OP(BDEV_WRITE), .error = error };
+	uint64_t block = 0;
+
+	fixture_open(f, "mem:128M", &quiet);
+	uint64_t old = make_file(f, "old");
+	fill(bytes, 65536, 1);
+	cr_assert_eq(ash_write(f->volume, old, bytes, 65536, 0, ASH_WRITE_THROUGH), 65536);
+	cr_assert_eq(ash_sync(f->volume), 0);
+	cr_assert_eq(ash_checkpoint(f->volume), 0);
+	cr_assert_eq(ash_bmap(f->volume, old, 0, &block), 0);
+	for (unsigned i = 0; i < THIN_FILES; i++) {
 		char name[16];
 
 		snprintf(name, sizeof(name), "n%u", i);
-		cr_assert_eq(ash_write(f.volume, make_file(&f, name), bytes, 8192, 0, 0), 8192);
+		cr_assert_eq(ash_write(f->volume, make_file(f, name), bytes, 8192, 0, 0), 8192);
 	}
-	cr_assert_eq(ash_write(f.volume, old, "new content", 11, 0, 0), 11);
-	full.offset = (block + 16) * ASH_BLOCK_SIZE;
-	full.length = (128ull << 20) - full.offset;
-	cr_assert_eq(fault_add(f.dev, &full), 0);
+	cr_assert_eq(ash_write(f->volume, old, "new content", 11, 0, 0), 11);
+	refuse.offset = (block + 16) * ASH_BLOCK_SIZE;
+	refuse.length = (128ull << 20) - refuse.offset;
+	cr_assert_eq(fault_add(f->dev, &refuse), 0);
+}
+
+/* A thin device without space: buffers that need new blocks stay. */
+Test(wbuf, a_sync_goes_past_buffers_that_cannot_be_written)
+{
+	uint8_t *bytes = aligned(65536), got[11];
+	struct fixture f;
+
+	open_thin(&f, -ENOSPC, bytes);
 	cr_expect_lt(ash_sync(f.volume), 0);
 	cr_expect_lt(ash_close(f.volume), 0);
 	fault_clear(f.dev);
@@ -524,5 +585,33 @@ Test(wbuf, a_sync_goes_past_buffers_that_cannot_be_written)
 	cr_assert_eq(ash_read(f.volume, find_file(&f, "old"), got, 11, 0), 11);
 	cr_expect_eq(memcmp(got, "new content", 11), 0);
 	fixture_close(&f);
+	bdev_buffer_free(bytes, 65536);
+}
+
+/* An error that may go away loses nothing: when it has, the next sync writes out what stayed. */
+Test(wbuf, buffers_that_stayed_are_written_when_the_device_can_again)
+{
+	static const int errors[] = { -ENOSPC, -ENOMEM, -EROFS };
+	uint8_t *bytes = aligned(65536), got[8192];
+
+	for (unsigned e = 0; e < sizeof(errors) / sizeof(errors[0]); e++) {
+		struct fixture f;
+
+		open_thin(&f, errors[e], bytes);
+		cr_expect_eq(ash_sync(f.volume), errors[e]);
+		cr_expect_eq(buffered_bytes(&f), THIN_FILES * 8192);
+		fault_clear(f.dev);
+		cr_expect_eq(ash_sync(f.volume), 0, "%s", strerror(-errors[e]));
+		cr_expect_eq(buffered_bytes(&f), 0);
+		fixture_crash(&f);
+		for (unsigned i = 0; i < THIN_FILES; i++) {
+			char name[16];
+
+			snprintf(name, sizeof(name), "n%u", i);
+			cr_assert_eq(ash_read(f.volume, find_file(&f, name), got, 8192, 0), 8192, "%s", name);
+			cr_assert_eq(memcmp(got, bytes, 8192), 0, "%s", name);
+		}
+		fixture_close(&f);
+	}
 	bdev_buffer_free(bytes, 65536);
 }
