@@ -241,6 +241,35 @@ Test(alloc, io_generations_do_not_wrap_over_a_ticket)
 	engine_close(&engine);
 }
 
+/*
+ * What was freed when there was no further generation shares its own with the I/O that comes next. As soon as there is
+ * one again it gets one: else I/O that never pauses would hold the blocks for ever.
+ */
+Test(alloc, io_without_a_pause_does_not_hold_freed_blocks)
+{
+	struct engine engine;
+	struct ash_extent extent;
+	unsigned ticket, next;
+
+	engine_open(&engine, "mem:16M", 0);
+	extent = claim(&engine, 1000, 600, 0);
+	cr_assert_eq(extent.count, 600);
+	log_claim(&engine, extent);
+	ticket = ash_io_enter(engine.volume);
+	for (uint64_t i = 0; i < 600; i++)
+		free_extent(&engine, (struct ash_extent){ extent.start + i, 1 });
+	cr_assert_eq(ash_log_force(engine.volume, ash_log_end(engine.volume)), 0);
+	for (unsigned i = 0; i < 4; i++) {
+		next = ash_io_enter(engine.volume);
+		ash_io_leave(engine.volume, ticket);
+		ticket = next;
+		ash_alloc_reap(engine.volume);
+	}
+	cr_expect(!ash_alloc_freed(engine.volume));
+	ash_io_leave(engine.volume, ticket);
+	engine_close(&engine);
+}
+
 Test(alloc, abort_gives_a_freed_extent_back_to_its_owner)
 {
 	struct engine engine;
