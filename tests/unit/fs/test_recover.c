@@ -162,6 +162,29 @@ Test(recover, torn_home_write_is_mended)
 	}
 }
 
+/* The image of this block that fsck would look through, and the seed of its checksums. */
+static uint32_t image_replayed(struct engine *engine, uint64_t block, struct block *image)
+{
+	char error[BDEV_ERROR_TEXT] = "";
+	struct ash_overlay *overlay;
+	struct ash_super super;
+
+	image_read(engine, 0, &super);
+	cr_assert_eq(ash_overlay_open(engine->dev, &super, &overlay, error), 0, "%s", error);
+	cr_assert_not_null(ash_overlay_block(overlay, block));
+	memcpy(image, ash_overlay_block(overlay, block), sizeof(*image));
+	ash_overlay_close(overlay);
+	return ash_get32(super.checksum_seed);
+}
+
+static bool image_is_good(struct engine *engine, uint64_t block)
+{
+	struct block image;
+	uint32_t seed = image_replayed(engine, block, &image);
+
+	return ash_get32(((const struct ash_block_header *)(const void *)&image)->crc) == ash_block_crc(seed, &image);
+}
+
 Test(recover, damage_under_replay_is_not_blessed)
 {
 	struct torn torn;
@@ -172,6 +195,7 @@ Test(recover, damage_under_replay_is_not_blessed)
 	damaged = torn.old_home;
 	damaged.bytes[BODY + 700] ^= 1; /* no record covers this byte */
 	image_write(&torn.engine, torn.block, &damaged);
+	cr_expect(!image_is_good(&torn.engine, torn.block));
 	torn.engine.options.continue_on_damage = true;
 	engine_mount(&torn.engine);
 	cr_expect_eq(torn.engine.errors, 1);
@@ -182,6 +206,41 @@ Test(recover, damage_under_replay_is_not_blessed)
 	image_read(&torn.engine, torn.block, &after);
 	cr_expect_arr_eq(after.bytes, damaged.bytes, ASH_BLOCK_SIZE, "left for fsck as it was");
 	engine_close(&torn.engine);
+}
+
+/* Of a block of inodes: the record that rotted stays bad, the one that the log changed is whole. */
+Test(recover, damage_to_one_inode_is_not_blessed_and_costs_no_other)
+{
+	const struct ash_create create = { .mode = S_IFREG | 0644 };
+	const struct ash_setattr change = { .valid = ASH_SET_MODE, .mode = 0600 };
+	struct ash_attr changed, rotten;
+	struct ash_inode records[ASH_INODES_PER_BLOCK];
+	struct ash_record record;
+	struct engine engine;
+	uint32_t seed, at[2];
+	uint64_t block;
+
+	engine_open(&engine, "mem:16M", 0);
+	cr_assert_eq(ash_create(engine.volume, ASH_INO_ROOT, "changed", &create, &changed), 0);
+	cr_assert_eq(ash_create(engine.volume, ASH_INO_ROOT, "rotten", &create, &rotten), 0);
+	cr_assert_eq(ash_checkpoint(engine.volume), 0);
+	cr_assert_eq(ash_setattr(engine.volume, changed.ino, &change, NULL), 0);
+	cr_assert_eq(ash_record_get(engine.volume, changed.ino, &record), 0);
+	block = record.buffer->id.block;
+	at[0] = (uint32_t)(changed.ino % ASH_INODES_PER_BLOCK);
+	at[1] = (uint32_t)(rotten.ino % ASH_INODES_PER_BLOCK);
+	cr_assert_eq((const uint8_t *)record.inode - record.buffer->data, at[0] * ASH_INODE_SIZE);
+	ash_record_put(engine.volume, &record);
+	cr_assert_eq(ash_record_get(engine.volume, rotten.ino, &record), 0);
+	cr_assert_eq(record.buffer->id.block, block);
+	ash_record_put(engine.volume, &record);
+	engine_cut(&engine);
+	image_spoil(&engine, block, at[1] * ASH_INODE_SIZE + 200);
+	seed = image_replayed(&engine, block, (struct block *)(void *)records);
+	cr_expect_eq(ash_get32(records[at[0]].mode) & 07777, 0600u);
+	cr_expect_eq(ash_get32(records[at[0]].crc), ash_inode_crc(seed, &records[at[0]]));
+	cr_expect_neq(ash_get32(records[at[1]].crc), ash_inode_crc(seed, &records[at[1]]));
+	engine_close(&engine);
 }
 
 /* Without an announcement a bad home block cannot be a torn write of ours. */
