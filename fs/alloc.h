@@ -64,8 +64,11 @@ bool ash_alloc_available(struct ash_volume *volume, uint64_t freed);
 bool ash_alloc_lack(struct ash_volume *volume);
 /* Free blocks as statfs shows them: free or on their way there; available: less what is set aside. */
 void ash_alloc_counts(struct ash_volume *volume, uint64_t *free_blocks, uint64_t *available);
-/* Discard what waits for it (option `discard`), and wait for whoever is at it: the worker, and who lacks space. */
-void ash_alloc_discard(struct ash_volume *volume);
+/*
+ * Discard what waits for it (option `discard`), for about so long, after whoever is at it: the worker, and who lacks space.
+ * True: some is left.
+ */
+bool ash_alloc_discard(struct ash_volume *volume, uint64_t budget_ns);
 /*
  * Growing (grow.c), with rename_lock held and nothing else going on in the volume. Prepare references the table
  * blocks of the groups to come; the caller changes table, bitmap of the old last group and superblock in one transaction,

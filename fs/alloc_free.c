@@ -9,6 +9,7 @@
  * discard_lock is held by whoever discards, over the device I/O, so that what it took off the list can be waited for.
  */
 #include "alloc_group.h"
+#include "wbuf.h"
 
 #include <stdlib.h>
 
@@ -22,6 +23,9 @@ struct ash_alloc_discard {
 	struct ash_alloc_discard *next;
 	struct ash_extent extent;
 };
+
+#define DISCARD_MAX ((256ull << 20) / ASH_BLOCK_SIZE) /* blocks in one request */
+#define LACK_NS 1000000000ull                         /* so long whoever lacks space waits for discards */
 
 /* ---- Freeing ---- */
 
@@ -251,30 +255,118 @@ void ash_alloc_reap(struct ash_volume *volume)
 	}
 }
 
-void ash_alloc_discard(struct ash_volume *volume)
-{
-	struct ash_allocator *alloc = volume->alloc;
-	struct ash_alloc_discard *list;
+/* ---- Discarding ---- */
 
-	pthread_mutex_lock(&alloc->discard_lock);
+static int by_start(const void *a, const void *b)
+{
+	const struct ash_alloc_discard *const *x = a, *const *y = b;
+
+	return ((*x)->extent.start > (*y)->extent.start) - ((*x)->extent.start < (*y)->extent.start);
+}
+
+/* The extent behind it joins it, unless one request would keep the device for too long. */
+static bool discard_join(struct ash_alloc_discard *discard, struct ash_extent extent)
+{
+	if (discard->extent.start + discard->extent.count != extent.start ||
+	    discard->extent.count + extent.count > DISCARD_MAX)
+		return false;
+	discard->extent.count += extent.count;
+	return true;
+}
+
+/* A removed tree is thousands of extents and few ranges. Without memory they go one by one. */
+static struct ash_alloc_discard *discards_merge(struct ash_alloc_discard *list)
+{
+	struct ash_alloc_discard **sorted, *merged = NULL, **end = &merged, *last = NULL;
+	size_t count = 0, n = 0;
+
+	for (const struct ash_alloc_discard *discard = list; discard; discard = discard->next)
+		count++;
+	sorted = count > 1 ? malloc(count * sizeof(struct ash_alloc_discard *)) : NULL;
+	if (!sorted)
+		return list;
+	for (struct ash_alloc_discard *discard = list; discard; discard = discard->next)
+		sorted[n++] = discard;
+	qsort(sorted, count, sizeof(struct ash_alloc_discard *), by_start);
+	for (n = 0; n < count; n++) {
+		if (last && discard_join(last, sorted[n]->extent)) {
+			free(sorted[n]);
+			continue;
+		}
+		last = sorted[n];
+		last->next = NULL;
+		*end = last;
+		end = &last->next;
+	}
+	free(sorted);
+	return merged;
+}
+
+static struct ash_alloc_discard *discards_take(struct ash_allocator *alloc)
+{
 	pthread_mutex_lock(&alloc->pending_lock);
-	list = alloc->discards;
+	struct ash_alloc_discard *list = alloc->discards;
 	alloc->discards = NULL;
 	pthread_mutex_unlock(&alloc->pending_lock);
-	while (list) {
+	return list;
+}
+
+static bool discards_put_back(struct ash_allocator *alloc, struct ash_alloc_discard *list)
+{
+	struct ash_alloc_discard **end = &list;
+
+	pthread_mutex_lock(&alloc->pending_lock);
+	while (*end)
+		end = &(*end)->next;
+	*end = alloc->discards;
+	alloc->discards = list;
+	pthread_mutex_unlock(&alloc->pending_lock);
+	return list != NULL;
+}
+
+static void discard_end(struct ash_volume *volume, struct ash_alloc_discard *discard)
+{
+	struct ash_allocator *alloc = volume->alloc;
+
+	ash_alloc_release(volume, discard->extent, 0);
+	pthread_mutex_lock(&alloc->pending_lock);
+	alloc->pending_blocks -= discard->extent.count;
+	pthread_mutex_unlock(&alloc->pending_lock);
+	free(discard);
+}
+
+bool ash_alloc_discard(struct ash_volume *volume, uint64_t budget_ns)
+{
+	struct ash_allocator *alloc = volume->alloc;
+	uint64_t until = ash_monotonic_ns() + budget_ns;
+
+	pthread_mutex_lock(&alloc->discard_lock);
+	struct ash_alloc_discard *list = discards_merge(discards_take(alloc));
+	while (list && ash_monotonic_ns() < until) {
 		struct ash_alloc_discard *discard = list;
 
 		list = discard->next;
 		/* advice only: a device that refuses keeps the old content, which nothing can see */
 		bdev_discard(volume->dev, discard->extent.start * ASH_BLOCK_SIZE,
 			     discard->extent.count * ASH_BLOCK_SIZE);
-		ash_alloc_release(volume, discard->extent, 0);
-		pthread_mutex_lock(&alloc->pending_lock);
-		alloc->pending_blocks -= discard->extent.count;
-		pthread_mutex_unlock(&alloc->pending_lock);
-		free(discard);
+		discard_end(volume, discard);
 	}
+	bool more = discards_put_back(alloc, list);
 	pthread_mutex_unlock(&alloc->discard_lock);
+	return more;
+}
+
+/* Space is wanted now, and a discard is advice: FITRIM makes up for it. */
+static void discards_forgo(struct ash_volume *volume)
+{
+	struct ash_alloc_discard *list = discards_take(volume->alloc);
+
+	while (list) {
+		struct ash_alloc_discard *discard = list;
+
+		list = discard->next;
+		discard_end(volume, discard);
+	}
 }
 
 uint64_t ash_alloc_freed(struct ash_volume *volume)
@@ -294,7 +386,8 @@ bool ash_alloc_available(struct ash_volume *volume, uint64_t freed)
 	bool available, trimmed;
 
 	ash_alloc_reap(volume);
-	ash_alloc_discard(volume);
+	if (ash_alloc_discard(volume, LACK_NS))
+		discards_forgo(volume);
 	pthread_mutex_lock(&alloc->pending_lock);
 	available = alloc->pending_added - alloc->pending_blocks >= freed;
 	pthread_mutex_unlock(&alloc->pending_lock);

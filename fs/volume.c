@@ -22,8 +22,10 @@
 #define DEFAULT_WRITE_BEHIND (32ull << 20)
 #define DEFAULT_COMMIT_SECONDS 5u
 #define NS_PER_SECOND 1000000000ull
-#define WORKER_TURNS 4u    /* in a commit interval */
-#define LOCK_WAIT_MS 3000u /* a daemon that is shutting down gives the device up within this time */
+#define WORKER_TURNS 4u              /* in a commit interval */
+#define DISCARD_TURN_NS 100000000ull /* of each turn, at most */
+#define DISCARD_END_NS 2000000000ull /* at the end */
+#define LOCK_WAIT_MS 3000u           /* a daemon that is shutting down gives the device up within this time */
 
 const char *ash_version(void)
 {
@@ -274,21 +276,23 @@ static bool checkpoint_due(struct ash_volume *volume)
 
 /*
  * What waits for about the commit interval becomes durable; space is freed before somebody has to wait for it. Data that
- * was written out for its age is forced at once: it has waited already.
+ * was written out for its age is forced at once: it has waited already. Discards, which a device may take seconds for,
+ * come in portions between all this; true: there are more.
  */
-static void worker_turn(struct ash_volume *volume, bool interval)
+static bool worker_turn(struct ash_volume *volume, bool interval)
 {
 	bool aged = ash_wb_tick(volume);
 
 	if (atomic_load(&volume->failed))
-		return;
+		return false;
 	if (interval || aged ||
 	    ash_log_end(volume) - ash_log_durable(volume) > volume->log->memory_blocks / 4 * ASH_LOG_PAYLOAD)
 		ash_log_force(volume, ash_log_end(volume));
 	ash_alloc_reap(volume);
-	ash_alloc_discard(volume);
+	bool more = ash_alloc_discard(volume, DISCARD_TURN_NS);
 	if (checkpoint_due(volume))
 		ash_log_checkpoint(volume, false);
+	return more;
 }
 
 static struct timespec later(struct timespec from, uint64_t ns)
@@ -326,9 +330,10 @@ static void *worker_main(void *argument)
 			turns++;
 		}
 		pthread_mutex_unlock(&volume->worker_lock);
-		worker_turn(volume, turns >= WORKER_TURNS);
+		bool more = worker_turn(volume, turns >= WORKER_TURNS);
 		turns %= WORKER_TURNS;
 		pthread_mutex_lock(&volume->worker_lock);
+		volume->worker_kick = volume->worker_kick || more;
 	}
 	pthread_mutex_unlock(&volume->worker_lock);
 	return NULL;
@@ -750,6 +755,9 @@ int ash_close(struct ash_volume *volume)
 	worker_end(volume);
 	if (!volume->no_write)
 		error = volume_settle(volume);
+	/* nobody waits for long at umount for what is only advice: FITRIM makes up for the rest */
+	if (!error && !atomic_load(&volume->failed))
+		ash_alloc_discard(volume, DISCARD_END_NS);
 	volume_free(volume);
 	return error;
 }

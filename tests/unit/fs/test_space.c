@@ -4,6 +4,8 @@
 #include <pthread.h>
 #include <unistd.h>
 #include "file_fixture.h"
+#include "fs/engine.h"
+#include "fs/wbuf.h"
 #include "tests/support/delay.h"
 
 #define PIECE (1u << 20)
@@ -193,4 +195,72 @@ Test(space, withdrawn_by_a_trim, .timeout = 60)
 Test(space, withdrawn_by_a_trim_of_a_group_that_was_never_used, .timeout = 60)
 {
 	allocate_while_trimmed("mem:256M", 128u << 20);
+}
+
+#define PUNCHED 600u
+
+/* A file of blocks of which every other one (`apart`), or all, are freed one by one; discards take 10 ms each. */
+static void punch(struct fixture *f, bool apart)
+{
+	struct delay_rule slow = { .ops = DELAY_OP(BDEV_DISCARD), .nanoseconds = 10000000 };
+	char error[BDEV_ERROR_TEXT] = "";
+	uint8_t *bytes = aligned(PIECE);
+	struct bdev *device;
+
+	*f = (struct fixture){ .options = { .discard = true, .commit_seconds = 1, .log = quiet_log } };
+	memset(bytes, 7, PIECE);
+	cr_assert_eq(bdev_open("mem:64M", NULL, &device, error), 0, "%s", error);
+	cr_assert_eq(delay_open(device, &f->dev), 0);
+	cr_assert_eq(ash_mkfs(f->dev, &(struct ash_mkfs_options){ 0 }, error), 0, "mkfs: %s", error);
+	fixture_mount(f);
+	uint64_t file = make_file(f, "file");
+	for (uint64_t at = 0; at < 2 * PUNCHED * 4096; at += PIECE)
+		cr_assert_eq(ash_write(f->volume, file, bytes, PIECE, at, ASH_WRITE_THROUGH), (int64_t)PIECE);
+	cr_assert_eq(ash_sync(f->volume), 0);
+	delay_set(f->dev, &slow);
+	for (uint64_t i = 0; i < PUNCHED; i++)
+		cr_assert_eq(ash_fallocate(f->volume, file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+					   (apart ? 2 * i : i) * 4096, 4096),
+			     0);
+	bdev_buffer_free(bytes, PIECE);
+}
+
+static uint64_t since(uint64_t start)
+{
+	return (ash_monotonic_ns() - start) / 1000000;
+}
+
+/* A discard is advice: neither the commit interval nor an unmount waits for the six seconds that these take. */
+Test(space, many_discards_hold_up_neither_data_nor_the_close, .timeout = 60)
+{
+	uint8_t byte = 7;
+	struct fixture f;
+
+	punch(&f, true);
+	cr_assert_eq(ash_sync(f.volume), 0);
+	while (!delay_caught(f.dev))
+		usleep(1000); /* the worker is at it */
+	uint64_t start = ash_monotonic_ns();
+	cr_assert_eq(ash_write(f.volume, make_file(&f, "late"), &byte, 1, 0, 0), 1);
+	do
+		usleep(10000);
+	while (ash_log_durable(f.volume) < ash_log_end(f.volume) && since(start) < 10000);
+	cr_expect_lt(since(start), 3000u, "durable after %llu ms", (unsigned long long)since(start));
+	start = ash_monotonic_ns();
+	cr_expect_eq(ash_close(f.volume), 0);
+	cr_expect_lt(since(start), 4000u, "closed after %llu ms", (unsigned long long)since(start));
+	bdev_close(f.dev);
+}
+
+/* What was freed piece by piece is one range to the device. */
+Test(space, neighbours_are_discarded_at_once, .timeout = 60)
+{
+	struct fixture f;
+
+	punch(&f, false);
+	cr_assert_eq(ash_sync(f.volume), 0);
+	cr_assert_eq(ash_close(f.volume), 0);
+	cr_expect_gt(delay_caught(f.dev), 0u);
+	cr_expect_lt(delay_caught(f.dev), PUNCHED / 4, "%u discards", delay_caught(f.dev));
+	bdev_close(f.dev);
 }
