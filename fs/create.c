@@ -55,7 +55,9 @@ static int write_target(struct ash_maker *maker)
 	if (!block)
 		return -ENOMEM;
 	memcpy(block, maker->create->target, strlen(maker->create->target));
+	ash_wait_begin(volume);
 	result = bdev_write(volume->dev, block, ASH_BLOCK_SIZE, maker->target.start << ASH_BLOCK_SHIFT, 0);
+	ash_wait_end(volume);
 	bdev_buffer_free(block, ASH_BLOCK_SIZE);
 	if (!result)
 		ash_log_note_data(volume);

@@ -83,17 +83,24 @@ static void tell_change(struct shard *shard)
 	pthread_mutex_unlock(&shard->wait_lock);
 }
 
-/* The shard's lock is dropped meanwhile. Nobody changes an entry without it, so nothing is missed. */
-static void wait_change(struct shard *shard)
+/*
+ * The shard's lock is dropped meanwhile. Nobody changes an entry without it, so nothing is missed. Whoever changes it may
+ * be reading the device.
+ */
+static void wait_change(struct ash_volume *volume, struct shard *shard)
 {
 	uint64_t before;
 
 	pthread_mutex_lock(&shard->wait_lock);
 	before = shard->changes;
+	pthread_mutex_unlock(&shard->wait_lock);
 	ash_unlock(&shard->lock);
+	ash_wait_begin(volume);
+	pthread_mutex_lock(&shard->wait_lock);
 	while (shard->changes == before)
 		pthread_cond_wait(&shard->changed, &shard->wait_lock);
 	pthread_mutex_unlock(&shard->wait_lock);
+	ash_wait_end(volume);
 	ash_lock(&shard->lock);
 }
 
@@ -275,12 +282,12 @@ static int load_entry(struct ash_volume *volume, struct shard *shard, struct ent
 	return result;
 }
 
-static struct entry *find_settled(struct shard *shard, uint64_t ino)
+static struct entry *find_settled(struct ash_volume *volume, struct shard *shard, uint64_t ino)
 {
 	struct entry *entry;
 
 	while ((entry = find(shard, ino)) && entry->state == STATE_LOADING)
-		wait_change(shard);
+		wait_change(volume, shard);
 	return entry;
 }
 
@@ -291,7 +298,7 @@ static int get(struct ash_volume *volume, uint64_t ino, bool orphan, struct ash_
 	int result = 0;
 
 	ash_lock(&shard->lock);
-	entry = find_settled(shard, ino);
+	entry = find_settled(volume, shard, ino);
 	if (!entry) {
 		entry = insert(volume, shard, ino, STATE_LOADING);
 		result = entry ? load_entry(volume, shard, entry, orphan) : -ENOMEM;
@@ -347,7 +354,7 @@ int ash_icore_new(struct ash_volume *volume, uint64_t ino, struct ash_icore **ou
 	ash_lock(&shard->lock);
 	/* Only somebody who asked for a number that was free can be here: it goes away by itself. */
 	while ((entry = find(shard, ino)))
-		wait_change(shard);
+		wait_change(volume, shard);
 	entry = insert(volume, shard, ino, STATE_FRESH);
 	ash_unlock(&shard->lock);
 	if (!entry)

@@ -429,7 +429,9 @@ static int read_target(struct ash_volume *volume, const struct ash_held *held, c
 	block = bdev_buffer_alloc(ASH_BLOCK_SIZE);
 	if (!block)
 		return -ENOMEM;
+	ash_wait_begin(volume);
 	result = bdev_read(volume->dev, block, ASH_BLOCK_SIZE, mapping.start << ASH_BLOCK_SHIFT);
+	ash_wait_end(volume);
 	if (!result)
 		memcpy(buffer, block, length);
 	bdev_buffer_free(block, ASH_BLOCK_SIZE);

@@ -220,7 +220,9 @@ static void phase_log(struct scrub *scrub)
 static const char *backup_wrong(struct scrub *scrub, uint64_t block)
 {
 	struct ash_block_id id = { block, ASH_MAGIC_SUPER, 0 };
+	ash_wait_begin(scrub->volume);
 	int error = bdev_read(scrub->volume->dev, scrub->device, ASH_BLOCK_SIZE, block * ASH_BLOCK_SIZE);
+	ash_wait_end(scrub->volume);
 
 	return error                                                    ? "backup superblock: cannot be read" :
 	       ash_header_wrong(scrub->volume, id, scrub->device, true) ? "backup superblock is damaged" :

@@ -235,14 +235,14 @@ static int wait_for_room(struct ash_volume *volume, uint64_t need, bool modest)
 		if (log->reserved_blocks) {
 			struct timespec until;
 
-			clock_gettime(CLOCK_REALTIME, &until);
+			clock_gettime(CLOCK_MONOTONIC, &until);
 			until.tv_nsec += 2000000;
 			if (until.tv_nsec >= 1000000000) {
 				until.tv_sec++;
 				until.tv_nsec -= 1000000000;
 			}
 			ash_wait_begin(volume);
-			pthread_cond_timedwait(&log->changed, &log->lock, &until);
+			pthread_cond_clockwait(&log->changed, &log->lock, CLOCK_MONOTONIC, &until);
 			ash_wait_end(volume);
 		}
 		idle = 0;

@@ -185,3 +185,90 @@ Test(waits, a_block_that_another_thread_reads, .timeout = 60)
 	call_end(&second);
 	engine_close(&engine);
 }
+
+static uint64_t file; /* an inode that is not in memory */
+
+static int run_icore(struct engine *engine)
+{
+	struct ash_icore *icore;
+	int error = ash_icore_get(engine->volume, file, &icore);
+
+	if (!error)
+		ash_icore_put(engine->volume, icore);
+	return error;
+}
+
+static int make(struct engine *engine, const char *name, const char *target, uint64_t *ino)
+{
+	struct ash_create create = { .mode = target ? S_IFLNK | 0777 : S_IFREG | 0644, .target = target };
+	struct ash_attr attr;
+	int error = ash_create(engine->volume, ASH_INO_ROOT, name, &create, &attr);
+
+	*ino = attr.ino;
+	return error;
+}
+
+/* So does the second to ask for an inode: of its block it has not even heard. */
+Test(waits, an_inode_that_another_thread_reads, .timeout = 60)
+{
+	struct engine engine;
+	struct call first = { .engine = &engine, .run = run_icore }, second = first;
+	char name[16];
+
+	open_watched(&engine);
+	for (unsigned i = 0; i < 40; i++) {
+		snprintf(name, sizeof(name), "f%u", i);
+		cr_assert_eq(make(&engine, name, NULL, &file), 0);
+	}
+	cr_assert_eq(ash_checkpoint(engine.volume), 0);
+	engine_again(&engine);
+	hold(&engine, BDEV_READ);
+	call_begin(&first);
+	while (!delay_caught(engine.dev))
+		usleep(1000);
+	call_begin(&second);
+	cr_expect(waiting_reaches(2));
+	delay_release(engine.dev);
+	pthread_join(first.thread, NULL);
+	call_end(&second);
+	engine_close(&engine);
+}
+
+static int run_symlink(struct engine *engine)
+{
+	char target[3000];
+
+	memset(target, 't', sizeof(target) - 1);
+	target[sizeof(target) - 1] = '\0';
+	return make(engine, "link", target, &file);
+}
+
+static int run_readlink(struct engine *engine)
+{
+	char target[4096];
+
+	return ash_readlink(engine->volume, file, target, sizeof(target)) > 0 ? 0 : -EIO;
+}
+
+static void waits_on_device(struct engine *engine, unsigned op, int (*run)(struct engine *engine))
+{
+	struct call call = { .engine = engine, .run = run };
+
+	hold(engine, op);
+	call_begin(&call);
+	while (!delay_caught(engine->dev))
+		usleep(1000);
+	cr_expect(waiting_reaches(1));
+	delay_release(engine->dev);
+	call_end(&call);
+}
+
+Test(waits, long_targets_of_symbolic_links, .timeout = 60)
+{
+	struct engine engine;
+
+	open_watched(&engine);
+	waits_on_device(&engine, BDEV_WRITE, run_symlink);
+	waits_on_device(&engine, BDEV_READ, run_readlink);
+	engine_close(&engine);
+}
