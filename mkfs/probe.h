@@ -36,7 +36,8 @@ int probe_volume(const char *path, struct probe_volume *out);
  * Use by somebody else: 1 and a text as "is mounted on /mnt" in `what`; 0: free as far as can be seen. Looks at
  * mounts, swap areas, exclusive claims of the kernel (O_EXCL), the owner lock of Ashlar programs, and all of
  * these through loop devices over the file, or over the file behind a loop device. bdev_open() with `exclusive` and
- * bdev_lock() have the last word: this function is what can say why.
+ * bdev_lock() have the last word: this function is what can say why. The FUSE mount of another ordinary user is seen by
+ * its lock alone, since its source is whatever he said.
  */
 int probe_in_use(const char *path, char what[PROBE_TEXT]);
 

@@ -195,7 +195,7 @@ static void unescape(char *text)
 struct mount_line {
 	int id;
 	dev_t device;
-	char *where, *type, *source;
+	char *where, *type, *source, *options; /* options: of the filesystem */
 };
 
 /* Fields of a line of /proc/self/mountinfo; see proc(5). */
@@ -217,6 +217,7 @@ static bool parse_mount(char *line, struct mount_line *out)
 	if (!out->type)
 		return false;
 	out->source = strtok_r(NULL, " \n", &save);
+	out->options = out->source ? strtok_r(NULL, " \n", &save) : NULL;
 	out->device = makedev(major_number, minor_number);
 	unescape(out->where);
 	if (out->source)
@@ -224,14 +225,34 @@ static bool parse_mount(char *line, struct mount_line *out)
 	return true;
 }
 
+/*
+ * fusermount3 mounts for every user, from whatever source he says: nobody shall keep others from a device by that. So
+ * of FUSE mounts those of root count, and the caller's own. Another's that is really of this storage has it locked or
+ * claimed.
+ */
+static bool source_is_believed(struct mount_line *mount)
+{
+	char *save = NULL, *option;
+	unsigned user;
+
+	if (strcmp(mount->type, "fuse") != 0 && strncmp(mount->type, "fuse.", 5) != 0)
+		return true;
+	option = mount->options ? strtok_r(mount->options, ",", &save) : NULL;
+	for (; option; option = strtok_r(NULL, ",", &save))
+		if (sscanf(option, "user_id=%u", &user) == 1)
+			return user == 0 || user == geteuid();
+	return false;
+}
+
 /* By device number; by the source's name as well, since some filesystems have numbers of their own (btrfs, fuse). */
-static bool mount_is_of(const struct stat *st, dev_t device, const char *source)
+static bool mount_is_of(const struct stat *st, struct mount_line *mount)
 {
 	struct stat other;
 
-	if (S_ISBLK(st->st_mode) && st->st_rdev == device)
+	if (S_ISBLK(st->st_mode) && st->st_rdev == mount->device)
 		return true;
-	return source && source[0] == '/' && stat(source, &other) == 0 && same_storage(st, &other);
+	return mount->source && mount->source[0] == '/' && source_is_believed(mount) &&
+	       stat(mount->source, &other) == 0 && same_storage(st, &other);
 }
 
 static int find_mount(const char *path, char where[PROBE_TEXT])
@@ -248,7 +269,7 @@ static int find_mount(const char *path, char where[PROBE_TEXT])
 		while (!found && getline(&line, &size, mounts) > 0) {
 			struct mount_line mount;
 
-			if (parse_mount(line, &mount) && mount_is_of(&st, mount.device, mount.source)) {
+			if (parse_mount(line, &mount) && mount_is_of(&st, &mount)) {
 				snprintf(where, PROBE_TEXT, "%.*s", PROBE_TEXT - 1, mount.where);
 				found = 1;
 			}

@@ -94,5 +94,61 @@ if as unshare -Urm true 2>/dev/null && ! as test -w /dev/loop-control; then
 else
 	note "no user namespaces for ordinary users, or loop devices for them: not tested"
 fi
+# ---- What an ordinary user says of his mounts ----
+# claim FSTYPE_OPTIONS: a FUSE mount of his at $WORK/claimed, of which nobody answers requests. Its process is $CLAIM.
+mkdir "$WORK/claimed"
+chown 65534 "$WORK/claimed"
+claim() {
+	rm -f "$WORK/home/up"
+	as python3 - "$1" "$WORK/claimed" "$WORK/home/up" <<'PY' &
+import os, socket, subprocess, sys, time
+ours, theirs = socket.socketpair()
+subprocess.run(['fusermount3', '-o', sys.argv[1], '--', sys.argv[2]], pass_fds=[theirs.fileno()], check=True,
+               env=dict(os.environ, _FUSE_COMMFD=str(theirs.fileno())))
+device = socket.recv_fds(ours, 1, 1)[1]
+open(sys.argv[3], 'w').close()
+time.sleep(600)
+PY
+	CLAIM=$!
+	for _ in $(seq 100); do [ -e "$WORK/home/up" ] && return; sleep 0.05; done
+	return 1
+}
+unclaim() {
+	kill "$CLAIM"
+	wait "$CLAIM" 2>/dev/null
+	umount "$WORK/claimed"
+}
+as_root() { "$@" >"$WORK/out" 2>&1 || { sed 's/^/# /' "$WORK/out"; return 1; }; }
+mkdir "$WORK/root"
+volume 64M
+for type in "" ",subtype=ashlar"; do
+	if ! claim "fsname=$LOOP$type"; then
+		note "fusermount3 refuses a source of the user's choice: not tested"
+		break
+	fi
+	check "the mount has the name that its user gave it${type:+ ($type)}" grep -q "^$LOOP $WORK/claimed fuse" /proc/mounts
+	check "which does not keep root from mkfs.ashlar" as_root "$MKFS" -q -f "$LOOP"
+	[ -n "$FSCK" ] && check "from fsck.ashlar" as_root "$FSCK" -f -n "$LOOP"
+	check "from ashlarctl" as_root "$ASHLARCTL" label "$LOOP" free
+	check "from ashlarfs" as_root "$ASHLARFS" "$LOOP" "$WORK/root"
+	check "and is not where the volume is mounted" eval '"$ASHLARCTL" info "$LOOP" | grep -q "mounted  *on $WORK/root$"'
+	umount "$WORK/root"
+	unclaim
+done
+# The mount of an ordinary user that is really one holds the owner lock, and is refused by that.
+refused() {
+	"$@" >"$WORK/out" 2>&1 && return 1
+	grep -qF "$WORK/home/image is in use by another Ashlar program" "$WORK/out" && [ "$(wc -l <"$WORK/out")" = 1 ] && return
+	grep -qF "$WORK/home/image: is in use by another Ashlar program" "$WORK/out" && [ "$(wc -l <"$WORK/out")" = 1 ] && return
+	sed 's/^/# /' "$WORK/out"
+	return 1
+}
+as "$WORK/ashlarfs" "$WORK/home/image" "$MNT"
+check "a user's own mount of an image: refused to root's mkfs.ashlar" refused "$MKFS" -q -f "$WORK/home/image"
+[ -n "$FSCK" ] && check "fsck.ashlar" refused "$FSCK" -f -y "$WORK/home/image"
+check "ashlarctl" refused "$ASHLARCTL" label "$WORK/home/image" other
+check "and ashlarfs" refused "$ASHLARFS" "$WORK/home/image" "$WORK/root"
+as fusermount3 -u "$MNT"
+for _ in $(seq 100); do "$ASHLARCTL" info "$WORK/home/image" | grep -q "^in use" || break; sleep 0.05; done
 [ -n "$FSCK" ] && check "fsck" eval '"$FSCK" -n "$WORK/home/image" >/dev/null'
 finish
