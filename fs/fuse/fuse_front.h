@@ -350,6 +350,10 @@ void xattr_blocks_tell(struct front *front, uint64_t ino, uint64_t before);
 void ops_ioctl_fill(struct fuse_lowlevel_ops *ops);
 struct front *request_front(fuse_req_t request);
 
+/* ---- fuse_caller.c ---- */
+/* uid 0 with CAP_SYS_ADMIN. Reads /proc: only for requests of ioctl(2) and listxattr(2), see fuse_caller.c. */
+bool caller_is_administrator(fuse_req_t request);
+
 /* ---- handlers of our own: true when the request was kept (its reply comes later) ---- */
 typedef bool (*request_handler)(struct request *request);
 void attr_to_fuse(const struct ash_attr *attr, struct fuse_attr *out);

@@ -5,8 +5,8 @@
  * The kernel has checked who may set which flag (FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR reach us through its own
  * fileattr calls). It does not learn that the change time moved, so it is told before the reply. Setting flags is a
  * handler of our own, since before a file becomes immutable the kernel must write back its pages. FITRIM, the scrub and
- * the remount come unchecked: they are root's. The scrub's structure is the caller's memory: ash_scrub() trusts
- * nothing in it.
+ * the remount come unchecked: they are the administrator's, root's with CAP_SYS_ADMIN. The scrub's structure is the
+ * caller's memory: ash_scrub() trusts nothing in it.
  */
 #include "fuse_front.h"
 #include "fuse_remount.h"
@@ -171,8 +171,8 @@ static void trim(fuse_req_t request, struct front *front, const void *in, size_t
 	struct fstrim_range range;
 	uint64_t trimmed = 0;
 
-	if (fuse_req_ctx(request)->uid != 0 || in_size < sizeof(range) || out_size < sizeof(range)) {
-		fuse_reply_err(request, fuse_req_ctx(request)->uid != 0 ? EPERM : EINVAL);
+	if (in_size < sizeof(range) || out_size < sizeof(range)) {
+		fuse_reply_err(request, EINVAL);
 		return;
 	}
 	memcpy(&range, in, sizeof(range));
@@ -194,8 +194,8 @@ static void scrub(fuse_req_t request, struct front *front, const void *in, size_
 	struct ash_scrub step;
 	int rc;
 
-	if (fuse_req_ctx(request)->uid != 0 || in_size < sizeof(step) || out_size < sizeof(step)) {
-		fuse_reply_err(request, fuse_req_ctx(request)->uid != 0 ? EPERM : EINVAL);
+	if (in_size < sizeof(step) || out_size < sizeof(step)) {
+		fuse_reply_err(request, EINVAL);
 		return;
 	}
 	memcpy(&step, in, sizeof(step));
@@ -231,8 +231,8 @@ static void remount_reply(fuse_req_t request, struct front *front, const void *i
 {
 	uint64_t flags;
 
-	if (fuse_req_ctx(request)->uid != 0 || in_size < sizeof(flags)) {
-		fuse_reply_err(request, fuse_req_ctx(request)->uid != 0 ? EPERM : EINVAL);
+	if (in_size < sizeof(flags)) {
+		fuse_reply_err(request, EINVAL);
 		return;
 	}
 	memcpy(&flags, in, sizeof(flags));
@@ -241,6 +241,11 @@ static void remount_reply(fuse_req_t request, struct front *front, const void *i
 		fuse_reply_err(request, -rc);
 	else
 		fuse_reply_ioctl(request, 0, NULL, 0);
+}
+
+static bool is_administrators(unsigned command)
+{
+	return command == FITRIM || command == ASH_IOC_SCRUB || command == REMOUNT_IOCTL;
 }
 
 static void operation_ioctl(fuse_req_t request, fuse_ino_t ino, unsigned command, void *argument,
@@ -252,6 +257,10 @@ static void operation_ioctl(fuse_req_t request, fuse_ino_t ino, unsigned command
 	(void)argument;
 	(void)file;
 	(void)flags;
+	if (is_administrators(command) && !caller_is_administrator(request)) {
+		fuse_reply_err(request, EPERM);
+		return;
+	}
 	switch (command) {
 	case FS_IOC_GETFLAGS:
 	case FS_IOC32_GETFLAGS:

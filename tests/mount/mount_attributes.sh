@@ -50,6 +50,32 @@ echo x >"$MNT/flags"
 setfattr -n trusted.secret -v 1 "$MNT/flags" 2>/dev/null
 setfattr -n user.open -v 1 "$MNT/flags" 2>/dev/null
 check "trusted attributes are hidden from others" eval 'as python3 -c "import os; l = os.listxattr(\"$MNT/flags\"); assert l == [\"user.open\"], l"'
+cat >"$WORK/list.py" <<'PY'
+import ctypes, os, sys
+if len(sys.argv) > 2 and ctypes.CDLL(None).unshare(0x10000000): # a user namespace of its own, with all capabilities in it
+    sys.exit('unshare')
+print(*sorted(os.listxattr(sys.argv[1])))
+PY
+# uid 0 without capabilities, as the root of a container.
+bare() { setpriv --bounding-set=-all --inh-caps=-all "$@"; }
+check "root sees them" same "$(python3 "$WORK/list.py" "$MNT/flags")" "trusted.secret user.open"
+check "uid 0 without CAP_SYS_ADMIN does not" same "$(bare python3 "$WORK/list.py" "$MNT/flags")" "user.open"
+check "nor with that of a user namespace below" same "$(bare python3 "$WORK/list.py" "$MNT/flags" below)" "user.open"
+check "uid 0 with nothing but CAP_SYS_ADMIN does" same "$(setpriv --bounding-set=-all,+sys_admin python3 "$WORK/list.py" "$MNT/flags")" "trusted.secret user.open"
+if grep -qw overlay /proc/filesystems; then
+	# The kernel lists them in the name of who has mounted the overlay, in a thread of an ordinary user.
+	mkdir -m 777 "$WORK/upper" "$WORK/over" "$MNT/lower"
+	mkdir "$WORK/work"
+	echo x >"$MNT/lower/f"
+	chmod 666 "$MNT/lower/f"
+	setfattr -n trusted.secret -v 1 "$MNT/lower/f"
+	mount -t overlay overlay -o "lowerdir=$MNT/lower,upperdir=$WORK/upper,workdir=$WORK/work" "$WORK/over"
+	as sh -c "echo y >>$WORK/over/f"
+	check "overlayfs copies them up, whoever writes" same "$(python3 "$WORK/list.py" "$WORK/upper/f" | grep -o trusted.secret)" trusted.secret
+	umount "$WORK/over"
+else
+	note "this kernel has no overlayfs"
+fi
 check "chattr +i" chattr +i "$MNT/flags"
 check_fails "immutable: no write by name, this mount" eval 'echo y >"$MNT/flags"'
 # The kernel asks nobody about OPEN on this mount, and takes data into its page cache: it must not get further.
@@ -282,6 +308,21 @@ PY
 chmod 644 "$WORK/remount.py"
 check "root may tell the daemon of a remount" same "$(python3 "$WORK/remount.py" "$MNT" 0)" done
 check "another user may not" same "$(as python3 "$WORK/remount.py" "$MNT" 0)" EPERM
+check "nor may uid 0 without CAP_SYS_ADMIN" same "$(bare python3 "$WORK/remount.py" "$MNT" 0)" EPERM
+trim() { "$@" python3 - "$MNT" <<'PY'
+import errno, fcntl, os, struct, sys
+try:
+    fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0xc0185879, struct.pack('QQQ', 0, 1 << 62, 0))
+    print('done')
+except OSError as error:
+    print(errno.errorcode[error.errno])
+PY
+}
+check "FITRIM is root's" same "$(trim env)" done
+check "not an ordinary user's" same "$(trim as)" EPERM
+check "nor that of uid 0 without CAP_SYS_ADMIN" same "$(trim bare)" EPERM
+check "a scrub is root's" "$ASHLARCTL" scrub -q "$MNT"
+check_fails "not that of uid 0 without CAP_SYS_ADMIN" bare "$ASHLARCTL" scrub -q "$MNT"
 check "a flag that is not known is refused" same "$(python3 "$WORK/remount.py" "$MNT" 2)" EINVAL
 exec 9>"$MNT/open"
 check_fails "remount,ro while a file is open for writing" "$MOUNT_HELPER" "$LOOP" "$MNT" -o remount,ro

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Who asks: is the caller an administrator, as capable(CAP_SYS_ADMIN) of the kernel would say?
+ *
+ * A request has a uid, but no capabilities: the root of a container has uid 0 and may have none of them. They stand in
+ * /proc/PID/status, PID being the thread that asks. The number is still its own: once a request is read, its caller
+ * waits in the kernel until it is answered, whatever signal it gets. Those of a user namespace below ours are worth
+ * nothing here: everybody is given all of them in a namespace of his own.
+ *
+ * Rules
+ * - Only for ioctl(2) and listxattr(2). A caller in the middle of execve(2) holds locks of its /proc entries. One that
+ *   waits in these two is not there, nor is a thread beside it: execve(2) takes those locks when all others are gone.
+ * - Where /proc cannot be read (none in a chroot, one of another PID namespace, a caller that we cannot see from ours)
+ *   the uid decides: nothing is known against root then, and root must be able to trim, scrub and remount there, too.
+ *   What a root without capabilities can do by it costs time, not data.
+ *
+ * No state and no locks.
+ */
+#include "fuse_front.h"
+
+#include <linux/capability.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct credentials {
+	bool has_uid, has_effective;
+	uint32_t uid; /* of the thread, for files */
+	uint64_t effective;
+};
+
+/* Does /proc count processes as the kernel's requests do, by our own PID namespace? */
+static bool proc_is_ours(void)
+{
+	char text[16] = "";
+
+	return readlink("/proc/self", text, sizeof(text) - 1) > 0 && atol(text) == (long)getpid();
+}
+
+static bool credentials_read(pid_t pid, struct credentials *out)
+{
+	char path[64], *line = NULL;
+	size_t size = 0; /* the list of groups, which comes before, may be long */
+	FILE *file;
+
+	*out = (struct credentials){ 0 };
+	snprintf(path, sizeof(path), "/proc/%ld/status", (long)pid);
+	file = fopen(path, "re");
+	if (!file)
+		return false;
+	while (!out->has_effective && getline(&line, &size, file) > 0) {
+		if (sscanf(line, "Uid: %*u %*u %*u %" SCNu32, &out->uid) == 1)
+			out->has_uid = true;
+		if (sscanf(line, "CapEff: %" SCNx64, &out->effective) == 1)
+			out->has_effective = true;
+	}
+	free(line);
+	fclose(file);
+	return out->has_uid && out->has_effective;
+}
+
+/* Where we may not look, as an ordinary user's daemon may not, the capabilities alone count. */
+static bool same_user_namespace(pid_t pid)
+{
+	struct stat ours, theirs;
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%ld/ns/user", (long)pid);
+	if (stat("/proc/self/ns/user", &ours) || stat(path, &theirs))
+		return true;
+	return ours.st_dev == theirs.st_dev && ours.st_ino == theirs.st_ino;
+}
+
+bool caller_is_administrator(fuse_req_t request)
+{
+	const struct fuse_ctx *caller = fuse_req_ctx(request);
+	struct credentials credentials;
+
+	if (caller->uid != 0)
+		return false;
+	if (caller->pid <= 0 || !proc_is_ours() || !credentials_read(caller->pid, &credentials))
+		return true;
+	/* Another user's thread: the kernel asks in the name of root, as overlayfs does when it copies a file up. */
+	if (credentials.uid != 0)
+		return true;
+	return (credentials.effective >> CAP_SYS_ADMIN & 1) && same_user_namespace(caller->pid);
+}
