@@ -125,10 +125,13 @@ static void info_use(const char *device)
 {
 	char where[PROBE_TEXT];
 
-	if (probe_mount_point(tool_device_path(device), where) > 0)
-		printf("mounted        on %s\n", where);
-	else
+	if (probe_mount_point(tool_device_path(device), where) <= 0) {
 		puts("in use         by another program");
+		return;
+	}
+	fputs("mounted        on ", stdout);
+	tool_print_text(where);
+	putchar('\n');
 }
 
 static void info_text(const struct info *info)
@@ -440,7 +443,8 @@ static int trim_report(const char *name, uint64_t bytes)
 	char size[32];
 
 	tool_format_size(bytes, size);
-	printf("%s: %s (%" PRIu64 " bytes) discarded\n", name, size, bytes);
+	tool_print_text(name);
+	printf(": %s (%" PRIu64 " bytes) discarded\n", size, bytes);
 	return 0;
 }
 

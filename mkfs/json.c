@@ -5,6 +5,8 @@
  */
 #include "mkfs/json.h"
 
+#include "mkfs/standard.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
@@ -29,33 +31,13 @@ int json_end(struct json *json)
 	return fflush(json->out) ? -errno : 0;
 }
 
-/* Length of the valid UTF-8 sequence at the start of `text`, 0 when there is none. */
-static size_t utf8_length(const unsigned char *text, size_t length)
-{
-	static const uint32_t least[] = { 0, 0, 0x80, 0x800, 0x10000 };
-	size_t bytes = text[0] < 0x80 ? 1 : text[0] >= 0xf0 && text[0] < 0xf8 ? 4 : text[0] >= 0xe0 ? 3 : 2;
-	uint32_t code;
-
-	if (bytes == 1)
-		return 1;
-	if (text[0] < 0xc0 || text[0] >= 0xf8 || bytes > length)
-		return 0;
-	code = text[0] & (0x7fu >> bytes);
-	for (size_t i = 1; i < bytes; i++) {
-		if ((text[i] & 0xc0) != 0x80)
-			return 0;
-		code = code << 6 | (text[i] & 0x3f);
-	}
-	return code < least[bytes] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000) ? 0 : bytes;
-}
-
 static void write_text(struct json *json, const char *text, size_t length)
 {
 	const unsigned char *p = (const unsigned char *)text, *end = p + length;
 
 	fputc('"', json->out);
 	while (p < end) {
-		size_t bytes = utf8_length(p, (size_t)(end - p));
+		size_t bytes = standard_utf8_length((const char *)p, (size_t)(end - p));
 
 		if (!bytes)
 			fprintf(json->out, "\\udc%02x", *p++);
@@ -63,7 +45,10 @@ static void write_text(struct json *json, const char *text, size_t length)
 			fprintf(json->out, "\\%c", *p++);
 		else if (*p < ' ' || *p == 127)
 			fprintf(json->out, "\\u%04x", *p++);
-		else
+		else if (bytes == 2 && *p == 0xc2 && p[1] < 0xa0) { /* a control character, too: see standard_next() */
+			fprintf(json->out, "\\u%04x", p[1]);
+			p += bytes;
+		} else
 			p += fwrite(p, 1, bytes, json->out) == bytes ? bytes : (size_t)(end - p);
 	}
 	fputc('"', json->out);

@@ -8,6 +8,8 @@
  */
 #include "mkfs/probe.h"
 
+#include "mkfs/standard.h"
+
 #include "fs/checksum.h"
 
 #include <ashlar/format.h>
@@ -96,8 +98,9 @@ static void copy_label(char *out, size_t size, const char *label, size_t length)
 	size_t i;
 
 	for (i = 0; i < length && i + 1 < size && label[i]; i++)
-		out[i] = (unsigned char)label[i] < ' ' || label[i] == 127 ? '?' : label[i];
+		out[i] = label[i];
 	out[i] = 0;
+	standard_clean(out);
 }
 
 static int describe_volume(const char *kind, const struct ash_super *super, char what[PROBE_TEXT])

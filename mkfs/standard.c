@@ -6,8 +6,10 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <signal.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 void standard_guard(void)
@@ -37,6 +39,56 @@ void standard_option_error(int option, char *const *argv, char *text, size_t siz
 		snprintf(text, size, "unknown option '-%c'; try '%s --help'", optopt, program);
 	else
 		snprintf(text, size, "unknown option '%.128s'; try '%s --help'", argv[optind - 1], program);
+}
+
+size_t standard_utf8_length(const char *text, size_t length)
+{
+	static const uint32_t least[] = { 0, 0, 0x80, 0x800, 0x10000 };
+	const unsigned char *byte = (const unsigned char *)text;
+	size_t bytes = byte[0] < 0x80 ? 1 : byte[0] >= 0xf0 && byte[0] < 0xf8 ? 4 : byte[0] >= 0xe0 ? 3 : 2;
+	uint32_t code;
+
+	if (bytes == 1)
+		return 1;
+	if (byte[0] < 0xc0 || byte[0] >= 0xf8 || bytes > length)
+		return 0;
+	code = byte[0] & (0x7fu >> bytes);
+	for (size_t i = 1; i < bytes; i++) {
+		if ((byte[i] & 0xc0) != 0x80)
+			return 0;
+		code = code << 6 | (byte[i] & 0x3f);
+	}
+	return code < least[bytes] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000) ? 0 : bytes;
+}
+
+bool standard_next(const char **text)
+{
+	const char *start = *text;
+	size_t bytes = standard_utf8_length(start, strnlen(start, 4));
+	unsigned char first = (unsigned char)start[0];
+
+	*text += bytes ? bytes : 1;
+	if (bytes == 2)
+		return first != 0xc2 || (unsigned char)start[1] >= 0xa0;
+	return bytes > 2 || (bytes == 1 ? first >= ' ' && first != 127 : first >= 0xa0);
+}
+
+void standard_clean(char *text)
+{
+	const char *in = text;
+	char *out = text;
+
+	while (*in) {
+		const char *start = in;
+
+		if (standard_next(&in)) {
+			memmove(out, start, (size_t)(in - start));
+			out += in - start;
+		} else {
+			*out++ = '?';
+		}
+	}
+	*out = 0;
 }
 
 int standard_finish(int status, int failure)

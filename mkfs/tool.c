@@ -31,11 +31,6 @@ const char *tool_first_error(void)
 	return first_error;
 }
 
-static bool is_control(char c)
-{
-	return (unsigned char)c < ' ' || c == 127;
-}
-
 /* Names from a volume are any bytes: one line it stays, and no orders to the terminal. */
 static void print_line(const char *format, va_list arguments)
 {
@@ -45,9 +40,7 @@ static void print_line(const char *format, va_list arguments)
 		fprintf(stderr, "%s: out of memory\n", program_invocation_short_name);
 		return;
 	}
-	for (char *p = text; *p; p++)
-		if (is_control(*p))
-			*p = '?';
+	standard_clean(text);
 	fprintf(stderr, "%s: %s\n", program_invocation_short_name, text);
 	free(text);
 }
@@ -81,8 +74,18 @@ void tool_print_text(const char *text)
 {
 	bool terminal = isatty(STDOUT_FILENO);
 
-	for (; *text; text++)
-		putchar(terminal && is_control(*text) ? '?' : *text);
+	if (!terminal) {
+		fputs(text, stdout);
+		return;
+	}
+	while (*text) {
+		const char *start = text;
+
+		if (standard_next(&text))
+			fwrite(start, 1, (size_t)(text - start), stdout);
+		else
+			putchar('?');
+	}
 }
 
 const char *tool_device_path(const char *name)

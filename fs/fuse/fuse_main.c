@@ -68,18 +68,17 @@ void front_log(struct front *front, enum ash_log_level level, const char *format
 {
 	static const int priorities[] = { LOG_ERR, LOG_WARNING, LOG_NOTICE };
 	va_list arguments;
+	char line[1024];
 
 	va_start(arguments, format);
-	if (atomic_load(&front->background)) {
-		vsyslog(priorities[level], format, arguments);
-	} else if (level != ASH_LOG_NOTICE || front->options.foreground) {
-		/* One write for one line, whatever other threads print. */
-		char line[1024];
-		int length = snprintf(line, sizeof(line), "ashlarfs: ");
-		vsnprintf(line + length, sizeof(line) - (size_t)length, format, arguments);
-		fprintf(stderr, "%s\n", line);
-	}
+	vsnprintf(line, sizeof(line), format, arguments);
 	va_end(arguments);
+	standard_clean(line);
+	if (atomic_load(&front->background))
+		syslog(priorities[level], "%s", line);
+	/* One write for one line, whatever other threads print. */
+	else if (level != ASH_LOG_NOTICE || front->options.foreground)
+		fprintf(stderr, "ashlarfs: %s\n", line);
 }
 
 static void print_help(void)

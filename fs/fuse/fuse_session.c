@@ -15,6 +15,7 @@
  */
 #include "fuse_front.h"
 #include "fuse_protocol.h"
+#include "mkfs/standard.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -411,8 +412,14 @@ static void operation_destroy(void *context)
 
 static void log_libfuse(enum fuse_log_level level, const char *format, va_list arguments)
 {
-	if (level <= FUSE_LOG_ERR)
-		vfprintf(stderr, format, arguments);
+	char line[1024];
+
+	if (level > FUSE_LOG_ERR)
+		return;
+	vsnprintf(line, sizeof(line), format, arguments);
+	line[strcspn(line, "\n")] = 0;
+	standard_clean(line);
+	fprintf(stderr, "%s\n", line);
 }
 
 int session_open(struct front *front)

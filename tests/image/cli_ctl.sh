@@ -302,6 +302,28 @@ pty.spawn(['ashlarctl', 'info', 'escape.img'], read)
 sys.exit(b'\033' in b''.join(seen) or b'a?b?c' not in b''.join(seen))
 END
 ok "a label's control characters do not reach the terminal" $?
+# C1, the second set of control characters: as UTF-8, and as a byte that is no character. Other characters stay.
+mkdir c1
+touch c1/"$(printf 'a\302\23331mb')" c1/"$(printf 'c\233d')" c1/"$(printf 'e\303\233f\342\202\254\302\240g')"
+mkfs.ashlar -q -d c1 c1.img 16M
+python3 - <<'END' >out 2>err
+import pty, os, sys
+seen = []
+def read(fd):
+    data = os.read(fd, 4096)
+    seen.append(data)
+    return data
+for command in 'ls', 'ls --json':
+    pty.spawn(['ashlarctl'] + command.split() + ['c1.img'], read)
+text = b''.join(seen)
+wrong = [w for w in (b'a?31mb\r', b'c?d\r', b'e\303\233f\342\202\254\302\240g\r', b'"a\\u009b31mb"', b'"c\\udc9bd"') if w not in text]
+print(text, wrong)
+sys.exit(b'\302\233' in text or b'c\233' in text or bool(wrong))
+END
+ok "nor do those of the second set, in names" $?
+works "ls --json" ashlarctl ls --json c1.img
+json "has them all the same" "'a\\x9b31mb' in [e['name'] for e in v]"
+fails "those in an error" "no?[31mname: No such file" ashlarctl cat volume "$(printf '/no\302\233[31mname')"
 fails "control characters of an error" "no?such?[31mname: No such file" ashlarctl cat volume "/no"$'\n'"such"$'\033'"[31mname"
 
 # For udev: names as it wants them, one line each whatever the label holds, and no word about what is no volume.

@@ -56,6 +56,20 @@ refused "mkfs -f of a mounted device" "$MKFS" -q -f "$LOOP"
 [ -n "$CTL" ] && refused "a label for a mounted device" "$CTL" label "$LOOP" other
 check "at once: nobody waits for the end of a mount" [ $((${EPOCHREALTIME/./} - began)) -lt 2900000 ]
 detach
+# The name of a mount point is its maker's: no orders to the terminal of whoever reads it.
+evil="$WORK/$(printf 'm\033]0;X\007\302\233')"
+harmless() { ! LC_ALL=C grep -q "$(printf '\033]\|\302\233\|\007')" "$1" && grep -qaF "$2" "$1"; }
+refused "mount point with control characters" "$ASHLARFS" "$LOOP" "$evil"
+check "which become question marks" harmless "$WORK/out" '/m?]0;X?? does not exist'
+mkdir "$evil"
+"$ASHLARFS" "$LOOP" "$evil"
+script -qec "'$ASHLARCTL' info '$LOOP'" /dev/null >"$WORK/out" </dev/null
+check "on a terminal, too" harmless "$WORK/out" '/m?]0;X??'
+script -qec "'$ASHLARCTL' trim '$LOOP'" /dev/null >"$WORK/out" </dev/null
+check "wherever it is told" harmless "$WORK/out" '/m?]0;X??'
+check "where there is none it is as it is" eval '"$ASHLARCTL" info "$LOOP" | grep -qF "$evil"'
+umount "$evil"
+rmdir "$evil"
 : >"$WORK/empty"
 echo "a text file" >"$WORK/text"
 head -c 100000 /dev/urandom >"$WORK/noise"
