@@ -393,10 +393,13 @@ static void heed_interrupts(void)
 	sigaction(SIGHUP, &action, NULL);
 }
 
-/* Made empty: it gets its length when it is locked. */
+/*
+ * Made empty: it gets its length when it is locked. It is its owner's alone: who can read an image reads all files in
+ * it, whatever their modes, and can keep others from opening it by a lock.
+ */
 static int create_file(struct request *request)
 {
-	int fd = open(request->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666), result = 0;
+	int fd = open(request->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600), result = 0;
 
 	if (fd < 0 || fstat(fd, &request->st))
 		result = tool_error(-1, "%s: %s", request->path, strerror(errno));

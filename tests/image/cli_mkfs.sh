@@ -21,6 +21,12 @@ fails "a missing device is not created" "no such device" mkfs.ashlar /dev/ashlar
 fails "nor one in a folder of devices" "no such device" mkfs.ashlar /dev/ashlar-missing/disk 64M
 [ ! -e missing ] && [ ! -e /dev/ashlar-missing ]
 ok "missing files stay missing" $?
+(umask 022 && mkfs.ashlar -q made 16M) >out 2>err
+[ "$(stat -c %a made)" = 600 ]
+ok "an image that is created is its owner's alone" $?
+(umask 022 && truncate -s 16M there && mkfs.ashlar -q there) >out 2>err
+[ "$(stat -c %a there)" = 644 ]
+ok "one that is there keeps its mode" $?
 fails_untouched "an empty file needs a size" "is an empty file" empty mkfs.ashlar empty
 fails_untouched "a file below 4 MiB is too small" "is too small (4193280 bytes)" short mkfs.ashlar short
 fails_untouched "a text file is refused" "is too small (12 bytes)" text mkfs.ashlar -f text
