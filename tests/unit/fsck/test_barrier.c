@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Repairs that lose what was not flushed. A repair is recorded; then the power goes at the end of each window between
- * two flushes, and of what was written in it all, nothing, or some is on the device, torn between sectors where that
- * happens. From each such state the next check must get the volume sound, with all that could be read before the first.
+ * Repairs that lose what was not flushed: from each state that this can leave the next check must get the volume sound,
+ * with all that could be read before the first.
  *
  * Some barriers back each other, so that none of them alone shows: the one before an empty log is begun (that of
  * log_give_up() and that of log_horizon()), and the one before the mark is taken back (that of finish() and that of
@@ -12,14 +11,12 @@
  */
 #include "forge_fixture.h"
 
-#include "tests/support/level.h"
+#include "tests/unit/fs/loss_fixture.h"
 
 #define SIZE (16u << 20)
 #define BLOCKS (SIZE / ASH_BLOCK_SIZE)
-#define SECTOR 512u
 #define NAMES 240u
 #define EXTENTS 500u
-#define WINDOW_MAX 1024u /* changes that are not durable at one time */
 
 /* What could be read of the volume before the first repair. */
 struct known {
@@ -31,16 +28,10 @@ struct known {
 	unsigned names, extents;
 };
 
-struct exploration {
+struct judge {
 	struct known known;
-	uint8_t *base;       /* the device before the first repair */
-	struct bdev *record; /* of the first repair */
-	struct sick sick;    /* the state that is judged */
-	bool dirty[BLOCKS];  /* ... and where it is not `base` */
-	uint64_t random;
-	unsigned states, bad;
-	size_t open[WINDOW_MAX]; /* changes that are not durable at the cut */
-	unsigned open_count;
+	struct sick sick; /* the state that is judged */
+	char why[1200];
 };
 
 /* ---- A volume with something to lose ---- */
@@ -166,172 +157,45 @@ static const char *known_lost(struct sick *sick, const struct known *known)
 	return NULL;
 }
 
-/* ---- States ---- */
+/* ---- The next check ---- */
 
-static void note_dirty(void *context, const struct bdev_request *request)
+/* NULL, or what is wrong. A volume of which nothing was changed does not say that there is work to finish. */
+static const char *state_check(struct judge *judge, bool untouched)
 {
-	struct exploration *x = context;
-	uint64_t end = (request->offset + request->length + ASH_BLOCK_SIZE - 1) / ASH_BLOCK_SIZE;
-
-	if (request->op == BDEV_READ || request->op == BDEV_FLUSH)
-		return;
-	for (uint64_t block = request->offset / ASH_BLOCK_SIZE; block < end; block++)
-		x->dirty[block] = true;
-}
-
-static void state_reset(struct exploration *x)
-{
-	for (uint64_t block = 0; block < BLOCKS; block++)
-		if (x->dirty[block])
-			image_write(&x->sick.engine, block, x->base + block * ASH_BLOCK_SIZE);
-	memset(x->dirty, 0, sizeof(x->dirty));
-}
-
-/* Is the device as it was before the first repair? Then nothing says that there is work to finish. */
-static bool state_is_base(struct exploration *x)
-{
-	uint8_t bytes[ASH_BLOCK_SIZE];
-
-	for (uint64_t block = 0; block < BLOCKS; block++) {
-		if (!x->dirty[block])
-			continue;
-		image_read(&x->sick.engine, block, bytes);
-		if (memcmp(bytes, x->base + block * ASH_BLOCK_SIZE, sizeof(bytes)))
-			return false;
-	}
-	return true;
-}
-
-/* What was durable at the cut. */
-static void state_begin(struct exploration *x, size_t cut)
-{
-	state_reset(x);
-	x->open_count = 0;
-	for (size_t i = 0; i < cut; i++) {
-		const struct record_entry *entry = record_get(x->record, i);
-
-		if (entry->kind == RECORD_FLUSH || entry->kind == RECORD_MARK)
-			continue;
-		if (record_is_durable(x->record, i, cut)) {
-			cr_assert_eq(record_apply(entry, x->sick.engine.dev), 0);
-			continue;
-		}
-		cr_assert_lt(x->open_count, WINDOW_MAX);
-		x->open[x->open_count++] = i;
-	}
-}
-
-/* Some sectors of a change, in front or behind. */
-static void tear(struct exploration *x, const struct record_entry *entry, uint64_t part, bool front)
-{
-	uint64_t sectors = entry->length / SECTOR;
-
-	cr_assert_eq(record_apply_part(entry, x->sick.engine.dev, front ? 0 : part * SECTOR,
-				       (front ? part : sectors - part) * SECTOR),
-		     0);
-}
-
-/* NULL, or what is wrong. */
-static const char *state_judge(struct exploration *x)
-{
-	struct ash_check_options options = { .mode = ASH_CHECK_YES, .no_threads = true, .force = state_is_base(x) };
+	struct ash_check_options options = { .mode = ASH_CHECK_YES, .no_threads = true, .force = untouched };
 	struct ash_check_options look = {
-		.mode = ASH_CHECK_NO, .no_threads = true, .report = note_code, .context = &x->sick
+		.mode = ASH_CHECK_NO, .no_threads = true, .report = note_code, .context = &judge->sick
 	};
 	struct ash_check_result result;
 	const char *why;
 	bool skipped;
 
-	x->sick.codes[0] = 0;
-	if (ash_check(x->sick.engine.dev, &options, &result))
+	judge->sick.codes[0] = 0;
+	if (ash_check(judge->sick.engine.dev, &options, &result))
 		return "the next check cannot run";
 	if (result.left)
 		return "the next check leaves something";
 	skipped = result.skipped;
-	if (ash_check(x->sick.engine.dev, &look, &result) || result.problems)
+	if (ash_check(judge->sick.engine.dev, &look, &result) || result.problems)
 		return skipped ? "the next check takes it for clean" : "the next check does not make it sound";
-	if (engine_try_mount(&x->sick.engine))
+	if (engine_try_mount(&judge->sick.engine))
 		return "it cannot be mounted";
-	why = known_lost(&x->sick, &x->known);
-	if (ash_close(x->sick.engine.volume) && !why)
+	why = known_lost(&judge->sick, &judge->known);
+	if (ash_close(judge->sick.engine.volume) && !why)
 		why = "it cannot be closed";
-	x->sick.engine.volume = NULL;
+	judge->sick.engine.volume = NULL;
 	return why;
 }
 
-enum choice { NOTHING, ALL, EACH, RANDOM };
-
-/* What becomes of a change: '-' is lost, '+' is there, '<' and '>': its front or its end is. */
-static char fate_of(struct exploration *x, enum choice choice, unsigned number, unsigned change)
+static const char *state_judge(void *context, bool untouched)
 {
-	if (choice == NOTHING || choice == ALL)
-		return choice == ALL ? '+' : '-';
-	if (choice == EACH)
-		return "-+<>"[number >> 2 * change & 3];
-	return "--++-++<>-"[(engine_random(&x->random) >> 20) % 10];
-}
+	struct judge *judge = context;
+	const char *why = state_check(judge, untouched);
 
-static void change_apply(struct exploration *x, const struct record_entry *entry, enum choice choice, char fate)
-{
-	uint64_t sectors = entry->length / SECTOR, part = sectors / 2;
-
-	if (fate == '+')
-		cr_assert_eq(record_apply(entry, x->sick.engine.dev), 0);
-	if (choice == RANDOM && sectors > 1)
-		part = 1 + engine_random(&x->random) % (sectors - 1);
-	if ((fate == '<' || fate == '>') && part)
-		tear(x, entry, part, fate == '<');
-}
-
-static void state_try(struct exploration *x, size_t cut, enum choice choice, unsigned number)
-{
-	char fates[65] = "";
-	const char *why;
-
-	state_begin(x, cut);
-	for (unsigned i = 0; i < x->open_count; i++) {
-		char fate = fate_of(x, choice, number, i);
-
-		change_apply(x, record_get(x->record, x->open[i]), choice, fate);
-		if (i < 64)
-			fates[i] = fate;
-	}
-	x->states++;
-	why = state_judge(x);
-	if (why && x->bad++ < 3)
-		cr_expect_fail("state %u: cut at %zu, %u changes (%s): %s: %s", x->states, cut, x->open_count, fates,
-			       why, x->sick.codes);
-}
-
-/* All states of few changes, torn in the middle; else seeded ones. */
-static void window_explore(struct exploration *x, size_t cut)
-{
-	unsigned subsets = test_level_is_long() ? 400 : test_level_is_quick() ? 16 : 48;
-	bool each;
-
-	state_begin(x, cut);
-	each = x->open_count <= 3;
-	if (each)
-		subsets = 1u << 2 * x->open_count;
-	for (enum choice choice = NOTHING; choice <= ALL && !each; choice++)
-		state_try(x, cut, choice, 0);
-	for (unsigned i = 0; i < subsets; i++)
-		state_try(x, cut, each ? EACH : RANDOM, i);
-}
-
-/* Before each flush, and at the end. Two flushes one after the other have no state between them. */
-static void explore(struct exploration *x)
-{
-	size_t count = record_count(x->record), last = 0;
-
-	for (size_t cut = 1; cut <= count; cut++) {
-		if (cut < count && record_get(x->record, cut)->kind != RECORD_FLUSH)
-			continue;
-		if (cut > last + 1 || cut == 1)
-			window_explore(x, cut);
-		last = cut;
-	}
-	cr_expect_eq(x->bad, 0, "%u of %u states", x->bad, x->states);
+	if (!why)
+		return NULL;
+	snprintf(judge->why, sizeof(judge->why), "%s: %s", why, judge->sick.codes);
+	return judge->why;
 }
 
 /* ---- The first repair ---- */
@@ -339,32 +203,21 @@ static void explore(struct exploration *x)
 /* `sick` is damaged, and is closed by this. */
 static void explore_repair(struct sick *sick, struct known *known, const char *code)
 {
-	struct exploration *x = calloc(1, sizeof(*x));
-	char device[32];
+	static struct judge judge;
+	static struct losses losses;
 
-	cr_assert(x);
 	known_take(sick, known);
-	x->known = *known;
-	x->random = 88172645463325252ull;
-	x->base = bdev_buffer_alloc(SIZE);
-	cr_assert_eq(bdev_read(sick->engine.dev, x->base, SIZE, 0), 0);
-
-	cr_assert_eq(record_open(sick->engine.dev, &sick->engine.dev), 0);
-	x->record = sick->engine.dev;
+	losses_open(&losses, &sick->engine.dev);
 	cr_expect_eq(check(sick, ASH_CHECK_YES).left, 0, "%s", sick->codes);
 	cr_expect(strstr(sick->codes, code), "%s: %s", code, sick->codes);
-
-	snprintf(device, sizeof(device), "mem:%u", SIZE);
-	x->sick = *sick;
-	cr_assert_eq(fault_open(engine_device(device), &x->sick.engine.dev), 0);
-	memset(x->dirty, 1, sizeof(x->dirty));
-	state_reset(x);
-	fault_ask(x->sick.engine.dev, note_dirty, x);
-	explore(x);
-	engine_close(&x->sick.engine);
+	judge.known = *known;
+	judge.sick = *sick;
+	judge.sick.engine.dev = losses.dev;
+	losses.judge = state_judge;
+	losses.context = &judge;
+	losses_explore(&losses);
+	losses_close(&losses);
 	engine_close(&sick->engine);
-	bdev_buffer_free(x->base, SIZE);
-	free(x);
 }
 
 /* ---- Repairs ---- */
