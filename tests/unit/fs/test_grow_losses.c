@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A growth, and an unmount that refreshes the backups, of which what was not flushed is lost: the volume can be mounted
+ * and is sound, has its old size or the new one, and some copy of the superblock besides the first is good at any time.
+ */
+#include "loss_fixture.h"
+
+#include "fs/checksum.h"
+#include "fsck/check.h"
+
+#define DEVICE "mem:132M"
+#define DEVICE_BLOCKS 33792u /* a group, and 1536 blocks of another */
+
+struct judge {
+	struct engine engine;
+	uint64_t old_blocks, new_blocks;
+};
+
+static bool backup_is_good(struct engine *engine, uint64_t block)
+{
+	struct ash_super super;
+
+	image_read(engine, block, &super);
+	return ash_get32(super.header.magic) == ASH_MAGIC_SUPER && ash_get64(super.header.address) == block &&
+	       ash_get32(super.header.crc) == ash_block_crc(0, &super);
+}
+
+static bool any_backup(struct judge *judge)
+{
+	return backup_is_good(&judge->engine, judge->old_blocks - 1) ||
+	       backup_is_good(&judge->engine, judge->new_blocks - 1) ||
+	       backup_is_good(&judge->engine, ash_group_start(1));
+}
+
+static const char *judge_volume(struct judge *judge)
+{
+	struct ash_check_options look = { .mode = ASH_CHECK_NO, .no_threads = true };
+	struct engine *engine = &judge->engine;
+	struct ash_check_result result;
+	struct ash_statfs statfs;
+	struct ash_attr attr;
+	char back[8] = "";
+	const char *why = NULL;
+
+	if (engine_try_mount(engine))
+		return "it cannot be mounted";
+	if (ash_lookup(engine->volume, ASH_INO_ROOT, "file", &attr) ||
+	    ash_read(engine->volume, attr.ino, back, sizeof(back), 0) != sizeof(back) || strcmp(back, "content"))
+		why = "the file is lost";
+	else if (ash_statfs(engine->volume, &statfs) ||
+		 (statfs.blocks != judge->old_blocks && statfs.blocks != judge->new_blocks))
+		why = "it has another size";
+	if (ash_close(engine->volume) && !why)
+		why = "it cannot be closed";
+	engine->volume = NULL;
+	if (!why && (ash_check(engine->dev, &look, &result) || result.problems))
+		why = "it is not sound";
+	return why;
+}
+
+static const char *state_judge(void *context, bool untouched)
+{
+	struct judge *judge = context;
+
+	(void)untouched;
+	return any_backup(judge) ? judge_volume(judge) : "no backup is good";
+}
+
+/* A volume of `blocks` with a file, closed. */
+static void volume_make(struct engine *engine, uint64_t blocks)
+{
+	struct ash_mkfs_options options = { .block_count = blocks,
+					    .log_blocks = ASH_LOG_MIN_BLOCKS,
+					    .inodes_per_run = 64 };
+	struct ash_create create = { .mode = S_IFREG | 0644 };
+	char error[BDEV_ERROR_TEXT] = "";
+	struct ash_attr attr;
+
+	memset(engine, 0, sizeof(*engine));
+	engine->dev = engine_device(DEVICE);
+	engine->options.no_threads = true;
+	cr_assert_eq(ash_mkfs(engine->dev, &options, error), 0, "%s", error);
+	engine_mount(engine);
+	cr_assert_eq(ash_create(engine->volume, ASH_INO_ROOT, "file", &create, &attr), 0);
+	cr_assert_eq(ash_write(engine->volume, attr.ino, "content", 8, 0, 0), 8);
+	cr_assert_eq(ash_close(engine->volume), 0);
+	engine->volume = NULL;
+}
+
+static void explore(struct losses *losses, struct engine *engine, uint64_t old_blocks, uint64_t new_blocks)
+{
+	static struct judge judge;
+
+	judge = (struct judge){ .engine = *engine, .old_blocks = old_blocks, .new_blocks = new_blocks };
+	judge.engine.dev = losses->dev;
+	losses->judge = state_judge;
+	losses->context = &judge;
+	losses_explore(losses);
+	losses_close(losses);
+	engine_close(engine);
+}
+
+/* The device may hold anything behind the volume's end. */
+static void explore_growth(uint64_t old_blocks, uint64_t new_blocks)
+{
+	static struct losses losses;
+	uint8_t rubbish[ASH_BLOCK_SIZE];
+	struct engine engine;
+
+	volume_make(&engine, old_blocks);
+	memset(rubbish, 0xa5, sizeof(rubbish));
+	if (old_blocks <= ash_group_start(1))
+		image_write(&engine, ash_group_bitmap(1), rubbish);
+	losses_open(&losses, &engine.dev);
+	engine_mount(&engine);
+	cr_assert_eq(ash_grow(engine.volume, new_blocks), 0);
+	ash_abandon(engine.volume);
+	engine.volume = NULL;
+	explore(&losses, &engine, old_blocks, new_blocks);
+}
+
+Test(grow_losses, within_the_last_group, .timeout = 300)
+{
+	explore_growth(4096, 8192);
+}
+
+Test(grow_losses, by_a_group, .timeout = 300)
+{
+	explore_growth(4096, DEVICE_BLOCKS);
+}
+
+Test(grow_losses, within_the_second_group, .timeout = 300)
+{
+	explore_growth(DEVICE_BLOCKS - 1024, DEVICE_BLOCKS);
+}
+
+/* The table got a run that no backup knows: all are written anew, and never all are on their way. */
+Test(grow_losses, backups_at_unmount, .timeout = 300)
+{
+	struct ash_create create = { .mode = S_IFREG | 0644 };
+	static struct losses losses;
+	struct ash_super super;
+	struct engine engine;
+	struct ash_attr attr;
+	char name[16];
+
+	volume_make(&engine, DEVICE_BLOCKS);
+	engine_mount(&engine);
+	for (unsigned i = 0; i < 64; i++) {
+		snprintf(name, sizeof(name), "file%u", i);
+		cr_assert_eq(ash_create(engine.volume, ASH_INO_ROOT, name, &create, &attr), 0);
+	}
+	cr_assert_eq(ash_checkpoint(engine.volume), 0);
+	ash_abandon(engine.volume);
+	losses_open(&losses, &engine.dev);
+	engine_mount(&engine);
+	cr_assert_eq(ash_close(engine.volume), 0);
+	engine.volume = NULL;
+	for (unsigned i = 0; i < 3; i++) {
+		image_read(&engine, (const uint64_t[]){ 0, ash_group_start(1), DEVICE_BLOCKS - 1 }[i], &super);
+		cr_expect_gt(ash_get64(super.inode_runs), 1, "%u", i);
+	}
+	explore(&losses, &engine, DEVICE_BLOCKS, DEVICE_BLOCKS);
+}
