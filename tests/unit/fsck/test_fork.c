@@ -121,3 +121,93 @@ Test(fork, good_attributes_are_left)
 	cr_expect_eq(check(&sick, ASH_CHECK_YES).problems, 0, "%s", sick.codes);
 	engine_close(&sick.engine);
 }
+
+/* ---- Attributes that the engine stored, and what became of them ---- */
+
+/* sick->file has "user.x" of `size` bytes; its record in the node, and in that the attribute. */
+static uint8_t *attribute_open(struct sick *sick, struct ash_inode *record, uint32_t size)
+{
+	static const uint8_t bytes[VALUE_MAX] = "value";
+	const uint8_t *value;
+	uint32_t length;
+	uint64_t key;
+
+	sick_open(sick, true);
+	engine_mount(&sick->engine);
+	cr_assert_eq(ash_setxattr(sick->engine.volume, sick->file, "user.x", bytes, size, 0), 0);
+	cr_assert_eq(ash_close(sick->engine.volume), 0);
+	sick->engine.volume = NULL;
+	inode_get(&sick->engine, sick->file, record);
+	cr_assert_eq(ash_node_level(record->attr), 0);
+	cr_assert_eq(ash_node_count(record->attr), 1);
+	ash_node_record(record->attr, 0, &key, &value, &length);
+	return record->attr + (value - record->attr);
+}
+
+static void expect_value(struct sick *sick, int64_t size)
+{
+	uint8_t value[VALUE_MAX];
+
+	engine_mount(&sick->engine);
+	cr_expect_eq(ash_getxattr(sick->engine.volume, sick->file, "user.x", value, sizeof(value)), size);
+	cr_expect_eq(sick->engine.errors, 0, "%s", sick->engine.last_error);
+	engine_close(&sick->engine);
+}
+
+Test(fork, attribute_under_a_wrong_key)
+{
+	struct ash_inode record;
+	struct sick sick;
+	uint8_t *value = attribute_open(&sick, &record, 8);
+	struct ash_tree_record *node = (void *)(value - sizeof(struct ash_tree_record));
+
+	node->key = ash_put64(key_of(&sick.engine, "user.y"));
+	inode_forge(&sick.engine, sick.file, &record);
+	expect_healed(&sick, "xattr-key");
+	expect_value(&sick, 8);
+}
+
+Test(fork, attribute_that_occurs_twice)
+{
+	struct ash_inode record;
+	struct sick sick;
+	uint8_t *value = attribute_open(&sick, &record, 8), copy[VALUE_MAX];
+	uint32_t length =
+		ash_get16(((struct ash_tree_record *)(void *)(value - sizeof(struct ash_tree_record)))->length);
+
+	memcpy(copy, value, length);
+	node_add(record.attr, key_of(&sick.engine, "user.x") + 1, copy, length);
+	inode_forge(&sick.engine, sick.file, &record);
+	expect_healed(&sick, "xattr-value");
+	expect_value(&sick, 8);
+}
+
+Test(fork, value_with_a_wrong_checksum)
+{
+	const size_t at = sizeof(struct ash_xattr_value) + strlen("user.x") + sizeof(struct ash_xattr_external);
+	struct ash_inode record;
+	struct sick sick;
+	uint8_t *value = attribute_open(&sick, &record, ASH_XATTR_INLINE_MAX + 1);
+	ash_le64 start;
+
+	memcpy(&start, value + at, sizeof(start));
+	image_spoil(&sick.engine, ash_get64(start), 100);
+	expect_healed(&sick, "xattr-value");
+	expect_value(&sick, -ENODATA);
+}
+
+Test(fork, leaf_of_attributes_that_is_damaged)
+{
+	uint8_t value[] = { 1, 2, 3 };
+	uint64_t block;
+	struct sick sick;
+
+	sick_open(&sick, true);
+	block = block_take(&sick.engine);
+	attribute_forge(&sick, "user.x", 0, sizeof(value), value, sizeof(value), block);
+	check(&sick, ASH_CHECK_NO);
+	cr_expect(!strstr(sick.codes, "attr"), "%s", sick.codes);
+	image_spoil(&sick.engine, block, 1000);
+	expect_healed(&sick, "tree-attribute");
+	expect_value(&sick, -ENODATA);
+}

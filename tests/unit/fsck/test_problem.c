@@ -339,6 +339,63 @@ Test(problem, blocks_behind_the_end_of_file)
 	engine_close(&sick.engine);
 }
 
+/* ---- Records whose checksum is wrong ---- */
+
+/* It is not believed, and all else of the record is. */
+Test(problem, doubtful_rights)
+{
+	struct ash_inode record;
+	struct sick sick;
+
+	sick_open(&sick, true);
+	inode_get(&sick.engine, sick.file, &record);
+	record.mode = ash_put32(ash_get32(record.mode) | S_ISUID);
+	inode_put(&sick.engine, sick.file, &record);
+	expect_healed(&sick, "inode-doubt");
+	inode_get(&sick.engine, sick.file, &record);
+	cr_expect_eq(ash_get32(record.mode), S_IFREG | 0600, "%o", ash_get32(record.mode));
+	engine_close(&sick.engine);
+}
+
+Test(problem, doubtful_time)
+{
+	struct ash_inode record;
+	struct sick sick;
+
+	sick_open(&sick, true);
+	inode_get(&sick.engine, sick.file, &record);
+	record.mtime = ash_put64(1ull << 50);
+	inode_put(&sick.engine, sick.file, &record);
+	expect_healed(&sick, "inode-doubt");
+	inode_get(&sick.engine, sick.file, &record);
+	cr_expect_lt(ash_get64(record.mtime), 1ull << 34);
+	engine_close(&sick.engine);
+}
+
+/* One that would free what is written, and one that would make a hole. */
+Test(problem, doubtful_size)
+{
+	for (uint64_t blocks = 1; blocks < 10; blocks += 8) {
+		struct ash_inode record;
+		struct sick sick;
+
+		sick_open(&sick, true);
+		extents_forge(&sick, 2, 4 * ASH_BLOCK_SIZE);
+		inode_get(&sick.engine, sick.file, &record);
+		record.size = ash_put64(blocks * ASH_BLOCK_SIZE);
+		inode_put(&sick.engine, sick.file, &record);
+		expect_healed(&sick, "inode-size");
+		inode_get(&sick.engine, sick.file, &record);
+		cr_expect_eq(ash_get64(record.size), 4 * ASH_BLOCK_SIZE);
+		engine_mount(&sick.engine);
+		for (uint8_t i = 0; i < 4; i++)
+			cr_expect(has_content(&sick, i, i), "%u", i);
+		engine_close(&sick.engine);
+	}
+}
+
+/* ---- An extent where it must not be ---- */
+
 /* The last block is a copy of the superblock: no file's. */
 Test(problem, extent_over_the_last_block)
 {
@@ -551,6 +608,26 @@ Test(problem, mark)
 	expect_healed(&sick, "super-errors");
 	image_read(&sick.engine, 0, &super);
 	cr_expect_eq(ash_get32(super.state), 0);
+	engine_close(&sick.engine);
+}
+
+/* No copy of the table's inode is good: the run is found by its bitmap. */
+Test(problem, table_inode_that_is_lost)
+{
+	struct ash_super super;
+	uint64_t last;
+	struct sick sick;
+
+	sick_open(&sick, true);
+	last = last_block(&sick);
+	image_read(&sick.engine, 0, &super);
+	super.table_inode.magic = ash_put32(0);
+	super_put(&sick.engine, 0, &super);
+	super_put(&sick.engine, last, &super);
+	cr_expect_eq(check(&sick, ASH_CHECK_YES).left, 0, "%s", sick.codes); /* one that only looks gets no further */
+	cr_expect(strstr(sick.codes, "super-table-lost"), "%s", sick.codes);
+	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
+	expect_files(&sick, true);
 	engine_close(&sick.engine);
 }
 
