@@ -121,12 +121,12 @@ int super_write(struct checker *checker)
 	return write_copy(checker, 0);
 }
 
-/* Backups first: as long as the old primary stands it rules. */
+/* Backups first: as long as the old primary stands it rules. If it was restored, that is durable before. */
 int super_write_all(struct checker *checker)
 {
 	uint64_t list[BACKUP_MAX];
 	unsigned count = backup_places(list, checker->block_count);
-	int result = 0;
+	int result = check_flush(checker);
 
 	for (unsigned i = 0; i < count && !result; i++)
 		result = write_copy(checker, list[i]);
@@ -149,6 +149,14 @@ static bool same_content(const struct ash_super *a, const struct ash_super *b)
 	return !memcmp(&x, &y, sizeof(x));
 }
 
+/* What was written before, the primary perhaps, is durable first: a torn write costs one copy. */
+static int backup_renew(struct checker *checker, uint64_t block)
+{
+	int result = check_flush(checker);
+
+	return result ? result : write_copy(checker, block);
+}
+
 static int backup_check(struct checker *checker, uint64_t block)
 {
 	struct problem_context context = { .block = block };
@@ -165,7 +173,7 @@ static int backup_check(struct checker *checker, uint64_t block)
 	if (!context.why && same_content(backup, checker->super))
 		return 0;
 	fix = problem(checker, context.why ? PROBLEM_BACKUP_BAD : PROBLEM_BACKUP_STALE, &context);
-	return fix ? write_copy(checker, block) : 0;
+	return fix ? backup_renew(checker, block) : 0;
 }
 
 /* Backups are not logged: one that a power cut tore at unmount is mended by the next, before the log is called clean. */

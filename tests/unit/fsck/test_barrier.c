@@ -351,6 +351,22 @@ Test(barrier, superblock_that_is_changed_after_its_restoration, .timeout = 600)
 	explore_repair(&sick, &known, "super-compat");
 }
 
+/* The only backup is good, but not all that it says of the table. */
+Test(barrier, backup_that_is_corrected, .timeout = 600)
+{
+	struct known known = { 0 };
+	struct ash_super super;
+	struct sick sick;
+
+	volume_make(&sick, &known);
+	image_read(&sick.engine, 0, &super);
+	super.table_inode.blocks = ash_put64(7);
+	super.table_inode.size = ash_put64(7);
+	super_put(&sick.engine, BLOCKS - 1, &super);
+	image_spoil(&sick.engine, 0, 100);
+	explore_repair(&sick, &known, "inode-");
+}
+
 /* What the log holds must be at home before the log is empty. Without a group table the engine does not replay it. */
 Test(barrier, log_that_is_given_up, .timeout = 600)
 {
