@@ -2,7 +2,7 @@
 /*
  * fsck.ashlar: the command line over ash_check(). Opens and locks the device, shows problems, asks, draws the progress
  * bar, prints the summary, and turns the result into the exit codes that fsck(8) documents, added up:
- * 0 clean, 1 repaired, 4 errors left, 8 could not run, 16 usage, 32 interrupted, 128 library error (not used).
+ * 0 clean, 1 all repaired, 4 errors left, 8 could not run, 16 usage, 32 interrupted, 128 library error (not used).
  *
  * SIGINT, SIGTERM and SIGHUP end the check at its next safe point (see ash_check_options.cancelled), so that no
  * repair is left half written. Single-threaded but for the library's helper.
@@ -313,7 +313,7 @@ static void begin_json(struct front *front)
 	json_open(&front->json, "problems", '[');
 }
 
-static void summary_json(struct front *front, int error, const struct ash_check_result *result)
+static void summary_json(struct front *front, int code, const struct ash_check_result *result)
 {
 	struct json *json = &front->json;
 
@@ -326,7 +326,7 @@ static void summary_json(struct front *front, int error, const struct ash_check_
 	json_bool(json, "stopped", result->stopped);
 	json_bool(json, "interrupted", result->cancelled);
 	json_bool(json, "changed", result->changed);
-	json_bool(json, "clean", !error && !result->left && !result->stopped && !result->cancelled);
+	json_bool(json, "clean", !(code & ~EXIT_REPAIRED));
 	json_number(json, "blocks", result->block_count);
 	json_number(json, "used_blocks", result->used_blocks);
 	json_number(json, "inodes", result->inodes);
@@ -334,7 +334,7 @@ static void summary_json(struct front *front, int error, const struct ash_check_
 	json_number(json, "files", result->files);
 	json_number(json, "directories", result->directories);
 	json_bytes(json, "error", result->error, strlen(result->error));
-	json_number(json, "exit_code", (uint64_t)exit_code(error, result));
+	json_number(json, "exit_code", (uint64_t)code);
 	json_close(json, '}');
 	json_end(json);
 }
@@ -374,7 +374,7 @@ static int check(struct front *front)
 	if (error)
 		snprintf(result.error, sizeof(result.error), "%s", tool_first_error());
 	if (front->json_wanted)
-		summary_json(front, error, &result);
+		summary_json(front, exit_code(error, &result), &result);
 	else if (!error)
 		summary(front, &result);
 	free(device);
@@ -407,7 +407,7 @@ static void usage(FILE *out)
 	      "  -V, --version   show the version\n"
 	      "  -h, --help      show this text\n\n"
 	      "LABEL=text and UUID=... name a volume too. Without -n, -p or -y each repair is asked for.\n"
-	      "Exit: 0 clean, 1 repaired, 4 errors left, 8 could not run, 16 usage, 32 interrupted, added up.\n",
+	      "Exit: 0 clean, 1 all repaired, 4 errors left, 8 could not run, 16 usage, 32 interrupted, added up.\n",
 	      out);
 }
 
@@ -490,6 +490,21 @@ static int need_terminal(const struct front *front)
 	return tool_error(EXIT_OPERATION, "need a terminal for questions: use -n, -p or -y");
 }
 
+/* No check was begun. */
+static int refused(struct front *front, int code)
+{
+	struct ash_check_result result = { 0 };
+
+	if (!front->json_wanted)
+		return code;
+	if (!front->name)
+		front->name = "";
+	snprintf(result.error, sizeof(result.error), "%s", tool_first_error());
+	begin_json(front);
+	summary_json(front, code, &result);
+	return output_written(code);
+}
+
 int main(int argc, char **argv)
 {
 	struct front front = { .options = { .mode = ASH_CHECK_ASK,
@@ -508,7 +523,7 @@ int main(int argc, char **argv)
 	if (!code)
 		code = need_terminal(&front);
 	if (code)
-		return code;
+		return refused(&front, code);
 	/* A bar in a file or pipe is of no use to anybody. */
 	front.bar = front.bar && !front.json_wanted && isatty(STDOUT_FILENO);
 	return output_written(check(&front));

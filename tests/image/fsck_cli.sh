@@ -255,6 +255,15 @@ if command -v python3 >/dev/null; then
 	exits "--json of a missing file" 8 fsck.ashlar -n --json missing
 	python3 -c 'import json; d = json.load(open("out")); assert "o such file" in d["error"] and d["exit_code"] == 8 and not d["clean"]'
 	ok "is JSON with the error" $?
+	exits "--json without -n, -p or -y" 8 fsck.ashlar --json good
+	python3 -c 'import json; d = json.load(open("out")); assert "need a terminal" in d["error"] and d["exit_code"] == 8 and not d["clean"]'
+	ok "is JSON with the error" $?
+	exits "--json and a wrong option" 16 fsck.ashlar --json -z good
+	python3 -c 'import json; d = json.load(open("out")); assert "unknown option" in d["error"] and d["exit_code"] == 16'
+	ok "is JSON, too" $?
+	exits "--json without a device" 16 fsck.ashlar --json
+	python3 -c 'import json; d = json.load(open("out")); assert "is missing" in d["error"] and d["exit_code"] == 16'
+	ok "is JSON, too" $?
 	exits "--json of a label that nobody has" 8 fsck.ashlar -n --json LABEL=nobody-has-this
 	python3 -c 'import json; d = json.load(open("out")); assert d["error"] and d["exit_code"] == 8'
 	ok "is JSON with the error" $?
