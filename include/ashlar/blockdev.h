@@ -138,8 +138,8 @@ struct bdev_request {
 	uint64_t length;         /* bytes; for reads and writes the sum over iov */
 	const struct iovec *iov; /* must live until completion */
 	int iov_count;
-	int result;       /* out: 0 or negative errno */
-	void *user;       /* the caller's */
+	int result;              /* out: 0 or negative errno */
+	void *user;              /* the caller's */
 	void *driver_private[4]; /* the driver's and the layers' */
 };
 
