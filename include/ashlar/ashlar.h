@@ -266,6 +266,16 @@ int64_t ash_copy_range(struct ash_volume *volume, uint64_t from, uint64_t from_o
 int ash_bmap(struct ash_volume *volume, uint64_t ino, uint64_t block, uint64_t *out);
 /* I5. With `data_only`, time stamps alone may stay behind. Reports a write-behind error once. Works on directories. */
 int ash_fsync(struct ash_volume *volume, uint64_t ino, bool data_only);
+#define ASH_FSYNC_DATA 1u    /* `data_only` */
+#define ASH_FSYNC_WRITTEN 2u /* what ash_write() has written through, as O_SYNC: write-behind errors stay unreported */
+#define ASH_FSYNC_MAX 32u
+struct ash_fsync {
+	uint64_t ino;
+	unsigned flags;
+	int result; /* out: of this one */
+};
+/* At most ASH_FSYNC_MAX at once: all is written before the first wait for the device's flush, which they share. */
+void ash_fsync_all(struct ash_volume *volume, struct ash_fsync *items, size_t count);
 /* Write this inode's buffered data and append its record; durability not included. */
 int ash_write_back(struct ash_volume *volume, uint64_t ino);
 

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Several files synced together: they share flushes, and each has a result of its own. */
+#include <stdio.h>
+#include "file_fixture.h"
+
+static const struct ash_open_options quiet = { .no_threads = true };
+
+#define FILES ASH_FSYNC_MAX
+#define NOBODY 123456789u
+
+struct batch {
+	struct fixture f;
+	struct ash_fsync items[FILES];
+	uint8_t block[4096];
+};
+
+static void batch_open(struct batch *batch)
+{
+	char name[16];
+
+	fixture_open(&batch->f, "mem:64M", &quiet);
+	for (unsigned i = 0; i < FILES; i++) {
+		snprintf(name, sizeof(name), "f%u", i);
+		batch->items[i] = (struct ash_fsync){ .ino = make_file(&batch->f, name), .result = 1 };
+	}
+	fill(batch->block, sizeof(batch->block), 1);
+}
+
+static void batch_write(struct batch *batch, unsigned flags)
+{
+	for (unsigned i = 0; i < FILES; i++)
+		if (batch->items[i].ino != NOBODY)
+			cr_assert_eq(ash_write(batch->f.volume, batch->items[i].ino, batch->block, 4096, 0, flags),
+				     4096);
+}
+
+static uint64_t flushes(struct batch *batch)
+{
+	struct ash_counters counters;
+
+	ash_counters(batch->f.volume, &counters);
+	return counters.flushes;
+}
+
+Test(file_sync, many_files_share_the_flushes_of_one)
+{
+	struct batch batch;
+
+	batch_open(&batch);
+	batch_write(&batch, 0);
+	uint64_t before = flushes(&batch);
+	ash_fsync_all(batch.f.volume, batch.items, 1);
+	uint64_t one = flushes(&batch) - before;
+	cr_assert_gt(one, 0);
+	batch_write(&batch, 0);
+	before = flushes(&batch);
+	ash_fsync_all(batch.f.volume, batch.items, FILES);
+	cr_expect_leq(flushes(&batch) - before, one);
+	for (unsigned i = 0; i < FILES; i++)
+		cr_expect_eq(batch.items[i].result, 0);
+	fixture_close(&batch.f);
+}
+
+static void expect_survives(struct batch *batch, unsigned first)
+{
+	uint8_t got[4096];
+	char name[16];
+
+	fixture_crash(&batch->f);
+	for (unsigned i = first; i < FILES; i++) {
+		snprintf(name, sizeof(name), "f%u", i);
+		cr_assert_eq(ash_read(batch->f.volume, find_file(&batch->f, name), got, sizeof(got), 0), 4096);
+		cr_assert_eq(memcmp(got, batch->block, sizeof(got)), 0);
+	}
+}
+
+Test(file_sync, all_are_durable)
+{
+	struct batch batch;
+
+	batch_open(&batch);
+	batch_write(&batch, 0);
+	for (unsigned i = 0; i < FILES; i += 2)
+		batch.items[i].flags = ASH_FSYNC_DATA;
+	ash_fsync_all(batch.f.volume, batch.items, FILES);
+	expect_survives(&batch, 0);
+	fixture_close(&batch.f);
+}
+
+Test(file_sync, what_was_written_through_becomes_durable)
+{
+	struct batch batch;
+
+	batch_open(&batch);
+	batch_write(&batch, ASH_WRITE_THROUGH);
+	for (unsigned i = 0; i < FILES; i++)
+		batch.items[i].flags = ASH_FSYNC_WRITTEN | (i % 2 ? ASH_FSYNC_DATA : 0);
+	ash_fsync_all(batch.f.volume, batch.items, FILES);
+	expect_survives(&batch, 0);
+	fixture_close(&batch.f);
+}
+
+/* The first one's data is lost, the second does not exist. */
+Test(file_sync, an_error_is_of_its_file_alone)
+{
+	struct batch batch;
+
+	batch_open(&batch);
+	batch.items[1].ino = NOBODY;
+	cr_assert_eq(ash_write(batch.f.volume, batch.items[0].ino, batch.block, 4096, 0, 0), 4096);
+	fault_add(batch.f.dev, &(struct fault_rule){ .ops = FAULT_OP(BDEV_WRITE), .length = 64 << 20, .count = 2 });
+	cr_assert_eq(ash_write_back(batch.f.volume, batch.items[0].ino), -EIO);
+	fault_clear(batch.f.dev);
+	batch_write(&batch, 0);
+	ash_fsync_all(batch.f.volume, batch.items, FILES);
+	cr_expect_eq(batch.items[0].result, -EIO);
+	cr_expect_lt(batch.items[1].result, 0);
+	for (unsigned i = 2; i < FILES; i++)
+		cr_expect_eq(batch.items[i].result, 0);
+	expect_survives(&batch, 2);
+	fixture_close(&batch.f);
+}
+
+Test(file_sync, a_write_behind_error_is_kept_for_fsync)
+{
+	struct batch batch;
+
+	batch_open(&batch);
+	cr_assert_eq(ash_write(batch.f.volume, batch.items[0].ino, batch.block, 4096, 0, 0), 4096);
+	fault_add(batch.f.dev, &(struct fault_rule){ .ops = FAULT_OP(BDEV_WRITE), .length = 64 << 20, .count = 2 });
+	cr_assert_eq(ash_write_back(batch.f.volume, batch.items[0].ino), -EIO);
+	fault_clear(batch.f.dev);
+	batch.items[0].flags = ASH_FSYNC_WRITTEN;
+	ash_fsync_all(batch.f.volume, batch.items, 1);
+	cr_expect_eq(batch.items[0].result, 0);
+	cr_expect_eq(ash_fsync(batch.f.volume, batch.items[0].ino, false), -EIO);
+	fixture_close(&batch.f);
+}
