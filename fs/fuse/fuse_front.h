@@ -8,13 +8,15 @@
  *	fuse_workers.c        who leads; reading and replying goes on while a leader waits for the device
  *	fuse_session.c        dispatch: our own handler for an opcode, else libfuse's low-level operations
  *	fuse_ops*.c           the handlers: check, call the volume API (ashlar.h), reply
+ *	fuse_sync.c           who waits for the device's flush, so that not all workers do
  *
  * and beside it fuse_options.c and fuse_device.c (what the command line says and opens), fuse_mount.c (the
  * kernel's side of mounting), fuse_notify.c (what we tell the kernel unasked), fuse_main.c (life and death).
  *
  * Locking. The front end keeps almost nothing that is shared: the leadership (one atomic word), the list of free
- * request buffers, the list of inodes to tell the kernel about. Each has a lock of its own, a leaf held for a few
- * instructions. No lock of the front end is held while the volume is called or the kernel written to.
+ * request buffers, the list of inodes to tell the kernel about, the requests that wait for a flush. Each has a lock of
+ * its own, a leaf held for a few instructions. No lock of the front end is held while the volume is called or the
+ * kernel written to.
  *
  * Rules
  * - A request buffer belongs to the request in it until the reply is sent. An asynchronous request takes its
@@ -68,8 +70,8 @@ struct worker;
 
 struct request {
 	struct front *front;
-	struct request *next; /* free list, or the list of the notifier */
-	unsigned char *memory;
+	struct request *next;            /* free list, or the list of the notifier or of fuse_sync.c */
+	unsigned char *memory;           /* NULL once detached: what is below `channel` is left */
 	unsigned char *payload;          /* memory + BUFFER_HEAD_ROOM */
 	const struct fuse_in_header *in; /* memory + BUFFER_REQUEST_OFFSET */
 	const void *argument;            /* behind the header */
@@ -86,6 +88,9 @@ struct request {
 	uint64_t seek_offset;
 	int seek_whence;
 	uint32_t inode_flags;
+	/* To be made durable */
+	unsigned sync_flags; /* of struct ash_fsync */
+	uint32_t written;    /* bytes, of a WRITE */
 };
 
 /* One thread that may lead. */
@@ -97,6 +102,7 @@ struct worker {
 	bool leading;
 	bool keep_lead; /* inside a call on the queue, or in DESTROY: do not offer the lead */
 	bool alone;     /* no request was waiting a moment ago, within this one: the next wait need not ask */
+	bool syncing;   /* counted in syncs.active */
 	unsigned waits; /* nesting of wait_begin() */
 	uint64_t offer; /* number of the wait in which the lead is offered; 0: none */
 };
@@ -130,6 +136,16 @@ struct crew {
 	bool watching; /* some follower is the watcher */
 	unsigned total, idle, limit;
 	struct worker *all;
+};
+
+/* Who waits for the device's flush: fuse_sync.c. */
+#define SYNC_SPARED_WORKERS 2u /* one leads, one watches it: they serve the rest, whatever the others wait for */
+struct syncs {
+	pthread_mutex_t lock;
+	struct request *kept; /* in the order of arrival */
+	struct request **kept_end;
+	size_t kept_count;
+	unsigned active, limit; /* workers */
 };
 
 /* What the kernel is told unasked, by a thread of its own: fuse_notify.c. */
@@ -204,6 +220,7 @@ struct front {
 	struct follow follow;
 	struct awake awake;
 	struct notifier notifier;
+	struct syncs syncs;
 	pthread_mutex_t buffers_lock;
 	struct request *free_buffers;
 	unsigned free_count;
@@ -265,6 +282,13 @@ void session_pass(struct request *request);
 void session_dispatch(struct worker *worker);
 struct request *request_get(struct front *front);
 void request_put(struct request *request);
+/*
+ * Take the buffer from a request that is to be answered later and needs nothing of it; replies to it and
+ * request_finish() go on working. Returns the request that has the buffer now, or NULL (no memory): nothing happened.
+ */
+struct request *request_detach(struct request *request);
+/* Undo that. */
+void request_attach(struct request *request, struct request *spare);
 /* Replies of our own handlers. 0, or negative errno when the kernel did not take it (-ENOENT: interrupted). */
 int reply_error(struct request *request, int error);
 int reply_data(struct request *request, const void *data, size_t length);
@@ -339,6 +363,16 @@ void notify_later(struct request *request, void (*job)(struct request *request))
  * there.
  */
 int notify_pages_write_back(struct front *front, uint64_t ino, uint64_t offset, uint64_t end);
+
+/* ---- fuse_sync.c ---- */
+void sync_start(struct front *front);
+/*
+ * Answer FSYNC, FSYNCDIR, SYNCFS, or a WRITE of `written` bytes, when it is durable; `flags`: of struct ash_fsync.
+ * True: the request was kept.
+ */
+bool sync_serve(struct request *request, unsigned flags);
+/* The worker has dispatched its request: it serves what was kept meanwhile, if the request waited for a flush. */
+void sync_finish(struct worker *worker);
 
 /* ---- fuse_ops*.c: handlers behind libfuse ---- */
 void ops_fill(struct fuse_lowlevel_ops *ops);

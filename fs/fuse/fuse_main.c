@@ -315,8 +315,10 @@ static void front_init(struct front *front)
 	front->transport.descriptor = front->transport.prompt = -1;
 	pthread_mutex_init(&front->buffers_lock, NULL);
 	pthread_mutex_init(&front->notifier.lock, NULL);
+	pthread_mutex_init(&front->syncs.lock, NULL);
 	pthread_cond_init(&front->notifier.changed, NULL);
 	front->notifier.jobs_end = &front->notifier.jobs;
+	front->syncs.kept_end = &front->syncs.kept;
 }
 
 static void front_free(struct front *front)

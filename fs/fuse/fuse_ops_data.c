@@ -181,10 +181,16 @@ bool raw_write(struct request *request)
 	if (submit_write(request, data, in, flags))
 		return true;
 	crew_kick(current_worker);
-	int64_t result = write_blocking(request, in, data, flags);
+	/* Past the write-behind buffer as O_SYNC wants it; who waits for the flush is decided when it is written. */
+	const unsigned durable = flags & (ASH_WRITE_SYNC | ASH_WRITE_DSYNC);
+	int64_t result = write_blocking(request, in, data, durable ? (flags & ~durable) | ASH_WRITE_THROUGH : flags);
 	/* The kernel goes on believing in the old mode: a set-user-id that is gone must not be executed. */
 	if (result > 0 && (flags & ASH_WRITE_KILL_SUIDGID))
 		notify_attributes_now(request->front, request->nodeid);
+	if (result > 0 && durable) {
+		request->written = (uint32_t)result;
+		return sync_serve(request, ASH_FSYNC_WRITTEN | (durable & ASH_WRITE_SYNC ? 0 : ASH_FSYNC_DATA));
+	}
 	write_reply(request, result);
 	/* chattr +i since: the kernel took the data, and would go on showing it. */
 	if (result == -EPERM && (in->write_flags & FUSE_WRITE_CACHE))

@@ -138,10 +138,7 @@ bool raw_fsync(struct request *request)
 {
 	const struct fuse_fsync_in *in = request_argument(request, struct fuse_fsync_in);
 
-	if (in)
-		reply_error(request,
-			    ash_fsync(request->front->volume, request->nodeid, in->fsync_flags & FUSE_FSYNC_FDATASYNC));
-	return false;
+	return in && sync_serve(request, in->fsync_flags & FUSE_FSYNC_FDATASYNC ? ASH_FSYNC_DATA : 0);
 }
 
 /* The kernel checks who may read which namespace. */

@@ -322,6 +322,5 @@ bool raw_setxattr(struct request *request)
 
 bool raw_syncfs(struct request *request)
 {
-	reply_error(request, ash_sync(request->front->volume));
-	return false;
+	return sync_serve(request, 0);
 }

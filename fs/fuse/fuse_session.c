@@ -29,6 +29,33 @@
 
 /* ---- Buffers ---- */
 
+/* `memory`: NULL for a request without a buffer. */
+static void request_set_memory(struct request *request, unsigned char *memory)
+{
+	request->memory = memory;
+	request->payload = memory ? memory + BUFFER_HEAD_ROOM : NULL;
+	request->in = memory ? (const void *)(memory + BUFFER_REQUEST_OFFSET) : NULL;
+	request->argument = memory ? request->in + 1 : NULL;
+}
+
+struct request *request_detach(struct request *request)
+{
+	struct request *spare = calloc(1, sizeof(*spare));
+
+	if (!spare)
+		return NULL;
+	spare->front = request->front;
+	request_set_memory(spare, request->memory);
+	request_set_memory(request, NULL);
+	return spare;
+}
+
+void request_attach(struct request *request, struct request *spare)
+{
+	request_set_memory(request, spare->memory);
+	free(spare);
+}
+
 struct request *request_get(struct front *front)
 {
 	pthread_mutex_lock(&front->buffers_lock);
@@ -43,21 +70,20 @@ struct request *request_get(struct front *front)
 	request = calloc(1, sizeof(*request));
 	if (!request)
 		return NULL;
-	request->memory = bdev_buffer_alloc(BUFFER_SIZE);
-	if (!request->memory) {
+	unsigned char *memory = bdev_buffer_alloc(BUFFER_SIZE);
+	if (!memory) {
 		free(request);
 		return NULL;
 	}
 	request->front = front;
-	request->payload = request->memory + BUFFER_HEAD_ROOM;
-	request->in = (const void *)(request->memory + BUFFER_REQUEST_OFFSET);
-	request->argument = request->in + 1;
+	request_set_memory(request, memory);
 	return request;
 }
 
 static void request_free(struct request *request)
 {
-	bdev_buffer_free(request->memory, BUFFER_SIZE);
+	if (request->memory)
+		bdev_buffer_free(request->memory, BUFFER_SIZE);
 	free(request);
 }
 
@@ -66,7 +92,7 @@ void request_put(struct request *request)
 	struct front *front = request->front;
 
 	pthread_mutex_lock(&front->buffers_lock);
-	bool keep = front->free_count < FREE_BUFFERS;
+	bool keep = request->memory && front->free_count < FREE_BUFFERS;
 	if (keep) {
 		request->next = front->free_buffers;
 		front->free_buffers = request;

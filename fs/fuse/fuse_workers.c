@@ -16,7 +16,8 @@
  *	offer: 0 -> n	leader, crew_wait_begin()
  *	offer: n -> 0	leader, crew_wait_end(): it still leads; or the watcher: the watcher leads
  *
- * Threads are started on demand: there is always one follower, up to the limit (threads=N).
+ * Threads are started on demand: there is always one follower, up to the limit (threads=N). Waits for the device's
+ * flush, of which callers can cause any number, never take them all: fuse_sync.c.
  *
  * Locking: `offer`, `waits`, `urgent`, `bell`, `dormant`, `stopping` are atomic; `lock` protects the rest and is
  * never held over a wait for the device. The pair (offer, dormant) is a Dekker handshake: each side stores its own
@@ -182,6 +183,7 @@ static void lead(struct worker *worker)
 			worker->alone = false;
 			awake_request(&front->awake, hint.crowd);
 			session_dispatch(worker);
+			sync_finish(worker);
 			if (worker->leading)
 				follow_caller(&front->follow, hint);
 		} else if (rc < 0) {
@@ -327,6 +329,7 @@ int crew_start(struct front *front)
 	sigaction(SIGUSR1, &action, NULL);
 	follow_start(&front->follow);
 	crew->limit = front->options.threads;
+	sync_start(front);
 	awake_start(front);
 	int rc = crew->limit > 1 ? worker_start(front, false) : 0;
 	return rc ? rc : worker_start(front, true);

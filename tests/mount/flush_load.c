@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * mount_flush_load FOLDER THREADS SECONDS KIND: threads write a block to a file each and wait until it is durable,
+ * again and again, while one looks up names that are not there, one a millisecond.
+ * KIND: fsync, fdatasync, osync (O_DIRECT with O_SYNC), odsync, syncfs, or mixed, all of these in turn.
+ *
+ * Prints: syncs a second, microseconds of one sync on average, microseconds of a lookup on average, of the longest.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define THREADS_MAX 1024
+#define BLOCK 4096
+#define BLOCKS 64
+
+static const char *const kinds[] = { "fsync", "fdatasync", "osync", "odsync", "syncfs" };
+#define KINDS (sizeof(kinds) / sizeof(kinds[0]))
+
+static atomic_bool stopping;
+static atomic_long syncs, microseconds;
+static const char *folder, *kind_name;
+
+static double now_us(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return (double)time.tv_sec * 1e6 + (double)time.tv_nsec / 1e3;
+}
+
+static _Noreturn void fail(const char *what)
+{
+	fprintf(stderr, "%s: %s\n", what, strerror(errno));
+	exit(1);
+}
+
+static int sync_as(unsigned kind, int fd)
+{
+	if (kind == 0)
+		return fsync(fd);
+	if (kind == 1)
+		return fdatasync(fd);
+	return kind == 4 ? syncfs(fd) : 0;
+}
+
+static void *syncer(void *argument)
+{
+	const int flags[KINDS] = { 0, 0, O_DIRECT | O_SYNC, O_DIRECT | O_DSYNC, 0 };
+	unsigned number = (unsigned)(size_t)argument, kind = number % KINDS;
+	char name[4096];
+	void *block;
+
+	for (unsigned i = 0; i < KINDS; i++)
+		if (strcmp(kind_name, kinds[i]) == 0)
+			kind = i;
+	snprintf(name, sizeof(name), "%s/sync%u", folder, number);
+	int fd = open(name, O_RDWR | O_CREAT | flags[kind], 0644);
+	if (fd < 0 || posix_memalign(&block, BLOCK, BLOCK))
+		fail(name);
+	memset(block, (int)number, BLOCK);
+	for (unsigned i = 0; !stopping; i++) {
+		double start = now_us();
+		if (pwrite(fd, block, BLOCK, (off_t)(i % BLOCKS) * BLOCK) != BLOCK || sync_as(kind, fd))
+			fail(name);
+		microseconds += (long)(now_us() - start);
+		syncs++;
+	}
+	close(fd);
+	return NULL;
+}
+
+int main(int argc, char **argv)
+{
+	pthread_t threads[THREADS_MAX];
+	double sum = 0, longest = 0;
+	char name[4096];
+	struct stat st;
+
+	if (argc != 5 || atoi(argv[2]) > THREADS_MAX)
+		return 2;
+	folder = argv[1];
+	kind_name = argv[4];
+	const int count = atoi(argv[2]);
+	for (int i = 0; i < count; i++)
+		if (pthread_create(&threads[i], NULL, syncer, (void *)(size_t)i))
+			fail("pthread_create");
+	usleep(300000); /* all of them are at it */
+	const long syncs_before = syncs, microseconds_before = microseconds;
+	const double start = now_us();
+	int lookups = 0;
+	while (now_us() - start < atof(argv[3]) * 1e6) {
+		snprintf(name, sizeof(name), "%s/absent%d.%d", folder, (int)getpid(), lookups++);
+		double before = now_us();
+		if (stat(name, &st) == 0 || errno != ENOENT)
+			fail(name);
+		double took = now_us() - before;
+		sum += took;
+		longest = took > longest ? took : longest;
+		usleep(1000);
+	}
+	const double seconds = (now_us() - start) / 1e6;
+	const long done = syncs - syncs_before, spent = microseconds - microseconds_before;
+	printf("%.0f %.0f %.0f %.0f\n", (double)done / seconds, done ? (double)spent / (double)done : 0.0,
+	       sum / lookups, longest);
+	stopping = true;
+	for (int i = 0; i < count; i++)
+		pthread_join(threads[i], NULL);
+	return 0;
+}

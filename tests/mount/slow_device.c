@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * For a daemon that is linked with --wrap=bdev_open: a device whose flush takes ASHLAR_TEST_FLUSH_MS milliseconds.
+ */
+#include "tests/support/delay.h"
+
+#include <stdlib.h>
+
+int __real_bdev_open(const char *name, const struct bdev_open_options *options, struct bdev **out, char *error);
+int __wrap_bdev_open(const char *name, const struct bdev_open_options *options, struct bdev **out, char *error);
+
+int __wrap_bdev_open(const char *name, const struct bdev_open_options *options, struct bdev **out, char *error)
+{
+	const char *milliseconds = getenv("ASHLAR_TEST_FLUSH_MS");
+	struct delay_rule rule = { .ops = DELAY_OP(BDEV_FLUSH) };
+	struct bdev *dev;
+	int result = __real_bdev_open(name, options, &dev, error);
+
+	if (result || !milliseconds) {
+		*out = dev;
+		return result;
+	}
+	rule.nanoseconds = strtoull(milliseconds, NULL, 10) * 1000000u;
+	result = delay_open(dev, out);
+	if (!result)
+		delay_set(*out, &rule);
+	return result;
+}
