@@ -171,8 +171,6 @@ int ash_file_begin_change(struct ash_volume *volume, struct ash_icore *icore, st
 uint32_t ash_mode_without_suidgid(uint32_t mode, bool all_sgid);
 /* Does a read of this inode now have to move its access time? */
 bool ash_atime_due(const struct ash_volume *volume, const struct ash_inode *inode);
-/* ash_seek() that looks no further than `limit` (bytes): without data before it -ENXIO, without a hole that, or the size. */
-int64_t ash_seek_before(struct ash_volume *volume, uint64_t ino, uint64_t offset, int whence, uint64_t limit);
 int ash_file_resume_truncate(struct ash_volume *volume, struct ash_icore *icore);
 /* After a change: what -o sync and O_SYNC ask for. */
 int ash_file_make_durable(struct ash_volume *volume, struct ash_icore *icore, bool data_only);

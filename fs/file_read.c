@@ -163,20 +163,17 @@ static int64_t seek_locked(struct ash_edit *edit, uint64_t offset, bool want_dat
 	const uint64_t end = ash_blocks_of(size);
 	if (edit->record.inode->data_kind == ASH_FORK_INLINE)
 		return (int64_t)(want_data ? offset : size);
-	while (block < end) {
-		struct ash_mapping mapping;
-		int rc = ash_edit_map(edit, block, end - block, &mapping);
+	uint64_t found = want_data ? end : block;
+	if (edit->record.inode->data_kind == ASH_FORK_TREE) {
+		int rc = ash_map_find(&edit->tree, block, end, want_data, &found);
 
 		if (rc)
 			return rc;
-		if ((mapping.start && !mapping.unwritten) == want_data) {
-			uint64_t found = block << ASH_BLOCK_SHIFT;
-
-			return (int64_t)(found > offset ? found : offset);
-		}
-		block = mapping.file_block + mapping.count;
 	}
-	return want_data ? -ENXIO : (int64_t)size;
+	if (found >= end)
+		return want_data ? -ENXIO : (int64_t)size;
+	found <<= ASH_BLOCK_SHIFT;
+	return (int64_t)(found > offset ? found : offset);
 }
 
 /*

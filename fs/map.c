@@ -17,6 +17,8 @@
 
 #include "volume.h"
 
+#define LONG_WALK 4096u /* extents: 0.1 ms, as long as a device may take for a request */
+
 /* An extent as numbers. */
 struct run {
 	uint64_t file_block, start;
@@ -114,21 +116,24 @@ static int run_next(struct ash_cursor *cursor, struct run *run)
 
 /* ---- Looking up ---- */
 
+/* The first extent that begins at or behind `file_block`. */
+static int run_at_or_after(const struct ash_tree *tree, uint64_t file_block, struct ash_cursor *cursor, struct run *run)
+{
+	int result = ash_tree_seek(tree, file_block, cursor);
+
+	if (result > 0) {
+		int error = decode(cursor, run);
+
+		return error ? error : 1;
+	}
+	return result;
+}
+
 static int get_hole(const struct ash_tree *tree, bool has_before, struct ash_cursor *cursor, struct ash_mapping *out)
 {
 	struct run next = { 0 };
-	int result;
+	int result = has_before ? run_next(cursor, &next) : run_at_or_after(tree, out->file_block, cursor, &next);
 
-	if (has_before) {
-		result = run_next(cursor, &next);
-	} else {
-		result = ash_tree_seek(tree, out->file_block, cursor);
-		if (result > 0) {
-			int error = decode(cursor, &next);
-
-			result = error ? error : 1;
-		}
-	}
 	if (result > 0 && next.file_block - out->file_block < out->count)
 		out->count = next.file_block - out->file_block;
 	return result < 0 ? result : 0;
@@ -152,6 +157,47 @@ int ash_map_get(const struct ash_tree *tree, uint64_t file_block, uint64_t limit
 	}
 	ash_cursor_done(&cursor);
 	return result;
+}
+
+/* run_next() of a walk: neighbours are both at hand. */
+static int run_next_apart(struct ash_cursor *cursor, struct run *run)
+{
+	const uint64_t end = run_end(run);
+	int result = run_next(cursor, run);
+
+	return result > 0 && run->file_block < end ? damaged(&cursor->tree, "extents overlap") : result;
+}
+
+int ash_map_find(const struct ash_tree *tree, uint64_t file_block, uint64_t end, bool data, uint64_t *found)
+{
+	struct ash_cursor cursor = { 0 };
+	struct run run = { 0 };
+	uint64_t at = file_block, looked = 0;
+	int result = run_before(tree, at, &cursor, &run);
+
+	if (!result)
+		result = run_at_or_after(tree, at, &cursor, &run);
+	while (result > 0 && at < end) {
+		if (run.file_block > at) {
+			if (!data)
+				break;
+			at = run.file_block; /* a hole: then its extent, if it begins before the end */
+			continue;
+		}
+		if (run_end(&run) > at) {
+			if (!(run.flags & ASH_EXTENT_UNWRITTEN) == data)
+				break;
+			at = run_end(&run);
+		}
+		if (++looked == LONG_WALK)
+			ash_wait_begin(tree->volume);
+		result = run_next_apart(&cursor, &run);
+	}
+	if (looked >= LONG_WALK)
+		ash_wait_end(tree->volume);
+	ash_cursor_done(&cursor);
+	*found = at < end && (result > 0 || !data) ? at : end; /* behind the last extent there is no data */
+	return result < 0 ? result : 0;
 }
 
 int ash_map_get_whole(const struct ash_tree *tree, uint64_t file_block, struct ash_mapping *out)

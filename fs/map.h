@@ -22,6 +22,11 @@ const char *ash_map_check(const struct ash_volume *volume, uint64_t file_block, 
 			  struct ash_mapping *out);
 /* What lies at `file_block`: an extent's rest or a hole up to the next extent (at most `limit` blocks). 0 or errno. */
 int ash_map_get(const struct ash_tree *tree, uint64_t file_block, uint64_t limit, struct ash_mapping *out);
+/*
+ * The first block of [file_block, end) that is written (`data`), or that is not; `end` when there is none. The leaves
+ * are walked, so many extents take long, but not long each: after some thousand the hooks say that the caller waits.
+ */
+int ash_map_find(const struct ash_tree *tree, uint64_t file_block, uint64_t end, bool data, uint64_t *found);
 /* The whole extent that covers `file_block`; one block of a hole if none does. 0 or errno. */
 int ash_map_get_whole(const struct ash_tree *tree, uint64_t file_block, struct ash_mapping *out);
 /* Map a hole to device blocks (already logged as allocated in this transaction); merges with neighbours. */

@@ -58,8 +58,8 @@ struct ash_open_options {
 	void (*log)(void *context, enum ash_log_level level, const char *text);
 	void *context;
 	/*
-	 * A call is about to wait for the device or a lock for long / has ended waiting; per thread, nests. May be
-	 * NULL.
+	 * A call is about to wait for the device or a lock for long, or to look through very much / has ended that;
+	 * per thread, nests. May be NULL.
 	 */
 	void (*wait_begin)(void *context);
 	void (*wait_end)(void *context);
@@ -259,6 +259,8 @@ int64_t ash_write(struct ash_volume *volume, uint64_t ino, const void *buffer, s
 int ash_fallocate(struct ash_volume *volume, uint64_t ino, int mode, uint64_t offset, uint64_t length);
 /* whence: SEEK_DATA, SEEK_HOLE. Result offset or -ENXIO. */
 int64_t ash_seek(struct ash_volume *volume, uint64_t ino, uint64_t offset, int whence);
+/* The same, but looks no further than `limit` (bytes): no data before it: -ENXIO; no hole: the limit, or the size. */
+int64_t ash_seek_before(struct ash_volume *volume, uint64_t ino, uint64_t offset, int whence, uint64_t limit);
 /* -EPERM: the target is immutable, or append-only and `to_offset` before its end. */
 int64_t ash_copy_range(struct ash_volume *volume, uint64_t from, uint64_t from_offset, uint64_t to, uint64_t to_offset,
 		       uint64_t length);

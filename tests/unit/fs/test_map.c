@@ -64,6 +64,21 @@ static unsigned tree_extents(struct run *run)
 	return count;
 }
 
+/* ash_map_find() to the end, and to an end that comes right behind what there is, or right before. */
+static void expect_found(struct run *run, unsigned at, bool data)
+{
+	uint64_t expected = at, found;
+
+	while (expected < FILE_BLOCKS && (run->cells[expected].block && !run->cells[expected].unwritten) != data)
+		expected++;
+	cr_assert_eq(ash_map_find(tree_of(run), at, FILE_BLOCKS, data, &found), 0);
+	cr_assert_eq(found, expected, "%lu instead of %lu, from %u", found, expected, at);
+	cr_assert_eq(ash_map_find(tree_of(run), at, expected, data, &found), 0);
+	cr_assert_eq(found, expected);
+	cr_assert_eq(ash_map_find(tree_of(run), at, expected + 1, data, &found), 0);
+	cr_assert_eq(found, expected < FILE_BLOCKS || !data ? expected : expected + 1);
+}
+
 /* The whole map by ash_map_get(), and as few records as possible. */
 static void expect_equal(struct run *run)
 {
@@ -82,6 +97,8 @@ static void expect_equal(struct run *run)
 		at += (unsigned)mapping.count;
 	}
 	cr_assert_eq(tree_extents(run), model_extents(run));
+	for (unsigned i = 0; i < 20; i++)
+		expect_found(run, (unsigned)dice(run, FILE_BLOCKS), dice(run, 2));
 }
 
 static void insert_some(struct run *run, struct ash_txn *txn)

@@ -9,10 +9,12 @@
 
 static _Atomic int waiting; /* threads */
 static _Thread_local int nested;
+static _Thread_local unsigned begun;
 
 static void wait_begin(void *context)
 {
 	(void)context;
+	begun++;
 	if (nested++ == 0)
 		atomic_fetch_add(&waiting, 1);
 }
@@ -270,5 +272,43 @@ Test(waits, long_targets_of_symbolic_links, .timeout = 60)
 	open_watched(&engine);
 	waits_on_device(&engine, BDEV_WRITE, run_symlink);
 	waits_on_device(&engine, BDEV_READ, run_readlink);
+	engine_close(&engine);
+}
+
+#define EXTENTS 10000u
+
+/* So many extents of a block, none of them written: neighbours in the file lie the other way round on the device. */
+static uint64_t make_shattered(struct engine *engine)
+{
+	const struct ash_create create = { .mode = S_IFREG | 0644 };
+	struct ash_attr attr;
+
+	cr_assert_eq(ash_create(engine->volume, ASH_INO_ROOT, "shattered", &create, &attr), 0);
+	for (uint64_t block = EXTENTS; block-- > 0;)
+		cr_assert_eq(ash_fallocate(engine->volume, attr.ino, 0, block * ASH_BLOCK_SIZE, ASH_BLOCK_SIZE), 0);
+	return attr.ino;
+}
+
+/* Nothing is read from the device, but others are not to wait until all is looked through. */
+Test(waits, a_seek_over_many_extents, .timeout = 60)
+{
+	struct ash_counters before, after;
+	struct engine engine;
+
+	open_watched(&engine);
+	uint64_t ino = make_shattered(&engine);
+	cr_assert_eq(ash_seek(engine.volume, ino, 0, SEEK_DATA), -ENXIO);
+	ash_counters(engine.volume, &before);
+	begun = 0;
+	cr_expect_eq(ash_seek(engine.volume, ino, 0, SEEK_DATA), -ENXIO);
+	cr_expect_eq(begun, 1);
+	cr_expect_eq(nested, 0);
+	ash_counters(engine.volume, &after);
+	cr_expect_eq(after.cache_misses, before.cache_misses);
+	cr_expect_lt(after.cache_hits - before.cache_hits, EXTENTS / 10, "each leaf is visited once");
+	/* A few are no reason. */
+	cr_expect_eq(ash_seek(engine.volume, ino, (uint64_t)(EXTENTS - 100) * ASH_BLOCK_SIZE, SEEK_DATA), -ENXIO);
+	cr_expect_eq(ash_seek(engine.volume, ino, 0, SEEK_HOLE), 0);
+	cr_expect_eq(begun, 1);
 	engine_close(&engine);
 }
