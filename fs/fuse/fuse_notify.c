@@ -20,7 +20,7 @@
  * NOTIFY_INVAL_INODE with a range does that, and waits for the WRITE requests. So it must not be called by a worker
  * that the WRITEs may need; the requests are passed to the thread here, which asks the volume again afterwards. A hole
  * that turns out to be data says that a writer fills them: SEEK_HOLE then has all the rest written back, not one hole
- * after the other.
+ * after the other. A worker looks at one block only, for a walk over all extents would keep the lead.
  *
  * chattr +i. The kernel does not know the flag, and a WRITE from its page cache does not say when the data was
  * accepted. So all pages are written back, and dropped, before the flag is set, with the inode locked against write(2)
@@ -177,9 +177,9 @@ static uint64_t hole_end(struct front *front, uint64_t ino, uint64_t offset)
 /* Where what is in doubt from `start` on ends; 0: with the file. */
 static uint64_t seek_doubt_end(const struct request *request, unsigned round, uint64_t start, int64_t before)
 {
-	if (request->seek_whence == SEEK_DATA && before >= 0)
-		return (uint64_t)before;
-	return request->seek_whence == SEEK_HOLE && round > 0 ? 0 : hole_end(request->front, request->nodeid, start);
+	if (request->seek_whence == SEEK_DATA)
+		return before >= 0 ? (uint64_t)before : 0;
+	return round > 0 ? 0 : hole_end(request->front, request->nodeid, start);
 }
 
 static void seek_answer(struct request *request)
@@ -217,6 +217,11 @@ static void seek_answer(struct request *request)
 
 void notify_seek(struct request *request)
 {
+	/* One thread serves all who seek: a buffer of a megabyte each would wait there, with nothing to be read in it. */
+	struct request *spare = request_detach(request);
+
+	if (spare)
+		request_put(spare);
 	notify_later(request, seek_answer);
 }
 

@@ -210,18 +210,18 @@ bool raw_seek(struct request *request)
 	}
 	request->seek_offset = in->offset;
 	request->seek_whence = (int)in->whence;
-	int64_t result = ash_seek(request->front->volume, request->nodeid, in->offset, (int)in->whence);
-	bool certain = in->whence == SEEK_DATA ? result == (int64_t)in->offset : result < 0 && result != -ENXIO;
-	if (certain && result >= 0) {
-		struct fuse_lseek_out out = { .offset = (uint64_t)result };
+	/* The one answer that is certain now: data right here. To look further takes too long for whom others wait for. */
+	int64_t result = in->whence == SEEK_DATA ? ash_seek_before(request->front->volume, request->nodeid, in->offset,
+								   SEEK_DATA, in->offset + 1) :
+						   -ENXIO;
+	if (result >= 0 && result == (int64_t)in->offset) {
+		struct fuse_lseek_out out = { .offset = in->offset };
+
 		reply_data(request, &out, sizeof(out));
-	} else if (certain || (result < 0 && result != -ENXIO)) {
-		reply_error(request, (int)result);
-	} else {
-		notify_seek(request);
-		return true;
+		return false;
 	}
-	return false;
+	notify_seek(request);
+	return true;
 }
 
 #define COPY_RANGE_MAX (64u << 20)

@@ -76,6 +76,32 @@ if command -v fio >/dev/null; then
 else
 	note "fio is not installed"
 fi
+
+# Extents that do not continue each other, none of them written: what SEEK_DATA has to look through, by no worker.
+worker_ticks() { cat /proc/"$DAEMON"/task/*/stat | awk '/ashlarfs-worker/ { ticks += $14 + $15 } END { print ticks }'; }
+few() { [ "$1" -lt "$2" ] || { note "$1 is not below $2"; return 1; }; }
+python3 - "$MNT/shattered" <<'PY'
+import os, sys
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+for block in reversed(range(100000)):
+    os.posix_fallocate(fd, block * 4096, 4096)
+PY
+before=$(worker_ticks)
+python3 - "$MNT/shattered" <<'PY'
+import os, sys
+fd = os.open(sys.argv[1], os.O_RDONLY)
+for i in range(60):
+    try:
+        os.lseek(fd, 0, os.SEEK_DATA)
+        sys.exit(1)
+    except OSError:
+        pass
+    if os.lseek(fd, 0, os.SEEK_HOLE) != 0:
+        sys.exit(1)
+PY
+check "100000 unwritten extents are no data" same $? 0
+check "looking through them keeps no worker" few $(($(worker_ticks) - before)) 30
+rm "$MNT/shattered"
 check "fstrim" fstrim "$MNT"
 check_fails "fstrim of less than a block" fstrim -l 4095 "$MNT"
 check_fails "fstrim of no less than there can be" fstrim -m 1G "$MNT"
