@@ -39,6 +39,45 @@ check "64 callers share flushes: eight times as many as one caller makes" below 
 check "400 callers" load 400 fsync
 check "a lookup waits for no flush" below "$LOOKUP" 5000
 
+# What was acknowledged is there after kill -9, whoever wrote it: a file each, with numbers that grow.
+cat >"$WORK/numbers.py" <<'PY'
+import mmap, os, sys, threading
+done = [0] * 48
+def write(number):
+    flags = (0, 0, os.O_DIRECT | os.O_SYNC, os.O_DIRECT | os.O_DSYNC)[number % 4]
+    fd = os.open('%s/number%d' % (sys.argv[1], number), os.O_RDWR | os.O_CREAT | flags)
+    block = mmap.mmap(-1, 4096)
+    try:
+        for value in range(1, 1000000):
+            block[0:8] = value.to_bytes(8, 'little')
+            os.pwrite(fd, block, 0)
+            if number % 4 < 2:
+                (os.fsync, os.fdatasync)[number % 4](fd)
+            done[number] = value
+    except OSError:
+        pass
+threads = [threading.Thread(target=write, args=(i,)) for i in range(len(done))]
+[t.start() for t in threads]
+[t.join() for t in threads]
+print(*done)
+PY
+python3 "$WORK/numbers.py" "$MNT" >"$WORK/acknowledged" &
+CALLER=$!
+sleep 2
+crash
+check "kill -9: the callers come to an end" wait "$CALLER"
+attach
+acknowledged_is_there() {
+	python3 - "$MNT" "$WORK/acknowledged" <<'PY'
+import sys
+done = [int(word) for word in open(sys.argv[2]).read().split()]
+found = [int.from_bytes(open('%s/number%d' % (sys.argv[1], i), 'rb').read(8), 'little') for i in range(len(done))]
+print('# acknowledged:', sum(done), 'found:', sum(found))
+sys.exit(len(done) != 48 or min(done) < 2 or any(f < d for f, d in zip(found, done)))
+PY
+}
+check "what was acknowledged is there" acknowledged_is_there
+
 # The end of the connection finds callers waiting; they and the daemon come to an end.
 "$LOAD" "$MNT" 64 60 mixed >/dev/null 2>&1 &
 CALLER=$!
