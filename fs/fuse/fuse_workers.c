@@ -172,7 +172,10 @@ static void lead(struct worker *worker)
 		if (!worker->request)
 			worker->request = request_get(front);
 		if (!worker->request) {
-			usleep(1000); /* out of memory: the kernel keeps the requests */
+			/* out of memory: the kernel keeps the requests, and those in flight have buffers to give back */
+			if (front->queue && ash_queue_in_flight(front->queue) > 0)
+				queue_call(worker, QUEUE_REAP);
+			usleep(1000);
 			continue;
 		}
 		int rc = next_request(worker);

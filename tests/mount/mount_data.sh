@@ -185,6 +185,21 @@ check "the default does not ($written MiB written)" [ "$written" -ge 12 ]
 rm "$MNT"/behind.*
 detach
 
+# ---- no memory ----
+# A leader without memory for one more buffer: those in flight have some to give back, if it asks how they are.
+attach
+HELPER=$(program mount_helper) || exit 77
+dd if=/dev/zero of="$MNT/memory" bs=1M count=64 status=none
+sync -f "$MNT"
+"$HELPER" depth read "$MNT/memory" 4 1 >/dev/null
+size=$(awk '/^VmSize/ { print $2 }' "/proc/$DAEMON/status")
+prlimit --pid "$DAEMON" --as=$(((size + 1500) * 1024)):
+check "40 reads at once with memory for few of them" timeout -s KILL 30 "$HELPER" depth read "$MNT/memory" 40 2 >/dev/null
+check "and others are answered" same "$(timeout -s KILL 10 ls "$MNT/nowhere" 2>/dev/null; echo $?)" 2
+prlimit --pid "$DAEMON" --as=unlimited:
+rm "$MNT/memory"
+check "unmounted after that" detach
+
 # ---- half a read ----
 # The kernel shows zeroes for what a READ does not answer. So when the device ends between two extents, a read over both
 # must be an error: not the first half, and zeroes.
