@@ -43,8 +43,25 @@ else:
 print('# %s: %d acknowledged, %s there, %s' % (path.split('/')[-1], acknowledged, last, whole))
 sys.exit(0 if whole == 'ok' and (last or 0) >= acknowledged and count == last else 1)
 PY
+# The last transaction that writer $1 has been told of.
+acknowledged() { local n; n=$(tr -d ' ' 2>/dev/null <"$WORK/ack$1"); echo "${n:-0}"; }
+# Everybody has work behind him: each writer a transaction more than it had, cp a file.
+all_work() {
+	local i idle
+	for _ in $(seq 600); do
+		idle=
+		for i in 1 2 3 4; do [ "$(acknowledged $i)" -gt "${had[i]}" ] || idle+=" writer $i"; done
+		[ -n "$(find "$MNT/copy$((cycle % 2))" -type f -print -quit)" ] || idle+=" cp"
+		[ -n "$idle" ] || return 0
+		sleep 0.05
+	done
+	note "nothing from:$idle"
+	return 1
+}
+touch "$WORK"/ack{1,2,3,4}
 for cycle in $(seq "$CYCLES"); do
-	writers=()
+	writers=() had=(0)
+	for i in 1 2 3 4; do had+=("$(acknowledged $i)"); done
 	for i in 1 2 3 4; do
 		python3 "$WORK/writer.py" "$MNT/db$i" "$WORK/ack$i" 2>/dev/null &
 		writers+=($!)
@@ -54,6 +71,8 @@ for cycle in $(seq "$CYCLES"); do
 	sync -f "$MNT" # the folder outlives also a kill that comes at once
 	cp -a /usr/include "$MNT/copy$((cycle % 2))/" 2>/dev/null &
 	copy=$!
+	# Every second time they are killed whenever it comes, perhaps as they begin.
+	[ $((cycle % 2)) = 0 ] || check "cycle $cycle: 4 writers commit, files are copied" all_work
 	sleep $((RANDOM % 3)).$((RANDOM % 10))$((RANDOM % 10))
 	kill -9 "$DAEMON"
 	wait "$DAEMON" 2>/dev/null
