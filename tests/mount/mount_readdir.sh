@@ -20,24 +20,29 @@ python3 - "$MNT/large" "$FILES" <<'PY'
 import os, sys, threading
 folder, count = sys.argv[1], int(sys.argv[2])
 stop = threading.Event()
+changes = 0
 def churn():
-    i = 0
+    global changes
     while not stop.is_set():
-        name = '%s/temporary-%d' % (folder, i % 500)
+        name = '%s/temporary-%d' % (folder, changes % 500)
         try:
             os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         except FileExistsError:
             os.unlink(name)
-        i += 1
+        changes += 1
 thread = threading.Thread(target=churn)
 thread.start()
-bad = 0
+bad = idle = 0
 for turn in range(10):
+    before = changes
     names = [n for n in os.listdir(folder) if n.startswith('file-')]
     bad += len(names) != count or len(set(names)) != count
+    idle += changes == before
+died = not thread.is_alive()
 stop.set()
 thread.join()
-sys.exit(bad)
+print('# %d names made or removed meanwhile, %d lists without any%s' % (changes, idle, ', then it died' if died else ''))
+sys.exit(bad > 0 or died or idle > 5)
 PY
 check "entries that exist throughout are listed exactly once" same $? 0
 python3 - "$MNT/large" <<'PY'
