@@ -6,7 +6,7 @@
 start
 entries=100000 files=20000
 is_long && entries=1000000 files=200000
-BENCH=$(program bench_entries) || exit 77
+BENCH=$(program bench_entries) || exit 1
 bench() { "$BENCH" "$1" "$MNT/d" "$2" || { echo "Bail out! bench_entries $1"; exit 1; }; }
 table_blocks() { record 0 | awk '$1 == "blocks" { print $2 }'; }
 

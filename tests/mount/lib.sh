@@ -8,10 +8,12 @@
 #	device_free		nobody claims the loop device; device_comes_free: within 20 s
 #	abort_connection M:N	end the connection of the mount with this device number (mountpoint -d), whatever waits
 #	check NAME COMMAND...	one behaviour: 'ok' when the command succeeds
+#	skipped NAME REASON	one behaviour that cannot be looked at here: counted as skipped
+#	needs PROGRAM NAME	the program is there, or NAME is skipped
 #	fsck_clean NAME		fsck.ashlar -n finds nothing
 #	finish			print the plan; the exit status of the script
 #
-# Whatever happens, everything is unmounted and detached at the end. A test that cannot run calls `skip REASON` (77).
+# Whatever happens, everything is unmounted and detached at the end. A script that cannot run at all calls `skip REASON`.
 # ASHLAR_BUILD: the build folder (default: build beside the sources). LOOP_DIR: where the file lies (/dev/shm).
 
 set -u
@@ -21,13 +23,13 @@ LOOP_DIR=${LOOP_DIR:-/dev/shm}
 WORK= LOOP= MNT= DAEMON= IMAGE=
 COUNT=0 FAILED=0
 
-skip() { echo "1..0 # SKIP $*"; exit 77; }
+skip() { echo "1..0 # SKIP $*"; exit 0; }
 
-
+# What the build makes is never missing. Call it as NAME=$(program NAME) || exit 1
 program() {
 	local found
 	found=$(find "$BUILD" -name "$1" -type f -perm -u+x 2>/dev/null | head -1)
-	[ -n "$found" ] || skip "$1 is not built in $BUILD"
+	[ -n "$found" ] || { echo "Bail out! $1 is not built in $BUILD" >&3; return 1; }
 	echo "$found"
 }
 
@@ -58,10 +60,10 @@ start() {
 	require_root
 	trap cleanup EXIT
 	trap 'exit 130' INT TERM
-	ASHLARFS=$(program ashlarfs) || exit 77
-	MKFS=$(program mkfs.ashlar) || exit 77
-	ASHLARCTL=$(program ashlarctl) || exit 77
-	FSCK=$(program fsck.ashlar) || FSCK=
+	ASHLARFS=$(program ashlarfs) || exit 1
+	MKFS=$(program mkfs.ashlar) || exit 1
+	ASHLARCTL=$(program ashlarctl) || exit 1
+	FSCK=$(program fsck.ashlar) || exit 1
 	WORK=$(mktemp -d "$LOOP_DIR/ashlar-mount.XXXXXX")
 	MNT=$WORK/mnt
 	mkdir "$MNT"
@@ -74,6 +76,7 @@ note() { echo "# $*"; }
 # The outcome goes to the real output, also when a check's own output is thrown away.
 exec 3>&1
 ok() { COUNT=$((COUNT + 1)); echo "ok $COUNT - $*" >&3; }
+skipped() { COUNT=$((COUNT + 1)); echo "ok $COUNT - $1 # SKIP $2" >&3; }
 not_ok() { COUNT=$((COUNT + 1)); FAILED=$((FAILED + 1)); echo "not ok $COUNT - $*" >&3; }
 
 check() {
@@ -88,6 +91,8 @@ check_fails() {
 	shift
 	if "$@" 2>/dev/null; then not_ok "$name"; else ok "$name"; fi
 }
+
+needs() { command -v "$1" >/dev/null || { skipped "$2" "no $1"; return 1; }; }
 
 same() { [ "$1" = "$2" ] || { note "expected '$2', got '$1'"; return 1; }; }
 
@@ -156,7 +161,6 @@ abort_connection() {
 drop_caches() { sync -f "$MNT"; echo 3 >/proc/sys/vm/drop_caches; }
 
 fsck_clean() {
-	[ -n "$FSCK" ] || { note "fsck.ashlar is not built: $1 not checked"; return; }
 	if "$FSCK" -n "$LOOP" >"$WORK/fsck.out" 2>&1; then ok "$1"; else
 		sed 's/^/# /' "$WORK/fsck.out" | head -20
 		not_ok "$1"

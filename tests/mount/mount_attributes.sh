@@ -3,11 +3,11 @@
 # ACLs, capabilities, chattr, attributes that survive; what needs programs rather than system calls.
 . "$(dirname "$0")/lib.sh"
 start
-HELPER=$(program mount_helper)
+HELPER=$(program mount_helper) || exit 1
 volume 128M
 attach
 as() { "$HELPER" as 65534 "$@" 2>/dev/null; }
-if command -v setfacl >/dev/null; then
+if needs setfacl "access control lists"; then
 	echo secret >"$MNT/f"
 	chmod 640 "$MNT/f"
 	check_fails "0640: another user may not read" as cat "$MNT/f" >/dev/null
@@ -30,10 +30,8 @@ if command -v setfacl >/dev/null; then
 	check "umask without default ACL" same "$(stat -c %a "$MNT/plain")" 600
 	chmod 2755 "$MNT/d/f"
 	check "mode set by setfacl" eval 'setfacl -m u::rw,g::r,o::r "$MNT/plain" && [ $(stat -c %a "$MNT/plain") = 644 ]'
-else
-	note "setfacl is not installed"
 fi
-if command -v setcap >/dev/null; then
+if needs setcap "security.capability"; then
 	cp /bin/true "$MNT/cap"
 	chmod 777 "$MNT/cap"
 	setcap cap_net_raw+ep "$MNT/cap"
@@ -43,8 +41,6 @@ if command -v setcap >/dev/null; then
 	setcap cap_net_raw+ep "$MNT/cap"
 	chown 65534 "$MNT/cap"
 	check_fails "gone after chown" eval 'getcap "$MNT/cap" | grep -q cap_net_raw'
-else
-	note "setcap is not installed"
 fi
 echo x >"$MNT/flags"
 setfattr -n trusted.secret -v 1 "$MNT/flags" 2>/dev/null
@@ -243,7 +239,7 @@ sys.exit(found != [True, False])
 PY
 detach
 # The kernel's flags of a mount are one thing, what the daemon makes of them another.
-MOUNT_HELPER=$(program mount.ashlar)
+MOUNT_HELPER=$(program mount.ashlar) || exit 1
 device_writes() { awk '{ print $5 }' "/sys/block/${LOOP#/dev/}/stat"; }
 # remounted OPTIONS EXPECTED: afterwards reading a file and listing a folder move their access times, or do not.
 remounted() {

@@ -3,7 +3,7 @@
 # POSIX behaviour (posix.c) on a real mount, and fsck afterwards; again on a volume whose OPENs are answered.
 . "$(dirname "$0")/lib.sh"
 start
-POSIX=$(program mount_posix)
+POSIX=$(program mount_posix) || exit 1
 volume 512M
 round() {
 	mkdir "$MNT/$1"

@@ -19,7 +19,8 @@ trap take_away EXIT
 link() { mkdir -p "$(dirname "$2")" && ln -s "$1" "$2" 2>/dev/null && PLACED+=("$2"); }
 
 [ ! -e $HELPER ] || skip "$HELPER is there already"
-link "$(program mount.ashlar)" $HELPER || skip "$HELPER cannot be made"
+PROGRAM=$(program mount.ashlar) || exit 1
+link "$PROGRAM" $HELPER || skip "$HELPER cannot be made"
 volume 64M -L "tags $$/\"x\""
 names=$("$ASHLARCTL" info --export "$LOOP")
 value() { printf '%s\n' "$names" | sed -n "s/^$1=//p"; }

@@ -6,7 +6,7 @@
 start
 command -v mkfs.ext4 >/dev/null || skip "no mkfs.ext4"
 grep -qw ext4 /proc/filesystems || skip "this kernel has no ext4"
-TWIN=$(program mount_twin) || exit 77
+TWIN=$(program mount_twin) || exit 1
 case ${ASHLAR_TEST_LEVEL:-normal} in
 quick) LAST=16 ;;
 normal) LAST=60 ;;

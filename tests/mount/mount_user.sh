@@ -8,10 +8,10 @@ if [ "$(id -u)" = 0 ] && [ -e /dev/fuse ] && [ ! -v PRIVATE ] && [ "$(stat -c %a
 		'mount -t tmpfs -o mode=755 none /media && mknod -m 666 /media/fuse c 10 229 && mount --bind /media/fuse /dev/fuse && exec "$0"' "$0"
 fi
 start
-HELPER=$(program mount_helper)
+HELPER=$(program mount_helper) || exit 1
 command -v fusermount3 >/dev/null || skip "fusermount3 is not installed"
 as() { "$HELPER" as 65534 "$@"; }
-cp "$ASHLARFS" "$MKFS" "$ASHLARCTL" ${FSCK:+"$FSCK"} "$WORK/"
+cp "$ASHLARFS" "$MKFS" "$ASHLARCTL" "$FSCK" "$WORK/"
 chmod 755 "$WORK"/ashlarfs "$WORK"/*.ashlar "$WORK"/ashlarctl
 mkdir "$WORK/home"
 chown 65534 "$WORK/home" "$MNT"
@@ -20,7 +20,8 @@ check "mkfs of an image by its owner" as "$WORK/mkfs.ashlar" -q "$WORK/home/imag
 as "$WORK/ashlarfs" "$WORK/home/image" "$MNT" >"$WORK/out" 2>&1
 rc=$?
 if [ $rc != 0 ] && grep -qiE 'permission|not permitted|fuse device' "$WORK/out"; then
-	skip "fusermount3 may not mount here: $(head -1 "$WORK/out")"
+	skipped "a mount by its owner" "fusermount3 may not mount here: $(head -1 "$WORK/out")"
+	finish
 fi
 check "mounted by its owner" same $rc 0
 check "shown as fuse.ashlar" eval 'grep -q " $MNT fuse.ashlar .*nosuid,nodev" /proc/mounts'
@@ -60,7 +61,7 @@ after_unmount() {
 	check "$1 right after fusermount3 -u" quietly "$@"
 	as "$WORK/ashlarfs" "$WORK/home/image" "$MNT"
 }
-[ -n "$FSCK" ] && after_unmount fsck.ashlar -n -f "$WORK/home/image"
+after_unmount fsck.ashlar -n -f "$WORK/home/image"
 after_unmount ashlarctl scrub "$WORK/home/image"
 after_unmount ashlarctl trim "$WORK/home/image"
 after_unmount ashlarctl label "$WORK/home/image" mine
@@ -92,7 +93,7 @@ if as unshare -Urm true 2>/dev/null && ! as test -w /dev/loop-control; then
 	check "which a line says" eval '[ "$(wc -l <"$WORK/out")" = 1 ] && grep -q "no loop device" "$WORK/out"'
 	check "what was written there is there" same "$(inside 'cat "$2/file"')" inside
 else
-	note "no user namespaces for ordinary users, or loop devices for them: not tested"
+	skipped "root of a user namespace" "no user namespaces for ordinary users, or loop devices for them"
 fi
 # ---- What an ordinary user says of his mounts ----
 # claim FSTYPE_OPTIONS: a FUSE mount of his at $WORK/claimed, of which nobody answers requests. Its process is $CLAIM.
@@ -106,16 +107,17 @@ ours, theirs = socket.socketpair()
 subprocess.run(['fusermount3', '-o', sys.argv[1], '--', sys.argv[2]], pass_fds=[theirs.fileno()], check=True,
                env=dict(os.environ, _FUSE_COMMFD=str(theirs.fileno())))
 device = socket.recv_fds(ours, 1, 1)[1]
-open(sys.argv[3], 'w').close()
+with open(sys.argv[3] + '.new', 'w') as up:
+    print(os.getpid(), file=up)
+os.rename(sys.argv[3] + '.new', sys.argv[3])
 time.sleep(600)
 PY
-	CLAIM=$!
-	for _ in $(seq 100); do [ -e "$WORK/home/up" ] && return; sleep 0.05; done
+	for _ in $(seq 100); do [ -e "$WORK/home/up" ] && CLAIM=$(cat "$WORK/home/up") && return; sleep 0.05; done
 	return 1
 }
 unclaim() {
 	kill "$CLAIM"
-	wait "$CLAIM" 2>/dev/null
+	for _ in $(seq 100); do [ -d "/proc/$CLAIM" ] || break; sleep 0.05; done
 	umount "$WORK/claimed"
 }
 as_root() { "$@" >"$WORK/out" 2>&1 || { sed 's/^/# /' "$WORK/out"; return 1; }; }
@@ -123,12 +125,12 @@ mkdir "$WORK/root"
 volume 64M
 for type in "" ",subtype=ashlar"; do
 	if ! claim "fsname=$LOOP$type"; then
-		note "fusermount3 refuses a source of the user's choice: not tested"
+		skipped "the source of a user's mount" "fusermount3 refuses one of his choice"
 		break
 	fi
 	check "the mount has the name that its user gave it${type:+ ($type)}" grep -q "^$LOOP $WORK/claimed fuse" /proc/mounts
 	check "which does not keep root from mkfs.ashlar" as_root "$MKFS" -q -f "$LOOP"
-	[ -n "$FSCK" ] && check "from fsck.ashlar" as_root "$FSCK" -f -n "$LOOP"
+	check "from fsck.ashlar" as_root "$FSCK" -f -n "$LOOP"
 	check "from ashlarctl" as_root "$ASHLARCTL" label "$LOOP" free
 	check "from ashlarfs" as_root "$ASHLARFS" "$LOOP" "$WORK/root"
 	check "and is not where the volume is mounted" eval '"$ASHLARCTL" info "$LOOP" | grep -q "mounted  *on $WORK/root$"'
@@ -145,10 +147,10 @@ refused() {
 }
 as "$WORK/ashlarfs" "$WORK/home/image" "$MNT"
 check "a user's own mount of an image: refused to root's mkfs.ashlar" refused "$MKFS" -q -f "$WORK/home/image"
-[ -n "$FSCK" ] && check "fsck.ashlar" refused "$FSCK" -f -y "$WORK/home/image"
+check "fsck.ashlar" refused "$FSCK" -f -y "$WORK/home/image"
 check "ashlarctl" refused "$ASHLARCTL" label "$WORK/home/image" other
 check "and ashlarfs" refused "$ASHLARFS" "$WORK/home/image" "$WORK/root"
 as fusermount3 -u "$MNT"
 for _ in $(seq 100); do "$ASHLARCTL" info "$WORK/home/image" | grep -q "^in use" || break; sleep 0.05; done
-[ -n "$FSCK" ] && check "fsck" eval '"$FSCK" -n "$WORK/home/image" >/dev/null'
+check "fsck" eval '"$FSCK" -n "$WORK/home/image" >/dev/null'
 finish

@@ -22,7 +22,7 @@ while [ $# -gt 1 ]; do
 	shift 2
 done
 start
-AGING=$(program stress_aging) || exit 77
+AGING=$(program stress_aging) || exit 1
 JOURNAL=$WORK/journal
 RANDOM=$seed
 began=$SECONDS cycles=0 kills=0

@@ -19,7 +19,7 @@ while [ $# -gt 1 ]; do
 	shift 2
 done
 start
-CONCURRENCY=$(program stress_concurrency) || exit 77
+CONCURRENCY=$(program stress_concurrency) || exit 1
 began=$SECONDS operations=0 rounds=0 violations=0 skipped=0
 
 # One run of the program on the mount; its figures are added up.
