@@ -50,11 +50,10 @@ static unsigned char byte_of(const struct content *content, uint64_t offset)
 	return byte;
 }
 
-/* Was this byte ever there? `op` may have put some there before it failed. */
-static bool byte_known(const struct subject *x, const struct op *op, uint64_t ino, uint64_t offset, unsigned char byte)
+/* Was this byte ever there? */
+static bool byte_held(const struct subject *x, uint64_t ino, uint64_t offset, unsigned char byte)
 {
 	const struct model_node *base = model_find(&x->script.history.base, ino);
-	unsigned char written;
 
 	if (!byte || (base && byte_of(&base->content, offset) == byte))
 		return true;
@@ -62,8 +61,33 @@ static bool byte_known(const struct subject *x, const struct op *op, uint64_t in
 		if (x->trail[i].ino == ino && byte_of(&x->trail[i].content, offset) == byte)
 			return true;
 	}
+	return false;
+}
+
+/* Is it what the copy was to put there? Of a source that is unknown, anything that it once held. */
+static bool byte_copied(const struct subject *x, const struct op *op, uint64_t offset, unsigned char byte)
+{
+	const struct model_node *source = model_find(&x->script.model, op->ino);
+	uint64_t from = op->offset + (offset - op->offset2);
+
+	if (!source || offset < op->offset2 || offset - op->offset2 >= op->length)
+		return false;
+	if (subject_unknown(x, op->ino))
+		return byte_held(x, op->ino, from, byte);
+	return from < source->size && byte_of(&source->content, from) == byte;
+}
+
+/* One that was there, or that `op` may have put there before it failed. */
+static bool byte_known(const struct subject *x, const struct op *op, uint64_t ino, uint64_t offset, unsigned char byte)
+{
+	unsigned char written;
+
+	if (byte_held(x, ino, offset, byte))
+		return true;
+	if (op->kind == OP_COPY_RANGE && op->ino2 == ino)
+		return byte_copied(x, op, offset, byte);
 	if (op->kind != OP_WRITE || op->ino != ino || (!(op->flags & ASH_WRITE_APPEND) && offset < op->offset))
-		return op->kind == OP_COPY_RANGE && op->ino2 == ino;
+		return false;
 	pattern_fill(&written, 1, offset, op->pattern);
 	return written == byte;
 }
