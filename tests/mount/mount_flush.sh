@@ -16,13 +16,14 @@ load() {
 	note "$2 by $1 threads: $RATE a second, $LATENCY us each; a lookup $LOOKUP us, the longest $LONGEST us"
 	[ "$RATE" -gt 0 ]
 }
+# A lookup takes less than one flush, on the average; with a worker for each who waits it was 80 ms to 13 s.
 below() { [ "$1" -lt "$2" ] || { note "$1 is not below $2"; return 1; }; }
 
 for threads in 8 3 2; do
 	attach "threads=$threads"
 	for kind in fsync mixed; do
 		check "threads=$threads: $kind by 64 callers is answered" load 64 "$kind"
-		check "threads=$threads: a lookup meanwhile waits for no flush" below "$LOOKUP" 5000
+		check "threads=$threads: a lookup meanwhile waits for no flush" below "$LOOKUP" 20000
 	done
 	check "threads=$threads: unmounted in order" detach
 done
@@ -37,7 +38,7 @@ check "64 callers" load 64 fsync
 # Eight at a time made at most four times as many.
 check "64 callers share flushes: eight times as many as one caller makes" below $((ONE * 8)) "$RATE"
 check "400 callers" load 400 fsync
-check "a lookup waits for no flush" below "$LOOKUP" 5000
+check "a lookup waits for no flush" below "$LOOKUP" 20000
 
 # What was acknowledged is there after kill -9, whoever wrote it: a file each, with numbers that grow.
 cat >"$WORK/numbers.py" <<'PY'
