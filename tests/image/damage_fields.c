@@ -3,6 +3,7 @@
 #include "damage.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 /* ---- What is expected ---- */
 
@@ -64,32 +65,62 @@ struct test field_test(const struct image *image, const struct site *site, enum 
 
 /* ---- Which fields were damaged ---- */
 
-static unsigned covered[STRUCTURES][32][SEALS];
+#define FIELDS_MAX 32u
+_Static_assert(CAMPAIGN_MARKS >= FIELDS_MAX * SEALS * STRUCTURES, "a mark for each field under each seal");
 
-static void cover(const struct site *site, enum seal seal)
+/* Was an image with this damage judged? */
+static bool *judged(enum structure structure, unsigned field, enum seal seal)
+{
+	return &campaign_marks()[(structure * FIELDS_MAX + field) * SEALS + seal];
+}
+
+/* NULL: a field that is not in the table, but a place of its own. */
+static bool *judged_at(const struct site *site, enum seal seal)
 {
 	const struct fields *fields = &structures[site->structure];
 
-	for (unsigned i = 0; i < fields->count; i++)
+	for (unsigned i = 0; i < fields->count && i < FIELDS_MAX; i++)
 		if (fields->items[i].name == site->field.name)
-			covered[site->structure][i][seal]++;
+			return judged(site->structure, i, seal);
+	return NULL;
 }
 
-/* Every field of the structures that the image has was damaged, with wrong and right checksums. */
-static void check_cover(const struct image *image)
+/* Sealing undoes damage to a checksum. */
+static bool must_cover(const struct field *field, enum seal seal)
+{
+	return field->kind != F_NESTED && (seal == SEAL_WRONG || (seal == SEAL_RIGHT && field->kind != F_CHECKSUM));
+}
+
+static bool is_log_part(enum structure s)
+{
+	return s == S_LOG_BLOCK || s == S_LOG_RECORD || s == S_LOG_ITEM;
+}
+
+static bool is_super_part(enum structure s)
+{
+	return s == S_SUPER;
+}
+
+static bool is_other_part(enum structure s)
+{
+	return !is_log_part(s) && !is_super_part(s);
+}
+
+/* Every field of these structures was damaged, with wrong and right checksums, and judged. */
+static void check_cover(bool (*wants)(enum structure s))
 {
 	for (enum structure s = 0; s < STRUCTURES; s++) {
 		const struct fields *fields = &structures[s];
-		bool log = s == S_LOG_BLOCK || s == S_LOG_RECORD || s == S_LOG_ITEM, good = true;
+		bool good = true;
 		char name[120];
 
-		if (image->clean ? log || s == S_SUPER : !log)
+		if (!wants(s) || getenv("DAMAGE_ONLY"))
 			continue;
 		for (unsigned i = 0; i < fields->count; i++) {
 			const struct field *field = &fields->items[i];
 
-			if (field->kind == F_NESTED ||
-			    (covered[s][i][SEAL_WRONG] && (covered[s][i][SEAL_RIGHT] || field->kind == F_CHECKSUM)))
+			if ((!must_cover(field, SEAL_WRONG) || *judged(s, i, SEAL_WRONG)) &&
+			    (!must_cover(field, SEAL_RIGHT) || *judged(s, i, SEAL_RIGHT)))
 				continue;
 			printf("# %s.%s was not damaged\n", fields->type ? fields->type : "a part", field->name);
 			good = false;
@@ -111,6 +142,7 @@ static bool worth(enum change change, enum seal seal)
 
 typedef void (*adjust)(const struct image *image, const struct site *site, enum seal seal, struct test *test);
 
+/* The share leaves images out, but no field: the first damage to each is always judged. */
 static void damage_site(struct image *image, const struct sites *sites, size_t index, adjust adjust)
 {
 	const struct site *site = &sites->items[index];
@@ -118,6 +150,7 @@ static void damage_site(struct image *image, const struct sites *sites, size_t i
 
 	for (enum seal seal = 0; seal < SEALS; seal++)
 		for (enum change change = 0; change < CHANGES; change++) {
+			bool *mark = judged_at(site, seal);
 			struct test test;
 
 			if (!site_can_seal(site, seal) || !worth(change, seal))
@@ -128,9 +161,10 @@ static void damage_site(struct image *image, const struct sites *sites, size_t i
 			test = field_test(image, site, change, seal);
 			if (adjust)
 				adjust(image, site, seal, &test);
-			cover(site, seal);
+			test.always = mark && !*mark && must_cover(&site->field, seal);
 			site_put(image, site, data, seal);
-			judge(image, &test);
+			if (judge(image, &test) && mark)
+				*mark = true;
 		}
 }
 
@@ -154,7 +188,7 @@ static bool no_super(const struct image *image, const struct site *site)
 void damage_fields(struct image *image)
 {
 	damage_sites(image, no_super, NULL);
-	check_cover(image);
+	check_cover(is_other_part);
 }
 
 /* One primary, one backup: when they differ and both look good, nobody can know. */
@@ -171,6 +205,7 @@ static void adjust_super(const struct image *image, const struct site *site, enu
 void damage_supers(struct image *image)
 {
 	damage_sites(image, is_super, adjust_super);
+	check_cover(is_super_part);
 }
 
 /* Of three two outvote one. What a newer program or a larger device would have there is refused, not repaired. */
@@ -234,7 +269,7 @@ static void adjust_unclean(const struct image *image, const struct site *site, e
 void damage_log(struct image *image)
 {
 	damage_sites(image, in_log, adjust_log);
-	check_cover(image);
+	check_cover(is_log_part);
 }
 
 void damage_unclean(struct image *image)

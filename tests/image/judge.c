@@ -223,7 +223,7 @@ static const char *outside(struct image *image, const char *trouble)
 	return !trouble && image_outside(image) ? "something was written behind the volume's end" : trouble;
 }
 
-void judge(struct image *image, const struct test *test)
+bool judge(struct image *image, const struct test *test)
 {
 	const char *trouble;
 	struct kept *damage;
@@ -231,7 +231,7 @@ void judge(struct image *image, const struct test *test)
 
 	if (!campaign_wants(image, test)) {
 		image_restore(image);
-		return;
+		return false;
 	}
 	if (verbose())
 		printf("# %s\n", test->name);
@@ -261,4 +261,5 @@ void judge(struct image *image, const struct test *test)
 	campaign_result(test, trouble);
 	free(damage);
 	image_restore(image);
+	return true;
 }

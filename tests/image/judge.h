@@ -23,16 +23,17 @@ struct test {
 	bool must_report; /* a look must find a problem */
 	bool must_not;    /* ... must find none */
 	bool any_change;  /* content may change anywhere (only soundness is asked for) */
-	bool names_move;  /* names may change: inodes are compared, not directories */
-	bool blind; /* it looks good to a writer, who may then write over anything: compare after the repair only */
+	bool names_move;  /* names may change: inodes are compared, not directories and counts of links */
+	bool blind;  /* it looks good to a writer, who may then write over anything: compare after the repair only */
+	bool always; /* judged whatever the share is */
 	bool may_refuse; /* says of itself that it is no volume for this program: then nobody may write anything */
 	const struct manifest *known; /* what must be found again; NULL: the image's */
 	uint64_t affected[AFFECTED_MAX];
 	unsigned affected_count;
 };
 
-/* The image is damaged: judge, print a line of TAP, and put it back. */
-void judge(struct image *image, const struct test *test);
+/* The image is damaged: judge, print a line of TAP, and put it back. False when it is left to the share. */
+bool judge(struct image *image, const struct test *test);
 
 /* Walk, read and change an open volume, in damaged places first. Results do not matter. */
 void use_volume(struct ash_volume *volume, const struct image *image, const struct test *test);
@@ -48,6 +49,9 @@ bool campaign_wants(struct image *image, const struct test *test);
 void campaign_result(const struct test *test, const char *trouble);
 /* A check that is about no image. */
 void campaign_check(const char *name, bool good);
+#define CAMPAIGN_MARKS 4096u
+/* So many flags that are false when a campaign begins and outlive a child that dies. */
+bool *campaign_marks(void);
 /* "1..N"; the exit status. */
 int campaign_end(void);
 
