@@ -58,7 +58,7 @@ detach
 # The name of a mount point is its maker's: no orders to the terminal of whoever reads it.
 evil="$WORK/$(printf 'm\033]0;X\007\302\233')"
 harmless() { ! LC_ALL=C grep -q "$(printf '\033]\|\302\233\|\007')" "$1" && grep -qaF "$2" "$1"; }
-refused "mount point with control characters" "$ASHLARFS" "$LOOP" "$evil"
+refused "mount point with control characters" "does not exist" "$ASHLARFS" "$LOOP" "$evil"
 check "which become question marks" harmless "$WORK/out" '/m?]0;X?? does not exist'
 mkdir "$evil"
 "$ASHLARFS" "$LOOP" "$evil"
