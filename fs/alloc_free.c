@@ -338,10 +338,11 @@ static void discard_end(struct ash_volume *volume, struct ash_alloc_discard *dis
 bool ash_alloc_discard(struct ash_volume *volume, uint64_t budget_ns)
 {
 	struct ash_allocator *alloc = volume->alloc;
-	uint64_t until = ash_monotonic_ns() + budget_ns;
 
 	pthread_mutex_lock(&alloc->discard_lock);
 	struct ash_alloc_discard *list = discards_merge(discards_take(alloc));
+	/* from here on: sorting a very long list must not use up all the time, each time */
+	uint64_t until = ash_monotonic_ns() + budget_ns;
 	while (list && ash_monotonic_ns() < until) {
 		struct ash_alloc_discard *discard = list;
 

@@ -9,6 +9,7 @@
  *	fuse_session.c        dispatch: our own handler for an opcode, else libfuse's low-level operations
  *	fuse_ops*.c           the handlers: check, call the volume API (ashlar.h), reply
  *	fuse_sync.c           who waits for the device's flush, so that not all workers do
+ *	fuse_caller.c         whether who asks is an administrator
  *
  * and beside it fuse_options.c and fuse_device.c (what the command line says and opens), fuse_mount.c (the
  * kernel's side of mounting), fuse_notify.c (what we tell the kernel unasked), fuse_main.c (life and death).

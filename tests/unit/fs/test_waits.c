@@ -154,6 +154,22 @@ Test(waits, discards_of_a_trim, .timeout = 60)
 	engine_close(&engine);
 }
 
+/* Of two calls the first reads the device, and the second waits for the first. */
+static void second_waits(struct engine *engine, int (*run)(struct engine *engine))
+{
+	struct call first = { .engine = engine, .run = run }, second = first;
+
+	hold(engine, BDEV_READ);
+	call_begin(&first);
+	while (!delay_caught(engine->dev))
+		usleep(1000);
+	call_begin(&second);
+	cr_expect(waiting_reaches(2));
+	delay_release(engine->dev);
+	pthread_join(first.thread, NULL);
+	call_end(&second);
+}
+
 static uint64_t node; /* a block that is not in the cache */
 
 static int run_get(struct engine *engine)
@@ -170,21 +186,12 @@ static int run_get(struct engine *engine)
 Test(waits, a_block_that_another_thread_reads, .timeout = 60)
 {
 	struct engine engine;
-	struct call first = { .engine = &engine, .run = run_get }, second = first;
 
 	open_watched(&engine);
 	node = node_new(&engine, 77, 5);
 	cr_assert_eq(ash_checkpoint(engine.volume), 0);
 	engine_again(&engine);
-	hold(&engine, BDEV_READ);
-	call_begin(&first);
-	while (!delay_caught(engine.dev))
-		usleep(1000);
-	call_begin(&second);
-	cr_expect(waiting_reaches(2));
-	delay_release(engine.dev);
-	pthread_join(first.thread, NULL);
-	call_end(&second);
+	second_waits(&engine, run_get);
 	engine_close(&engine);
 }
 
@@ -214,7 +221,6 @@ static int make(struct engine *engine, const char *name, const char *target, uin
 Test(waits, an_inode_that_another_thread_reads, .timeout = 60)
 {
 	struct engine engine;
-	struct call first = { .engine = &engine, .run = run_icore }, second = first;
 	char name[16];
 
 	open_watched(&engine);
@@ -224,15 +230,7 @@ Test(waits, an_inode_that_another_thread_reads, .timeout = 60)
 	}
 	cr_assert_eq(ash_checkpoint(engine.volume), 0);
 	engine_again(&engine);
-	hold(&engine, BDEV_READ);
-	call_begin(&first);
-	while (!delay_caught(engine.dev))
-		usleep(1000);
-	call_begin(&second);
-	cr_expect(waiting_reaches(2));
-	delay_release(engine.dev);
-	pthread_join(first.thread, NULL);
-	call_end(&second);
+	second_waits(&engine, run_icore);
 	engine_close(&engine);
 }
 
