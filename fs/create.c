@@ -260,6 +260,8 @@ static int log_create(struct ash_txn *txn, struct ash_maker *maker, struct ash_h
 	if (!result)
 		result = ash_maker_log(txn, maker, parent);
 	if (!result && !maker->name)
+		result = ash_txn_orphan_room(txn);
+	if (!result && !maker->name)
 		ash_orphan_add(txn, maker->ino);
 	return result;
 }

@@ -181,27 +181,30 @@ static bool device_full(const struct ash_log *log, uint64_t need, uint64_t keep)
 
 /*
  * Log blocks that transactions leave alone: for the checkpoint, for logging the orphan set again, for system transactions.
- * Modest ones (they add no orphans) may come nearer: a set that has grown too large can shrink again, and data be written.
+ * The orphan set is kept room for once by modest ones, which can make it smaller again and write data, twice by others, and
+ * three times by who adds to it: so it stops those long before it stops everybody.
  */
-static uint64_t reserve(const struct ash_log *log, bool modest)
+enum kept_sets { KEPT_BY_MODEST = 1, KEPT_BY_OTHERS = 2, KEPT_BY_ADDERS = 3 };
+
+static uint64_t reserve(const struct ash_log *log, enum kept_sets sets)
 {
-	return log->checkpoint_reserve + log->system_reserve + (modest ? 1 : 2) * ash_log_orphan_blocks_locked(log);
+	return log->checkpoint_reserve + log->system_reserve + sets * ash_log_orphan_blocks_locked(log);
 }
 
 /* More orphans than this log can carry: with everything home there would be no room, so no checkpoint can make any. */
-static bool orphans_fill_log(const struct ash_log *log, uint64_t need, bool modest)
+static bool orphans_fill_log(const struct ash_log *log, uint64_t need, enum kept_sets sets)
 {
-	return ash_log_orphan_blocks_locked(log) + RENEW_SLACK + need + reserve(log, modest) > log->blocks;
+	return ash_log_orphan_blocks_locked(log) + RENEW_SLACK + need + reserve(log, sets) > log->blocks;
 }
 
 /* log.lock held; dropped and taken again while waiting. */
-static int wait_for_room(struct ash_volume *volume, uint64_t need, bool modest)
+static int wait_for_room(struct ash_volume *volume, uint64_t need, enum kept_sets sets)
 {
 	struct ash_log *log = volume->log;
 
 	for (int idle = 0, rounds = 0;;) {
 		bool memory = memory_full(log, need);
-		bool device = device_full(log, need, reserve(log, modest)) || log->dirty_count > log->dirty_limit;
+		bool device = device_full(log, need, reserve(log, sets)) || log->dirty_count > log->dirty_limit;
 		uint64_t tail = log->tail_lsn, end;
 		int error = 0;
 
@@ -209,7 +212,7 @@ static int wait_for_room(struct ash_volume *volume, uint64_t need, bool modest)
 			return -EROFS;
 		if (!memory && !device)
 			return 0;
-		if (!log->reserved_blocks && orphans_fill_log(log, need, modest))
+		if (!log->reserved_blocks && orphans_fill_log(log, need, sets))
 			return -ENOSPC;
 		if (memory && log->position - log->written + log->used > 0 && idle == 0) {
 			end = ash_log_append_lsn(log);
@@ -228,7 +231,7 @@ static int wait_for_room(struct ash_volume *volume, uint64_t need, bool modest)
 			if (tail != log->tail_lsn)
 				continue;
 			/* everything is home and nobody holds a reservation */
-			if (rounds > 3 && !log->reserved_blocks && device_full(log, need, reserve(log, modest)))
+			if (rounds > 3 && !log->reserved_blocks && device_full(log, need, reserve(log, sets)))
 				return -ENOSPC;
 		}
 		/* only the reservations of open transactions stand in the way: each ends by itself */
@@ -252,7 +255,7 @@ static int wait_for_room(struct ash_volume *volume, uint64_t need, bool modest)
 /* So many orphans can be added before the next transaction begins: want of memory is met where it can still be refused. */
 enum { ORPHANS_AHEAD = 192 };
 
-static int begin(struct ash_volume *volume, uint32_t log_bytes, bool modest, struct ash_txn **out)
+static int begin(struct ash_volume *volume, uint32_t log_bytes, enum kept_sets sets, struct ash_txn **out)
 {
 	struct ash_log *log = volume->log;
 	uint64_t need = ash_log_blocks_for(log_bytes);
@@ -271,9 +274,8 @@ static int begin(struct ash_volume *volume, uint32_t log_bytes, bool modest, str
 	error = ash_orphan_set_room(&log->orphans, ORPHANS_AHEAD);
 	if (error)
 		goto unlock;
-	if (memory_full(log, need) || log->dirty_count > log->dirty_limit ||
-	    device_full(log, need, reserve(log, modest)))
-		error = wait_for_room(volume, need, modest);
+	if (memory_full(log, need) || log->dirty_count > log->dirty_limit || device_full(log, need, reserve(log, sets)))
+		error = wait_for_room(volume, need, sets);
 	if (!error)
 		log->reserved_blocks += need;
 unlock:
@@ -290,12 +292,23 @@ unlock:
 
 int ash_txn_begin(struct ash_volume *volume, uint32_t log_bytes, struct ash_txn **out)
 {
-	return begin(volume, log_bytes, false, out);
+	return begin(volume, log_bytes, KEPT_BY_OTHERS, out);
 }
 
 int ash_txn_begin_modest(struct ash_volume *volume, uint32_t log_bytes, struct ash_txn **out)
 {
-	return begin(volume, log_bytes, true, out);
+	return begin(volume, log_bytes, KEPT_BY_MODEST, out);
+}
+
+int ash_txn_orphan_room(const struct ash_txn *txn)
+{
+	struct ash_log *log = txn->volume->log;
+	bool full;
+
+	pthread_mutex_lock(&log->lock);
+	full = orphans_fill_log(log, ash_log_blocks_for(ASH_TXN_RENAME), KEPT_BY_ADDERS);
+	pthread_mutex_unlock(&log->lock);
+	return full ? -ENOSPC : 0;
 }
 
 int ash_txn_begin_system(struct ash_volume *volume, struct ash_txn **out)
@@ -312,7 +325,7 @@ int ash_txn_begin_system(struct ash_volume *volume, struct ash_txn **out)
 	if (!txn)
 		return -ENOMEM;
 	pthread_mutex_lock(&log->lock);
-	keep = reserve(log, true) - log->system_reserve; /* what modest ones leave is for these */
+	keep = reserve(log, KEPT_BY_MODEST) - log->system_reserve; /* what modest ones leave is for these */
 	/* what the running checkpoint took of it counts as used already */
 	keep -= log->round_blocks < keep ? log->round_blocks : keep;
 	/* the ring in memory keeps the system reserve free as well: see ash_log_open_overlay() */

@@ -56,6 +56,11 @@ int ash_txn_new_block(struct ash_txn *txn, struct ash_block_id id, struct ash_bu
 void ash_txn_bits(struct ash_txn *txn, struct ash_buffer *buffer, uint32_t first, uint32_t count, bool set);
 /* A metadata block was freed by this transaction: earlier log items for it are void, its buffer dies at commit. */
 void ash_txn_revoke(struct ash_txn *txn, uint64_t block);
+/*
+ * -ENOSPC: the orphan set has grown so large that one that is to stay may not be added. That is long before the set
+ * leaves no room for other transactions: who holds many unlinked files open stops nobody but who would add to them.
+ */
+int ash_txn_orphan_room(const struct ash_txn *txn);
 /* The orphan set (see orphan.h keeps it): logged only. */
 void ash_txn_orphan(struct ash_txn *txn, uint64_t ino, bool add);
 
