@@ -335,14 +335,13 @@ static void discard_end(struct ash_volume *volume, struct ash_alloc_discard *dis
 	free(discard);
 }
 
-bool ash_alloc_discard(struct ash_volume *volume, uint64_t budget_ns)
+/* discard_lock held. True: some is left, and on the list again. */
+static bool discard_locked(struct ash_volume *volume, uint64_t budget_ns)
 {
-	struct ash_allocator *alloc = volume->alloc;
-
-	pthread_mutex_lock(&alloc->discard_lock);
-	struct ash_alloc_discard *list = discards_merge(discards_take(alloc));
+	struct ash_alloc_discard *list = discards_merge(discards_take(volume->alloc));
 	/* from here on: sorting a very long list must not use up all the time, each time */
 	uint64_t until = ash_monotonic_ns() + budget_ns;
+
 	while (list && ash_monotonic_ns() < until) {
 		struct ash_alloc_discard *discard = list;
 
@@ -352,22 +351,34 @@ bool ash_alloc_discard(struct ash_volume *volume, uint64_t budget_ns)
 			     discard->extent.count * ASH_BLOCK_SIZE);
 		discard_end(volume, discard);
 	}
-	bool more = discards_put_back(alloc, list);
-	pthread_mutex_unlock(&alloc->discard_lock);
+	return discards_put_back(volume->alloc, list);
+}
+
+bool ash_alloc_discard(struct ash_volume *volume, uint64_t budget_ns)
+{
+	pthread_mutex_lock(&volume->alloc->discard_lock);
+	bool more = discard_locked(volume, budget_ns);
+	pthread_mutex_unlock(&volume->alloc->discard_lock);
 	return more;
 }
 
-/* Space is wanted now, and a discard is advice: FITRIM makes up for it. */
-static void discards_forgo(struct ash_volume *volume)
+/*
+ * Space is wanted now, and a discard is advice: after a second FITRIM makes up for the rest. Under the lock to the end,
+ * or the worker would have the list again, and keep all of it from whoever lacks space.
+ */
+static void discard_or_forgo(struct ash_volume *volume)
 {
-	struct ash_alloc_discard *list = discards_take(volume->alloc);
+	struct ash_alloc_discard *list;
 
+	pthread_mutex_lock(&volume->alloc->discard_lock);
+	list = discard_locked(volume, LACK_NS) ? discards_take(volume->alloc) : NULL;
 	while (list) {
 		struct ash_alloc_discard *discard = list;
 
 		list = discard->next;
 		discard_end(volume, discard);
 	}
+	pthread_mutex_unlock(&volume->alloc->discard_lock);
 }
 
 uint64_t ash_alloc_freed(struct ash_volume *volume)
@@ -387,8 +398,7 @@ bool ash_alloc_available(struct ash_volume *volume, uint64_t freed)
 	bool available, trimmed;
 
 	ash_alloc_reap(volume);
-	if (ash_alloc_discard(volume, LACK_NS))
-		discards_forgo(volume);
+	discard_or_forgo(volume);
 	pthread_mutex_lock(&alloc->pending_lock);
 	available = alloc->pending_added - alloc->pending_blocks >= freed;
 	pthread_mutex_unlock(&alloc->pending_lock);

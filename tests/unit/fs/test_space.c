@@ -4,11 +4,27 @@
 #include <pthread.h>
 #include <unistd.h>
 #include "file_fixture.h"
+#include "fs/alloc_group.h"
 #include "fs/engine.h"
 #include "fs/wbuf.h"
 #include "tests/support/delay.h"
 
 #define PIECE (1u << 20)
+
+/* Set: this thread pauses behind each unlock of this one, so that others come in between. */
+static _Thread_local pthread_mutex_t *pause_behind;
+
+int __real_pthread_mutex_unlock(pthread_mutex_t *mutex);
+int __wrap_pthread_mutex_unlock(pthread_mutex_t *mutex);
+
+int __wrap_pthread_mutex_unlock(pthread_mutex_t *mutex)
+{
+	int error = __real_pthread_mutex_unlock(mutex);
+
+	if (mutex == pause_behind)
+		usleep(50000);
+	return error;
+}
 
 static void *run_checkpoint(void *context)
 {
@@ -263,4 +279,19 @@ Test(space, neighbours_are_discarded_at_once, .timeout = 60)
 	cr_expect_gt(delay_caught(f.dev), 0u);
 	cr_expect_lt(delay_caught(f.dev), PUNCHED / 4, "%u discards", delay_caught(f.dev));
 	bdev_close(f.dev);
+}
+
+/* Whoever lacks space waits a second for discards, not for all that the worker goes on with meanwhile. */
+Test(space, discards_are_forgone_for_whoever_lacks_space, .timeout = 60)
+{
+	struct fixture f;
+
+	punch(&f, true);
+	cr_assert_eq(ash_sync(f.volume), 0);
+	while (!delay_caught(f.dev))
+		usleep(1000); /* the worker is at it */
+	pause_behind = &f.volume->alloc->discard_lock;
+	cr_expect(ash_alloc_available(f.volume, ash_alloc_freed(f.volume)), "the worker has the rest");
+	pause_behind = NULL;
+	fixture_close(&f);
 }
