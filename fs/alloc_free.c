@@ -311,19 +311,6 @@ static struct ash_alloc_discard *discards_take(struct ash_allocator *alloc)
 	return list;
 }
 
-static bool discards_put_back(struct ash_allocator *alloc, struct ash_alloc_discard *list)
-{
-	struct ash_alloc_discard **end = &list;
-
-	pthread_mutex_lock(&alloc->pending_lock);
-	while (*end)
-		end = &(*end)->next;
-	*end = alloc->discards;
-	alloc->discards = list;
-	pthread_mutex_unlock(&alloc->pending_lock);
-	return list != NULL;
-}
-
 static void discard_end(struct ash_volume *volume, struct ash_alloc_discard *discard)
 {
 	struct ash_allocator *alloc = volume->alloc;
@@ -335,23 +322,41 @@ static void discard_end(struct ash_volume *volume, struct ash_alloc_discard *dis
 	free(discard);
 }
 
-/* discard_lock held. True: some is left, and on the list again. */
-static bool discard_locked(struct ash_volume *volume, uint64_t budget_ns)
+static void discards_end(struct ash_volume *volume, struct ash_alloc_discard *list)
 {
-	struct ash_alloc_discard *list = discards_merge(discards_take(volume->alloc));
-	/* from here on: sorting a very long list must not use up all the time, each time */
-	uint64_t until = ash_monotonic_ns() + budget_ns;
-
-	while (list && ash_monotonic_ns() < until) {
+	while (list) {
 		struct ash_alloc_discard *discard = list;
 
 		list = discard->next;
+		discard_end(volume, discard);
+	}
+}
+
+/*
+ * discard_lock held. True: some is left. What is sorted is used up before the next is sorted: a very long list, of
+ * which a slow device takes a few at a time, is sorted once and not each time.
+ */
+static bool discard_locked(struct ash_volume *volume, uint64_t budget_ns)
+{
+	struct ash_allocator *alloc = volume->alloc;
+	uint64_t until = 0;
+
+	for (;;) {
+		struct ash_alloc_discard *discard;
+
+		if (!alloc->sorted)
+			alloc->sorted = discards_merge(discards_take(alloc));
+		if (!until) /* from here on: sorting must not use up all the time */
+			until = ash_monotonic_ns() + budget_ns;
+		discard = alloc->sorted;
+		if (!discard || ash_monotonic_ns() >= until)
+			return discard != NULL;
+		alloc->sorted = discard->next;
 		/* advice only: a device that refuses keeps the old content, which nothing can see */
 		bdev_discard(volume->dev, discard->extent.start * ASH_BLOCK_SIZE,
 			     discard->extent.count * ASH_BLOCK_SIZE);
 		discard_end(volume, discard);
 	}
-	return discards_put_back(volume->alloc, list);
 }
 
 bool ash_alloc_discard(struct ash_volume *volume, uint64_t budget_ns)
@@ -368,17 +373,15 @@ bool ash_alloc_discard(struct ash_volume *volume, uint64_t budget_ns)
  */
 static void discard_or_forgo(struct ash_volume *volume)
 {
-	struct ash_alloc_discard *list;
+	struct ash_allocator *alloc = volume->alloc;
 
-	pthread_mutex_lock(&volume->alloc->discard_lock);
-	list = discard_locked(volume, LACK_NS) ? discards_take(volume->alloc) : NULL;
-	while (list) {
-		struct ash_alloc_discard *discard = list;
-
-		list = discard->next;
-		discard_end(volume, discard);
+	pthread_mutex_lock(&alloc->discard_lock);
+	if (discard_locked(volume, LACK_NS)) {
+		discards_end(volume, alloc->sorted);
+		alloc->sorted = NULL;
+		discards_end(volume, discards_take(alloc));
 	}
-	pthread_mutex_unlock(&volume->alloc->discard_lock);
+	pthread_mutex_unlock(&alloc->discard_lock);
 }
 
 uint64_t ash_alloc_freed(struct ash_volume *volume)
@@ -408,6 +411,16 @@ bool ash_alloc_available(struct ash_volume *volume, uint64_t freed)
 	return available && trimmed;
 }
 
+static void discards_drop(struct ash_alloc_discard *list)
+{
+	while (list) {
+		struct ash_alloc_discard *discard = list;
+
+		list = discard->next;
+		free(discard);
+	}
+}
+
 void ash_alloc_freed_drop(struct ash_allocator *alloc)
 {
 	while (alloc->pending) {
@@ -416,10 +429,6 @@ void ash_alloc_freed_drop(struct ash_allocator *alloc)
 		alloc->pending = pending->next;
 		free(pending);
 	}
-	while (alloc->discards) {
-		struct ash_alloc_discard *discard = alloc->discards;
-
-		alloc->discards = discard->next;
-		free(discard);
-	}
+	discards_drop(alloc->discards);
+	discards_drop(alloc->sorted);
 }

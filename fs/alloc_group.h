@@ -55,7 +55,8 @@ struct ash_allocator {
 	uint64_t pending_blocks;
 	uint64_t pending_added; /* all that were ever added to them */
 	struct ash_alloc_discard *discards;
-	pthread_mutex_t discard_lock; /* whoever empties that list; who lacks space waits here until it is done */
+	pthread_mutex_t discard_lock;     /* whoever empties these lists; who lacks space waits here until it is done */
+	struct ash_alloc_discard *sorted; /* taken off `discards`, neighbours merged; under discard_lock */
 
 	pthread_mutex_t io_lock;
 	uint64_t generation, oldest; /* of data I/O */
