@@ -65,7 +65,7 @@ bool ash_alloc_lack(struct ash_volume *volume);
 /* Free blocks as statfs shows them: free or on their way there; available: less what is set aside. */
 void ash_alloc_counts(struct ash_volume *volume, uint64_t *free_blocks, uint64_t *available);
 /*
- * Discard what waits for it (option `discard`), for about so long, after whoever is at it: the worker, and who lacks space.
+ * Discard what waits for it (option `discard`), for about so long, or until somebody lacks space, who does the rest.
  * True: some is left.
  */
 bool ash_alloc_discard(struct ash_volume *volume, uint64_t budget_ns);

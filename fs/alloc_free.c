@@ -336,7 +336,7 @@ static void discards_end(struct ash_volume *volume, struct ash_alloc_discard *li
  * discard_lock held. True: some is left. What is sorted is used up before the next is sorted: a very long list, of
  * which a slow device takes a few at a time, is sorted once and not each time.
  */
-static bool discard_locked(struct ash_volume *volume, uint64_t budget_ns)
+static bool discard_locked(struct ash_volume *volume, uint64_t budget_ns, bool yields)
 {
 	struct ash_allocator *alloc = volume->alloc;
 	uint64_t until = 0;
@@ -349,7 +349,7 @@ static bool discard_locked(struct ash_volume *volume, uint64_t budget_ns)
 		if (!until) /* from here on: sorting must not use up all the time */
 			until = ash_monotonic_ns() + budget_ns;
 		discard = alloc->sorted;
-		if (!discard || ash_monotonic_ns() >= until)
+		if (!discard || ash_monotonic_ns() >= until || (yields && atomic_load(&alloc->lacking)))
 			return discard != NULL;
 		alloc->sorted = discard->next;
 		/* advice only: a device that refuses keeps the old content, which nothing can see */
@@ -361,8 +361,14 @@ static bool discard_locked(struct ash_volume *volume, uint64_t budget_ns)
 
 bool ash_alloc_discard(struct ash_volume *volume, uint64_t budget_ns)
 {
+	/*
+	 * A lock that is given up and taken again at once is hardly ever another's: the worker could keep whoever lacks
+	 * space waiting until all is discarded. He leaves nothing to be done.
+	 */
+	if (atomic_load(&volume->alloc->lacking))
+		return false;
 	pthread_mutex_lock(&volume->alloc->discard_lock);
-	bool more = discard_locked(volume, budget_ns);
+	bool more = discard_locked(volume, budget_ns, true);
 	pthread_mutex_unlock(&volume->alloc->discard_lock);
 	return more;
 }
@@ -375,8 +381,10 @@ static void discard_or_forgo(struct ash_volume *volume)
 {
 	struct ash_allocator *alloc = volume->alloc;
 
+	atomic_fetch_add(&alloc->lacking, 1);
 	pthread_mutex_lock(&alloc->discard_lock);
-	if (discard_locked(volume, LACK_NS)) {
+	atomic_fetch_sub(&alloc->lacking, 1);
+	if (discard_locked(volume, LACK_NS, false)) {
 		discards_end(volume, alloc->sorted);
 		alloc->sorted = NULL;
 		discards_end(volume, discards_take(alloc));

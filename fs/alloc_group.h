@@ -56,6 +56,7 @@ struct ash_allocator {
 	uint64_t pending_added; /* all that were ever added to them */
 	struct ash_alloc_discard *discards;
 	pthread_mutex_t discard_lock;     /* whoever empties these lists; who lacks space waits here until it is done */
+	_Atomic uint32_t lacking;         /* so many who lack space wait for that lock: the worker leaves it to them */
 	struct ash_alloc_discard *sorted; /* taken off `discards`, neighbours merged; under discard_lock */
 
 	pthread_mutex_t io_lock;

@@ -13,6 +13,20 @@
 
 /* Set: this thread pauses behind each unlock of this one, so that others come in between. */
 static _Thread_local pthread_mutex_t *pause_behind;
+/* Set: this thread is slow to wake when this one is unlocked. */
+static _Thread_local pthread_mutex_t *late_for;
+
+int __real_pthread_mutex_lock(pthread_mutex_t *mutex);
+int __wrap_pthread_mutex_lock(pthread_mutex_t *mutex);
+
+int __wrap_pthread_mutex_lock(pthread_mutex_t *mutex)
+{
+	if (mutex != late_for)
+		return __real_pthread_mutex_lock(mutex);
+	while (pthread_mutex_trylock(mutex))
+		usleep(1000);
+	return 0;
+}
 
 int __real_pthread_mutex_unlock(pthread_mutex_t *mutex);
 int __wrap_pthread_mutex_unlock(pthread_mutex_t *mutex);
@@ -317,5 +331,22 @@ Test(space, discards_are_sorted_once, .timeout = 60)
 	while (delay_caught(f.dev) < PUNCHED / 3)
 		usleep(1000); /* twenty portions */
 	cr_expect_lt(sorted, 3 * PUNCHED, "%zu", sorted);
+	fixture_close(&f);
+}
+
+/* The worker gives the lock up for an instant between two portions; six seconds' worth of them are no second. */
+Test(space, the_worker_leaves_discards_to_whoever_lacks_space, .timeout = 60)
+{
+	struct fixture f;
+
+	punch(&f, true);
+	cr_assert_eq(ash_sync(f.volume), 0);
+	while (!delay_caught(f.dev))
+		usleep(1000);
+	late_for = &f.volume->alloc->discard_lock;
+	uint64_t start = ash_monotonic_ns();
+	cr_expect(ash_alloc_available(f.volume, ash_alloc_freed(f.volume)));
+	cr_expect_lt(since(start), 3000u, "available after %llu ms", (unsigned long long)since(start));
+	late_for = NULL;
 	fixture_close(&f);
 }
