@@ -66,6 +66,8 @@ void ash_alloc_space_give(struct ash_allocator *alloc, uint64_t count, unsigned 
 	alloc->free += count;
 	if (flags & ASH_CLAIM_WITHDRAWN)
 		alloc->withdrawn -= count;
+	if (flags & ASH_CLAIM_PENDING)
+		alloc->pending_blocks -= count;
 	if (flags & ASH_CLAIM_RESERVED)
 		alloc->reserved += count;
 	pthread_mutex_unlock(&alloc->space_lock);
@@ -122,13 +124,9 @@ void ash_space_unreserve(struct ash_volume *volume, uint64_t count)
 void ash_alloc_counts(struct ash_volume *volume, uint64_t *free_blocks, uint64_t *available)
 {
 	struct ash_allocator *alloc = volume->alloc;
-	uint64_t pending;
 
-	pthread_mutex_lock(&alloc->pending_lock);
-	pending = alloc->pending_blocks;
-	pthread_mutex_unlock(&alloc->pending_lock);
 	pthread_mutex_lock(&alloc->space_lock);
-	*free_blocks = alloc->free + alloc->withdrawn + pending;
+	*free_blocks = alloc->free + alloc->withdrawn + alloc->pending_blocks;
 	*available = *free_blocks > alloc->reserved + alloc->emergency ?
 			     *free_blocks - alloc->reserved - alloc->emergency :
 			     0;

@@ -108,11 +108,13 @@ static void pending_add(struct ash_volume *volume, struct ash_alloc_freed *pendi
 		alloc->generation++;
 	pthread_mutex_unlock(&alloc->io_lock);
 	pending->checkpoint = atomic_load(&volume->log->checkpoint_started);
+	pthread_mutex_lock(&alloc->space_lock);
+	alloc->pending_blocks += pending->extent.count;
+	alloc->pending_added += pending->extent.count;
+	pthread_mutex_unlock(&alloc->space_lock);
 	pthread_mutex_lock(&alloc->pending_lock);
 	*alloc->pending_end = pending;
 	alloc->pending_end = &pending->next;
-	alloc->pending_blocks += pending->extent.count;
-	alloc->pending_added += pending->extent.count;
 	pthread_mutex_unlock(&alloc->pending_lock);
 }
 
@@ -234,23 +236,17 @@ static bool discard_later(struct ash_volume *volume, struct ash_extent extent)
 
 void ash_alloc_reap(struct ash_volume *volume)
 {
-	struct ash_allocator *alloc = volume->alloc;
 	struct ash_alloc_freed *list;
 
-	if (!alloc)
+	if (!volume->alloc)
 		return;
 	list = pending_take(volume, ash_log_durable(volume));
 	while (list) {
 		struct ash_alloc_freed *pending = list;
-		uint64_t count = pending->extent.count;
 
 		list = pending->next;
-		if (!discard_later(volume, pending->extent)) {
-			ash_alloc_release(volume, pending->extent, 0);
-			pthread_mutex_lock(&alloc->pending_lock);
-			alloc->pending_blocks -= count;
-			pthread_mutex_unlock(&alloc->pending_lock);
-		}
+		if (!discard_later(volume, pending->extent))
+			ash_alloc_release(volume, pending->extent, ASH_CLAIM_PENDING);
 		free(pending);
 	}
 }
@@ -313,12 +309,7 @@ static struct ash_alloc_discard *discards_take(struct ash_allocator *alloc)
 
 static void discard_end(struct ash_volume *volume, struct ash_alloc_discard *discard)
 {
-	struct ash_allocator *alloc = volume->alloc;
-
-	ash_alloc_release(volume, discard->extent, 0);
-	pthread_mutex_lock(&alloc->pending_lock);
-	alloc->pending_blocks -= discard->extent.count;
-	pthread_mutex_unlock(&alloc->pending_lock);
+	ash_alloc_release(volume, discard->extent, ASH_CLAIM_PENDING);
 	free(discard);
 }
 
@@ -397,9 +388,9 @@ uint64_t ash_alloc_freed(struct ash_volume *volume)
 	struct ash_allocator *alloc = volume->alloc;
 	uint64_t freed;
 
-	pthread_mutex_lock(&alloc->pending_lock);
+	pthread_mutex_lock(&alloc->space_lock);
 	freed = alloc->pending_blocks ? alloc->pending_added : 0;
-	pthread_mutex_unlock(&alloc->pending_lock);
+	pthread_mutex_unlock(&alloc->space_lock);
 	return freed;
 }
 
@@ -410,10 +401,8 @@ bool ash_alloc_available(struct ash_volume *volume, uint64_t freed)
 
 	ash_alloc_reap(volume);
 	discard_or_forgo(volume);
-	pthread_mutex_lock(&alloc->pending_lock);
-	available = alloc->pending_added - alloc->pending_blocks >= freed;
-	pthread_mutex_unlock(&alloc->pending_lock);
 	pthread_mutex_lock(&alloc->space_lock);
+	available = alloc->pending_added - alloc->pending_blocks >= freed;
 	trimmed = alloc->withdrawn == 0;
 	pthread_mutex_unlock(&alloc->space_lock);
 	return available && trimmed;

@@ -43,17 +43,17 @@ struct ash_allocator {
 	struct ash_buffer **table;    /* referenced while open */
 
 	pthread_mutex_t space_lock;
-	uint64_t free;          /* sum of group.free */
-	uint64_t reserved;      /* for buffered data; part of free */
-	uint64_t emergency;     /* kept back for unlink, truncate and punch */
-	uint64_t withdrawn;     /* out of free for trims, which give them back */
-	bool withdrew;          /* some were, at a time since somebody last lacked space */
-	_Atomic uint64_t lacks; /* how often somebody lacked space; raised under space_lock */
+	uint64_t free;           /* sum of group.free */
+	uint64_t reserved;       /* for buffered data; part of free */
+	uint64_t emergency;      /* kept back for unlink, truncate and punch */
+	uint64_t withdrawn;      /* out of free for trims, which give them back */
+	uint64_t pending_blocks; /* freed, and not in free yet */
+	uint64_t pending_added;  /* all that ever were */
+	bool withdrew;           /* some were, at a time since somebody last lacked space */
+	_Atomic uint64_t lacks;  /* how often somebody lacked space; raised under space_lock */
 
 	pthread_mutex_t pending_lock;
 	struct ash_alloc_freed *pending, **pending_end;
-	uint64_t pending_blocks;
-	uint64_t pending_added; /* all that were ever added to them */
 	struct ash_alloc_discard *discards;
 	pthread_mutex_t discard_lock;     /* whoever empties these lists; who lacks space waits here until it is done */
 	_Atomic uint32_t lacking;         /* so many who lack space wait for that lock: the worker leaves it to them */
@@ -191,6 +191,8 @@ uint64_t ash_alloc_space_take(struct ash_allocator *alloc, uint64_t wanted, unsi
 uint64_t ash_alloc_space_withdraw(struct ash_allocator *alloc, uint64_t least, uint64_t most, uint64_t lacks);
 /* Behind the flags of alloc.h: a trim gives them back. */
 #define ASH_CLAIM_WITHDRAWN 8u
+/* They were freed, and pending until now. */
+#define ASH_CLAIM_PENDING 16u
 /* Give blocks back to the free count, and to what is set aside if they came from there. Takes space_lock. */
 void ash_alloc_space_give(struct ash_allocator *alloc, uint64_t count, unsigned flags);
 

@@ -350,3 +350,36 @@ Test(space, the_worker_leaves_discards_to_whoever_lacks_space, .timeout = 60)
 	late_for = NULL;
 	fixture_close(&f);
 }
+
+static void *sync_slowly(void *context)
+{
+	struct fixture *f = context;
+
+	pause_behind = &f->volume->alloc->space_lock;
+	cr_expect_eq(ash_sync(f->volume), 0);
+	return NULL;
+}
+
+/* Blocks that become available are counted once, at any moment: statfs(2) never tells of more than there are. */
+Test(space, freed_blocks_count_once, .timeout = 60)
+{
+	struct fixture f;
+	pthread_t thread;
+
+	fixture_open(&f, "mem:64M", &(struct ash_open_options){ .no_threads = true });
+	uint64_t ino = make_file(&f, "f"), before = free_blocks(&f), most = 0;
+	cr_assert_eq(ash_fallocate(f.volume, ino, 0, 0, 16 << 20), 0);
+	cr_assert_eq(set_size(&f, ino, 0), 0);
+	cr_expect_eq(free_blocks(&f), before);
+	cr_assert_eq(pthread_create(&thread, NULL, sync_slowly, &f), 0);
+	for (int i = 0; i < 200; i++) {
+		uint64_t now = free_blocks(&f);
+
+		most = now > most ? now : most;
+		usleep(1000);
+	}
+	pthread_join(thread, NULL);
+	cr_expect(!ash_alloc_freed(f.volume));
+	cr_expect_eq(most, before, "%llu of %llu blocks free", (unsigned long long)most, (unsigned long long)before);
+	fixture_close(&f);
+}
