@@ -221,7 +221,7 @@ static bool discard_later(struct ash_volume *volume, struct ash_extent extent)
 {
 	struct ash_alloc_discard *discard;
 
-	if (!volume->options.discard || !volume->worker_running || !bdev_geometry(volume->dev)->discard)
+	if (!volume->discards_later)
 		return false;
 	discard = malloc(sizeof(*discard));
 	if (!discard)

@@ -344,8 +344,9 @@ static int worker_start(struct ash_volume *volume)
 	if (volume->options.no_threads || atomic_load(&volume->read_only))
 		return 0;
 	volume->worker_running = true;
+	volume->discards_later = volume->options.discard && bdev_geometry(volume->dev)->discard;
 	if (pthread_create(&volume->worker, NULL, worker_main, volume)) {
-		volume->worker_running = false;
+		volume->worker_running = volume->discards_later = false;
 		return -EAGAIN;
 	}
 	return 0;

@@ -56,6 +56,7 @@ struct ash_volume {
 	pthread_mutex_t worker_lock;
 	pthread_cond_t worker_wake;
 	bool worker_running, worker_stop, worker_kick;
+	bool discards_later; /* there is a worker, or was one until the close, which discards what it left */
 
 	/* from the log control block, for itable.c: totals are true only when the last unmount was clean */
 	bool was_clean;

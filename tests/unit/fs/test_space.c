@@ -306,6 +306,17 @@ Test(space, neighbours_are_discarded_at_once, .timeout = 60)
 	bdev_close(f.dev);
 }
 
+/* Also what becomes available only when the close has made its freeing durable. */
+Test(space, what_was_freed_before_the_close_is_discarded, .timeout = 60)
+{
+	struct fixture f;
+
+	punch(&f, false);
+	cr_assert_eq(ash_close(f.volume), 0);
+	cr_expect_gt(delay_caught(f.dev), 0u);
+	bdev_close(f.dev);
+}
+
 /* Whoever lacks space waits a second for discards, not for all that the worker goes on with meanwhile. */
 Test(space, discards_are_forgone_for_whoever_lacks_space, .timeout = 60)
 {
