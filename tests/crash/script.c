@@ -12,7 +12,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "fs/engine.h"
 #include "tests/support/record.h"
+
+#define DISCARD_NS 3600000000000ull /* all of them */
 
 static void mark(struct script *s, uint64_t value)
 {
@@ -43,6 +46,16 @@ static void imagine(struct script *s, struct op *op)
 		s->failed = model_apply(&s->model, op, 0) < 0;
 }
 
+/* The volumes have no worker, which would come by at any time: so after each operation. */
+static void discard_freed(struct script *s)
+{
+	struct ash_volume *volume = s->runner.volume;
+
+	volume->discards_later = true;
+	ash_alloc_reap(volume);
+	ash_alloc_discard(volume, DISCARD_NS);
+}
+
 void script_do(struct script *s, struct op *op)
 {
 	size_t index = s->history.count;
@@ -60,6 +73,8 @@ void script_do(struct script *s, struct op *op)
 	}
 	mark(s, MARK_BEGIN(index));
 	fits = runner_do(&s->runner, op);
+	if (s->workload->discard)
+		discard_freed(s);
 	mark(s, MARK_END(index));
 	if (s->recording)
 		history_add(&s->history, op);
