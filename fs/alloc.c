@@ -41,6 +41,8 @@ uint64_t ash_alloc_space_take(struct ash_allocator *alloc, uint64_t wanted, unsi
 	alloc->free -= count;
 	if (flags & ASH_CLAIM_RESERVED)
 		alloc->reserved -= count < alloc->reserved ? count : alloc->reserved;
+	if (flags & ASH_CLAIM_AHEAD)
+		alloc->ahead += count;
 	pthread_mutex_unlock(&alloc->space_lock);
 	return count;
 }
@@ -68,6 +70,8 @@ void ash_alloc_space_give(struct ash_allocator *alloc, uint64_t count, unsigned 
 		alloc->withdrawn -= count;
 	if (flags & ASH_CLAIM_PENDING)
 		alloc->pending_blocks -= count;
+	if (flags & ASH_CLAIM_AHEAD)
+		alloc->ahead -= count;
 	if (flags & ASH_CLAIM_RESERVED)
 		alloc->reserved += count;
 	pthread_mutex_unlock(&alloc->space_lock);
@@ -126,7 +130,7 @@ void ash_alloc_counts(struct ash_volume *volume, uint64_t *free_blocks, uint64_t
 	struct ash_allocator *alloc = volume->alloc;
 
 	pthread_mutex_lock(&alloc->space_lock);
-	*free_blocks = alloc->free + alloc->withdrawn + alloc->pending_blocks;
+	*free_blocks = alloc->free + alloc->withdrawn + alloc->pending_blocks + alloc->ahead;
 	*available = *free_blocks > alloc->reserved + alloc->emergency ?
 			     *free_blocks - alloc->reserved - alloc->emergency :
 			     0;
@@ -283,6 +287,13 @@ int ash_claim(struct ash_volume *volume, uint64_t goal, uint64_t wanted, unsigne
 			return result && !comes_back(volume) ? result : -ENOSPC;
 		flags |= CLAIM_SHUNNED;
 	}
+}
+
+void ash_claim_used(struct ash_volume *volume, uint64_t count)
+{
+	pthread_mutex_lock(&volume->alloc->space_lock);
+	volume->alloc->ahead -= count;
+	pthread_mutex_unlock(&volume->alloc->space_lock);
 }
 
 void ash_unclaim(struct ash_volume *volume, struct ash_extent extent, unsigned flags)

@@ -24,12 +24,15 @@ struct ash_extent {
 #define ASH_CLAIM_RESERVED 1u  /* the blocks were set aside by ash_space_reserve(): takes them from there */
 #define ASH_CLAIM_EMERGENCY 2u /* may use the last blocks kept back for unlink, truncate and punch */
 #define ASH_CLAIM_PROMISED 4u  /* may use half of those: a node for space that was promised earlier */
+#define ASH_CLAIM_AHEAD 8u     /* counts as free until ash_claim_used() */
 
 /*
  * Claim between 1 and `wanted` adjacent blocks, as near behind `goal` as can be (0: anywhere); prefers one long run.
  * -ENOSPC, -EIO, -EUCLEAN, -ENOMEM.
  */
 int ash_claim(struct ash_volume *volume, uint64_t goal, uint64_t wanted, unsigned flags, struct ash_extent *out);
+/* So many blocks of an ASH_CLAIM_AHEAD become a claim like any other. */
+void ash_claim_used(struct ash_volume *volume, uint64_t count);
 /* Give a claim back that was not logged. */
 void ash_unclaim(struct ash_volume *volume, struct ash_extent extent, unsigned flags);
 /* Log a claim within `txn`. If the transaction aborts, the claim is the caller's again. -EIO, -EUCLEAN when the

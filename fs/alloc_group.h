@@ -47,6 +47,7 @@ struct ash_allocator {
 	uint64_t reserved;       /* for buffered data; part of free */
 	uint64_t emergency;      /* kept back for unlink, truncate and punch */
 	uint64_t withdrawn;      /* out of free for trims, which give them back */
+	uint64_t ahead;          /* out of free by ASH_CLAIM_AHEAD */
 	uint64_t pending_blocks; /* freed, and not in free yet */
 	uint64_t pending_added;  /* all that ever were */
 	bool withdrew;           /* some were, at a time since somebody last lacked space */
@@ -190,9 +191,9 @@ uint64_t ash_alloc_space_take(struct ash_allocator *alloc, uint64_t wanted, unsi
  */
 uint64_t ash_alloc_space_withdraw(struct ash_allocator *alloc, uint64_t least, uint64_t most, uint64_t lacks);
 /* Behind the flags of alloc.h: a trim gives them back. */
-#define ASH_CLAIM_WITHDRAWN 8u
+#define ASH_CLAIM_WITHDRAWN 16u
 /* They were freed, and pending until now. */
-#define ASH_CLAIM_PENDING 16u
+#define ASH_CLAIM_PENDING 32u
 /* Give blocks back to the free count, and to what is set aside if they came from there. Takes space_lock. */
 void ash_alloc_space_give(struct ash_allocator *alloc, uint64_t count, unsigned flags);
 

@@ -229,6 +229,7 @@ static bool use_preallocation(struct ash_edit *edit, uint64_t block, uint64_t wa
 	ahead->start += out->count;
 	ahead->count -= out->count;
 	icore->preallocated_at += out->count;
+	ash_claim_used(edit->volume, out->count);
 	remember_claim(edit, *out, 0);
 	return true;
 }
@@ -245,10 +246,10 @@ static void preallocate(struct ash_edit *edit, uint64_t block, const struct ash_
 	if (block < SPECULATE_FROM_BLOCKS || wanted >= SPECULATE_MAX_BLOCKS || extent->count < wanted)
 		return;
 	uint64_t count = block / 2 < SPECULATE_MAX_BLOCKS ? block / 2 : SPECULATE_MAX_BLOCKS;
-	if (ash_claim(edit->volume, extent->start + extent->count, count, 0, &ahead))
+	if (ash_claim(edit->volume, extent->start + extent->count, count, ASH_CLAIM_AHEAD, &ahead))
 		return;
 	if (ahead.start != extent->start + extent->count) {
-		ash_unclaim(edit->volume, ahead, 0);
+		ash_unclaim(edit->volume, ahead, ASH_CLAIM_AHEAD);
 		return;
 	}
 	ash_drop_preallocation(edit->volume, icore);

@@ -20,7 +20,7 @@ void ash_drop_preallocation(struct ash_volume *volume, struct ash_icore *icore)
 {
 	if (!icore->preallocated.count)
 		return;
-	ash_unclaim(volume, icore->preallocated, 0);
+	ash_unclaim(volume, icore->preallocated, ASH_CLAIM_AHEAD);
 	icore->preallocated = (struct ash_extent){ 0 };
 }
 

@@ -394,3 +394,24 @@ Test(space, freed_blocks_count_once, .timeout = 60)
 	cr_expect_eq(most, before, "%llu of %llu blocks free", (unsigned long long)most, (unsigned long long)before);
 	fixture_close(&f);
 }
+
+/* What is set aside behind the end of a growing file is nobody's yet. */
+Test(space, blocks_ahead_count_as_free)
+{
+	uint8_t *bytes = aligned(PIECE / 16);
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &(struct ash_open_options){ .no_threads = true });
+	memset(bytes, 7, PIECE / 16);
+	uint64_t ino = make_file(&f, "f");
+	for (uint64_t at = 0; at < PIECE; at += PIECE / 16)
+		cr_assert_eq(ash_write(f.volume, ino, bytes, PIECE / 16, at, ASH_WRITE_THROUGH), PIECE / 16);
+	cr_assert_eq(ash_sync(f.volume), 0);
+	uint64_t shown = free_blocks(&f), held = f.volume->alloc->free;
+	ash_wb_drop_preallocations(f.volume);
+	cr_expect_gt(f.volume->alloc->free, held);
+	cr_expect_eq(free_blocks(&f), shown);
+	cr_expect_eq(f.volume->alloc->free, shown);
+	bdev_buffer_free(bytes, PIECE / 16);
+	fixture_close(&f);
+}
