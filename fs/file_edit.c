@@ -388,8 +388,5 @@ int ash_file_begin_change(struct ash_volume *volume, struct ash_icore *icore, st
 
 int ash_file_make_durable(struct ash_volume *volume, struct ash_icore *icore, bool data_only)
 {
-	int rc = ash_log_force(volume, atomic_load(data_only ? &icore->data_lsn : &icore->lsn));
-
-	/* Data overwritten in place has no record that would make the log flush for it. */
-	return rc ? rc : ash_log_flush_data(volume);
+	return ash_log_make_durable(volume, atomic_load(data_only ? &icore->data_lsn : &icore->lsn));
 }

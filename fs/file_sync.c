@@ -58,36 +58,50 @@ int ash_write_back(struct ash_volume *volume, uint64_t ino)
 	return rc;
 }
 
-/* Everything but the waits for the device's flush. With a result other than 0 there is no inode. */
-static int fsync_write(struct ash_volume *volume, const struct ash_fsync *item, struct ash_icore **out)
+/* Everything but the waits for the device's flush. `*lsn`: up to where the log has to be durable then. */
+static int fsync_write(struct ash_volume *volume, const struct ash_fsync *item, uint64_t *lsn)
 {
-	int rc = ash_icore_get(volume, item->ino, out);
+	struct ash_icore *icore;
+	int error, rc = ash_icore_get(volume, item->ino, &icore);
 
-	if (rc || item->flags & ASH_FSYNC_WRITTEN)
-		return rc;
-	rc = write_back(volume, *out);
-	/* Somebody else may have taken the error by now: what this call's own writing met stays an error. */
-	int error = has_error(volume, *out) ? take_error(volume, *out) : 0;
-	if (error)
-		rc = error;
 	if (rc)
-		ash_icore_put(volume, *out);
+		return rc;
+	if (!(item->flags & ASH_FSYNC_WRITTEN)) {
+		rc = write_back(volume, icore);
+		/* Somebody else may have taken the error by now: what this call's own writing met stays an error. */
+		error = has_error(volume, icore) ? take_error(volume, icore) : 0;
+		if (error)
+			rc = error;
+	}
+	*lsn = atomic_load(item->flags & ASH_FSYNC_DATA ? &icore->data_lsn : &icore->lsn);
+	ash_icore_put(volume, icore);
 	return rc;
 }
 
+/*
+ * One force and one flush, after all is written: what others write while these last is not waited for. Both fail with
+ * the volume only (I6), and then for all.
+ */
 void ash_fsync_all(struct ash_volume *volume, struct ash_fsync *items, size_t count)
 {
-	struct ash_icore *icores[ASH_FSYNC_MAX];
+	uint64_t lsn = 0, last = 0;
+	bool written = false;
 
 	assert(count <= ASH_FSYNC_MAX);
-	for (size_t i = 0; i < count; i++)
-		items[i].result = fsync_write(volume, &items[i], &icores[i]);
 	for (size_t i = 0; i < count; i++) {
+		items[i].result = fsync_write(volume, &items[i], &lsn);
 		if (items[i].result)
 			continue;
-		items[i].result = ash_file_make_durable(volume, icores[i], items[i].flags & ASH_FSYNC_DATA);
-		ash_icore_put(volume, icores[i]);
+		written = true;
+		if (lsn > last)
+			last = lsn;
 	}
+	if (!written)
+		return;
+	int error = ash_log_make_durable(volume, last);
+	for (size_t i = 0; i < count; i++)
+		if (!items[i].result)
+			items[i].result = error;
 }
 
 int ash_fsync(struct ash_volume *volume, uint64_t ino, bool data_only)

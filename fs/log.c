@@ -326,10 +326,10 @@ static int write_through(struct ash_volume *volume, const void *bytes, size_t le
 	return error;
 }
 
-int ash_log_flush_data(struct ash_volume *volume)
+/* Data writes up to number `wanted`. */
+static int flush_data(struct ash_volume *volume, uint64_t wanted)
 {
 	struct ash_log *log = volume->log;
-	uint64_t wanted = atomic_load(&log->data_written);
 	uint64_t covered;
 	int error = 0;
 
@@ -346,6 +346,11 @@ int ash_log_flush_data(struct ash_volume *volume)
 	pthread_mutex_unlock(&log->flush_lock);
 	ash_wait_end(volume);
 	return error ? error : failure(volume);
+}
+
+int ash_log_flush_data(struct ash_volume *volume)
+{
+	return flush_data(volume, atomic_load(&volume->log->data_written));
 }
 
 /* ---- Force ---- */
@@ -465,6 +470,15 @@ int ash_log_force(struct ash_volume *volume, uint64_t lsn)
 	if (led && !error)
 		ash_alloc_reap(volume);
 	return error;
+}
+
+int ash_log_make_durable(struct ash_volume *volume, uint64_t lsn)
+{
+	/* What others write while the log is forced is theirs: it needs no flush more. */
+	uint64_t wanted = atomic_load(&volume->log->data_written);
+	int error = ash_log_force(volume, lsn);
+
+	return error ? error : flush_data(volume, wanted);
 }
 
 /* ---- Control blocks ---- */

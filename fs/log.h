@@ -26,6 +26,8 @@ uint64_t ash_log_durable(struct ash_volume *volume);
 void ash_log_note_data(struct ash_volume *volume);
 /* Make all data writes noted so far durable (an fsync without new records). Shares flushes with others. */
 int ash_log_flush_data(struct ash_volume *volume);
+/* Both: everything before `lsn`, and all data writes noted when it is called, with or without records. */
+int ash_log_make_durable(struct ash_volume *volume, uint64_t lsn);
 /* After home writes and backups: as data. When the flush fails nobody knows what is on the device: the volume fails (I6). */
 int ash_log_flush_home(struct ash_volume *volume);
 /* The orphan set as committed: a malloc'ed list (may be NULL when empty). */

@@ -12,6 +12,8 @@ struct batch {
 	struct fixture f;
 	struct ash_fsync items[FILES];
 	uint8_t block[4096];
+	uint64_t beside; /* a file that is none of theirs */
+	unsigned overwrites;
 };
 
 static void batch_open(struct batch *batch)
@@ -72,6 +74,47 @@ static void expect_survives(struct batch *batch, unsigned first)
 		cr_assert_eq(ash_read(batch->f.volume, find_file(&batch->f, name), got, sizeof(got), 0), 4096);
 		cr_assert_eq(memcmp(got, batch->block, sizeof(got)), 0);
 	}
+}
+
+/* Somebody overwrites data in place during each flush: it is not theirs, and nobody waits for it. */
+static void overwrite_meanwhile(void *context, const struct bdev_request *request)
+{
+	struct batch *batch = context;
+
+	if (request->op != BDEV_FLUSH)
+		return;
+	cr_expect_eq(ash_write(batch->f.volume, batch->beside, batch->block, 4096, 0,
+			       ASH_WRITE_THROUGH | ASH_WRITE_NO_TIMES),
+		     4096);
+	batch->overwrites++;
+}
+
+static uint64_t flushes_beside_a_writer(struct batch *batch, size_t count)
+{
+	batch_write(batch, 0);
+	uint64_t before = flushes(batch);
+	fault_ask(batch->f.dev, overwrite_meanwhile, batch);
+	ash_fsync_all(batch->f.volume, batch->items, count);
+	fault_ask(batch->f.dev, NULL, NULL);
+	for (size_t i = 0; i < count; i++)
+		cr_expect_eq(batch->items[i].result, 0);
+	return flushes(batch) - before;
+}
+
+Test(file_sync, a_writer_beside_them_costs_no_flush_for_each)
+{
+	struct batch batch;
+
+	batch_open(&batch);
+	batch.beside = make_file(&batch.f, "beside");
+	batch.overwrites = 0;
+	cr_assert_eq(ash_write(batch.f.volume, batch.beside, batch.block, 4096, 0, ASH_WRITE_SYNC), 4096);
+	uint64_t one = flushes_beside_a_writer(&batch, 1);
+	uint64_t all = flushes_beside_a_writer(&batch, FILES);
+	cr_expect_gt(batch.overwrites, 0);
+	cr_expect_leq(all, one, "%u files: %u flushes, one: %u", FILES, (unsigned)all, (unsigned)one);
+	expect_survives(&batch, 0);
+	fixture_close(&batch.f);
 }
 
 Test(file_sync, all_are_durable)
