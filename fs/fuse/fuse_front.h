@@ -343,6 +343,7 @@ int notify_start(struct front *front);
  * fuse_notify.c.
  */
 void notify_stop(struct front *front);
+/* For threads of the core: it may wait for the notifier's thread. */
 void notify_attributes_changed(void *context, uint64_t ino);
 /* Tell the kernel at once that attributes of `ino` changed; the caller holds no lock of the core. */
 void notify_attributes_now(struct front *front, uint64_t ino);
@@ -353,8 +354,11 @@ void notify_attributes_now(struct front *front, uint64_t ino);
 void notify_links_changed(struct front *front, uint64_t ino, bool others);
 /* Attributes of an inode are about to be answered. Cheap while no link count is in doubt. Any lock may be held. */
 void notify_attributes_answered(struct front *front, uint64_t ino);
-/* The kernel holds pages of `ino` that were refused: it is to forget them. */
-void notify_pages_refused(struct front *front, uint64_t ino);
+/*
+ * The kernel holds pages of the inode whose WRITE was just refused: it is to forget them. True: the request, which is
+ * answered, was kept.
+ */
+bool notify_pages_refused(struct request *request);
 /* Answer SEEK_DATA or SEEK_HOLE after the kernel wrote back the pages that matter. Takes the request. */
 void notify_seek(struct request *request);
 /* `job` answers and finishes the request in the notifier's thread, where the kernel may be made to write back. */

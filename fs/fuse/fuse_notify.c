@@ -5,7 +5,8 @@
  * Attributes. The kernel keeps attributes for ever, so whatever changes on an inode otherwise than by a reply that
  * describes it has to be announced: blocks after delayed allocation, for one. The core calls back from its own threads;
  * the inodes go into a small ring, and a thread that holds no lock writes the notifications. A full ring
- * makes the callback wait for room: losing an announcement would leave a wrong st_blocks for ever.
+ * makes the callback wait for room: losing an announcement would leave a wrong st_blocks for ever. A worker does not
+ * wait for it, since that thread may be waiting for a WRITE (below).
  *
  * Link counts. After UNLINK and RENAME the kernel counts i_nlink down itself, although an answer with the new count may
  * have come in between; too low a count would stay then, and link(2) fail on 0. Whoever took one of several names away
@@ -69,28 +70,37 @@ static bool ring_grow(struct notifier *notifier)
 	return true;
 }
 
-static void ring_add(struct notifier *notifier, uint64_t entry)
+/* Lock held. False: there is no room. */
+static bool ring_add_locked(struct notifier *notifier, uint64_t entry)
+{
+	size_t last = notifier->count ? (notifier->head + notifier->count - 1) % notifier->size : 0;
+
+	if (notifier->count && notifier->inodes[last] == entry)
+		return true;
+	if (notifier->count == notifier->size && !ring_grow(notifier))
+		return false;
+	notifier->inodes[(notifier->head + notifier->count++) % notifier->size] = entry;
+	pthread_cond_broadcast(&notifier->changed);
+	return true;
+}
+
+/* For workers, which do not wait. False: there is no room. */
+static bool ring_try(struct notifier *notifier, uint64_t entry)
 {
 	pthread_mutex_lock(&notifier->lock);
-	while (notifier->started && !notifier->stopping && notifier->count == notifier->size && !ring_grow(notifier))
-		pthread_cond_wait(&notifier->changed, &notifier->lock);
-	if (notifier->started && !notifier->stopping) {
-		size_t last = notifier->count ? (notifier->head + notifier->count - 1) % notifier->size : 0;
-		if (!notifier->count || notifier->inodes[last] != entry)
-			notifier->inodes[(notifier->head + notifier->count++) % notifier->size] = entry;
-		pthread_cond_broadcast(&notifier->changed);
-	}
+	bool done = !notifier->started || notifier->stopping || ring_add_locked(notifier, entry);
 	pthread_mutex_unlock(&notifier->lock);
+	return done;
 }
 
 void notify_attributes_changed(void *context, uint64_t ino)
 {
-	ring_add(&((struct front *)context)->notifier, ino);
-}
+	struct notifier *notifier = &((struct front *)context)->notifier;
 
-void notify_pages_refused(struct front *front, uint64_t ino)
-{
-	ring_add(&front->notifier, ino | NOTICE_PAGES);
+	pthread_mutex_lock(&notifier->lock);
+	while (notifier->started && !notifier->stopping && !ring_add_locked(notifier, ino))
+		pthread_cond_wait(&notifier->changed, &notifier->lock);
+	pthread_mutex_unlock(&notifier->lock);
 }
 
 void notify_links_changed(struct front *front, uint64_t ino, bool others)
@@ -109,8 +119,8 @@ void notify_links_changed(struct front *front, uint64_t ino, bool others)
 		pthread_cond_broadcast(&notifier->changed);
 	}
 	pthread_mutex_unlock(&notifier->lock);
-	if (!room)
-		notify_attributes_changed(front, ino); /* early is better than never */
+	if (!room && !ring_try(notifier, ino)) /* early is better than never */
+		notify_attributes_now(front, ino);
 }
 
 void notify_attributes_answered(struct front *front, uint64_t ino)
@@ -128,7 +138,17 @@ void notify_attributes_answered(struct front *front, uint64_t ino)
 	pthread_mutex_unlock(&notifier->lock);
 }
 
-void notify_later(struct request *request, void (*job)(struct request *request))
+/* One thread serves all: a buffer of a megabyte each would wait there, with nothing to be read in it. */
+static void give_buffer(struct request *request)
+{
+	struct request *spare = request_detach(request);
+
+	if (spare)
+		request_put(spare);
+}
+
+/* False: too late. */
+static bool job_add(struct request *request, void (*job)(struct request *request))
 {
 	struct notifier *notifier = &request->front->notifier;
 
@@ -142,10 +162,15 @@ void notify_later(struct request *request, void (*job)(struct request *request))
 		pthread_cond_broadcast(&notifier->changed);
 	}
 	pthread_mutex_unlock(&notifier->lock);
-	if (late) {
-		reply_error(request, -EIO); /* as everything will be in a moment */
-		request_finish(request);
-	}
+	return !late;
+}
+
+void notify_later(struct request *request, void (*job)(struct request *request))
+{
+	if (job_add(request, job))
+		return;
+	reply_error(request, -EIO); /* as everything will be in a moment */
+	request_finish(request);
 }
 
 int notify_pages_write_back(struct front *front, uint64_t ino, uint64_t offset, uint64_t end)
@@ -153,6 +178,23 @@ int notify_pages_write_back(struct front *front, uint64_t ino, uint64_t offset, 
 	int rc = fuse_lowlevel_notify_inval_inode(front->session, ino, (off_t)offset, end ? (off_t)(end - offset) : 0);
 
 	return rc == -ENOENT ? 0 : rc;
+}
+
+static void pages_forget(struct request *request)
+{
+	notify_pages_write_back(request->front, request->nodeid, 0, 0);
+	request_finish(request);
+}
+
+bool notify_pages_refused(struct request *request)
+{
+	if (ring_try(&request->front->notifier, request->nodeid | NOTICE_PAGES))
+		return false;
+	/* The request is the memory that it takes. */
+	give_buffer(request);
+	if (!job_add(request, pages_forget))
+		request_finish(request);
+	return true;
 }
 
 static void seek_reply(struct request *request, int64_t result)
@@ -217,11 +259,7 @@ static void seek_answer(struct request *request)
 
 void notify_seek(struct request *request)
 {
-	/* One thread serves all who seek: a buffer of a megabyte each would wait there, with nothing to be read in it. */
-	struct request *spare = request_detach(request);
-
-	if (spare)
-		request_put(spare);
+	give_buffer(request);
 	notify_later(request, seek_answer);
 }
 

@@ -193,9 +193,7 @@ bool raw_write(struct request *request)
 	}
 	write_reply(request, result);
 	/* chattr +i since: the kernel took the data, and would go on showing it. */
-	if (result == -EPERM && (in->write_flags & FUSE_WRITE_CACHE))
-		notify_pages_refused(request->front, request->nodeid);
-	return false;
+	return result == -EPERM && (in->write_flags & FUSE_WRITE_CACHE) && notify_pages_refused(request);
 }
 
 bool raw_seek(struct request *request)
