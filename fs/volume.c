@@ -780,9 +780,7 @@ int ash_sync(struct ash_volume *volume)
 	loss = ash_wb_take_loss(volume);
 	if (!data_error)
 		data_error = loss;
-	error = ash_log_force(volume, ash_log_end(volume));
-	if (!error)
-		error = ash_log_flush_data(volume);
+	error = ash_log_make_durable(volume, ash_log_end(volume));
 	ash_alloc_reap(volume);
 	return error ? error : data_error;
 }

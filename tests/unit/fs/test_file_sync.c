@@ -89,12 +89,16 @@ static void overwrite_meanwhile(void *context, const struct bdev_request *reques
 	batch->overwrites++;
 }
 
+/* `count` 0: of a sync of all. */
 static uint64_t flushes_beside_a_writer(struct batch *batch, size_t count)
 {
 	batch_write(batch, 0);
 	uint64_t before = flushes(batch);
 	fault_ask(batch->f.dev, overwrite_meanwhile, batch);
-	ash_fsync_all(batch->f.volume, batch->items, count);
+	if (count)
+		ash_fsync_all(batch->f.volume, batch->items, count);
+	else
+		cr_expect_eq(ash_sync(batch->f.volume), 0);
 	fault_ask(batch->f.dev, NULL, NULL);
 	for (size_t i = 0; i < count; i++)
 		cr_expect_eq(batch->items[i].result, 0);
@@ -111,8 +115,11 @@ Test(file_sync, a_writer_beside_them_costs_no_flush_for_each)
 	cr_assert_eq(ash_write(batch.f.volume, batch.beside, batch.block, 4096, 0, ASH_WRITE_SYNC), 4096);
 	uint64_t one = flushes_beside_a_writer(&batch, 1);
 	uint64_t all = flushes_beside_a_writer(&batch, FILES);
+	make_file(&batch.f, "another");
+	uint64_t whole = flushes_beside_a_writer(&batch, 0);
 	cr_expect_gt(batch.overwrites, 0);
 	cr_expect_leq(all, one, "%u files: %u flushes, one: %u", FILES, (unsigned)all, (unsigned)one);
+	cr_expect_leq(whole, one, "the volume: %u flushes", (unsigned)whole);
 	expect_survives(&batch, 0);
 	fixture_close(&batch.f);
 }
