@@ -728,7 +728,7 @@ static int volume_settle(struct ash_volume *volume)
 	else if (ash_wb_bytes(volume))
 		error = -EIO; /* the volume became read-only under data that was acknowledged to write(2) (I5) */
 	if (!error)
-		error = ash_wb_take_loss(volume);
+		error = ash_wb_take_loss(volume, ash_wb_loss_round(volume));
 	ash_wb_drop_preallocations(volume);
 	exact = ash_itable_settle(volume); /* otherwise the next open counts anew */
 	error_state_write(volume);
@@ -770,19 +770,29 @@ void ash_abandon(struct ash_volume *volume)
 
 /* ---- Sync ---- */
 
-int ash_sync(struct ash_volume *volume)
+uint64_t ash_sync_begin(struct ash_volume *volume)
+{
+	return volume->no_write ? 0 : ash_wb_loss_round(volume);
+}
+
+int ash_sync_since(struct ash_volume *volume, uint64_t begin)
 {
 	int data_error, loss, error;
 
 	if (volume->no_write)
 		return 0;
 	data_error = ash_wb_flush_all(volume);
-	loss = ash_wb_take_loss(volume);
+	loss = ash_wb_take_loss(volume, begin);
 	if (!data_error)
 		data_error = loss;
 	error = ash_log_make_durable(volume, ash_log_end(volume));
 	ash_alloc_reap(volume);
 	return error ? error : data_error;
+}
+
+int ash_sync(struct ash_volume *volume)
+{
+	return ash_sync_since(volume, ash_sync_begin(volume));
 }
 
 int ash_checkpoint(struct ash_volume *volume)

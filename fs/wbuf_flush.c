@@ -206,7 +206,17 @@ void ash_wb_loss_told(struct ash_volume *volume, const struct ash_icore *icore)
 	pthread_mutex_unlock(&wb->lock);
 }
 
-int ash_wb_take_loss(struct ash_volume *volume)
+uint64_t ash_wb_loss_round(struct ash_volume *volume)
+{
+	struct ash_write_behind *wb = volume->wb;
+
+	pthread_mutex_lock(&wb->lock);
+	uint64_t round = wb->loss_round;
+	pthread_mutex_unlock(&wb->lock);
+	return round;
+}
+
+int ash_wb_take_loss(struct ash_volume *volume, uint64_t since)
 {
 	struct ash_write_behind *wb = volume->wb;
 	int error = 0;
@@ -216,6 +226,8 @@ int ash_wb_take_loss(struct ash_volume *volume)
 		error = wb->loss_error;
 		wb->losses = 0;
 		wb->loss_round++;
+	} else if (wb->loss_round != since) {
+		error = wb->loss_error;
 	}
 	pthread_mutex_unlock(&wb->lock);
 	return error;

@@ -92,6 +92,7 @@ struct request {
 	/* To be made durable */
 	unsigned sync_flags; /* of struct ash_fsync */
 	uint32_t written;    /* bytes, of a WRITE */
+	uint64_t sync_begin; /* of a SYNCFS: ash_sync_begin() */
 };
 
 /* One thread that may lead. */

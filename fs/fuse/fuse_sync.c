@@ -29,16 +29,19 @@ static void answer(struct request *request, int error)
 		reply_error(request, error);
 }
 
-/* FSYNCs are answered first: SYNCFS may have much more to write. What came before its one call is durable for all. */
+/*
+ * FSYNCs are answered first: SYNCFS may have much more to write. What came before its one call is durable for all, or
+ * all are told what was lost since the first of them came.
+ */
 static void serve(struct front *front, struct request *const *requests, size_t count)
 {
 	struct ash_fsync items[ASH_FSYNC_MAX];
+	const struct request *first = NULL; /* SYNCFS */
 	size_t used = 0;
-	bool all = false;
 
 	for (size_t i = 0; i < count; i++)
 		if (requests[i]->opcode == FUSE_SYNCFS)
-			all = true;
+			first = first ? first : requests[i];
 		else
 			items[used++] =
 				(struct ash_fsync){ .ino = requests[i]->nodeid, .flags = requests[i]->sync_flags };
@@ -47,9 +50,9 @@ static void serve(struct front *front, struct request *const *requests, size_t c
 	for (size_t i = 0; i < count; i++)
 		if (requests[i]->opcode != FUSE_SYNCFS)
 			answer(requests[i], items[used++].result);
-	if (!all)
+	if (!first)
 		return;
-	int error = ash_sync(front->volume);
+	int error = ash_sync_since(front->volume, first->sync_begin);
 	for (size_t i = 0; i < count; i++)
 		if (requests[i]->opcode == FUSE_SYNCFS)
 			answer(requests[i], error);
@@ -102,6 +105,8 @@ bool sync_serve(struct request *request, unsigned flags)
 	struct front *front = request->front;
 
 	request->sync_flags = flags;
+	if (request->opcode == FUSE_SYNCFS)
+		request->sync_begin = ash_sync_begin(front->volume);
 	if (keep_if_full(front, request))
 		return true;
 	serve(front, &request, 1);

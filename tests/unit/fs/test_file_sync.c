@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Several files synced together: they share flushes, and each has a result of its own. */
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
+#include <unistd.h>
 #include "file_fixture.h"
 
 static const struct ash_open_options quiet = { .no_threads = true };
@@ -184,5 +187,70 @@ Test(file_sync, a_write_behind_error_is_kept_for_fsync)
 	ash_fsync_all(batch.f.volume, batch.items, 1);
 	cr_expect_eq(batch.items[0].result, 0);
 	cr_expect_eq(ash_fsync(batch.f.volume, batch.items[0].ino, false), -EIO);
+	fixture_close(&batch.f);
+}
+
+/* ---- Several syncs of all ---- */
+
+static struct batch *meeting;
+static pthread_t second;
+static int second_result = 1;
+static _Thread_local bool is_second;
+static atomic_bool second_waits;
+
+static void note_wait(void *context)
+{
+	(void)context;
+	if (is_second)
+		second_waits = true;
+}
+
+static void note_nothing(void *context)
+{
+	(void)context;
+}
+
+static void *sync_second(void *argument)
+{
+	(void)argument;
+	is_second = true;
+	second_result = ash_sync(meeting->f.volume);
+	return NULL;
+}
+
+/* While the first one writes, the second one begins, and waits for it. */
+static void begin_second(void *context, const struct bdev_request *request)
+{
+	(void)context;
+	if (request->op != BDEV_WRITE || second_waits)
+		return;
+	cr_assert_eq(pthread_create(&second, NULL, sync_second, NULL), 0);
+	for (unsigned i = 0; i < 5000 && !second_waits; i++)
+		usleep(1000);
+}
+
+/* What both were to make durable was lost: the one that found out is not the only one to tell. */
+Test(file_sync, syncs_at_once_tell_of_a_loss_each, .timeout = 60)
+{
+	const struct ash_open_options options = { .no_threads = true,
+						  .wait_begin = note_wait,
+						  .wait_end = note_nothing };
+	struct batch batch;
+
+	meeting = &batch;
+	fixture_open(&batch.f, "mem:64M", &options);
+	uint64_t ino = make_file(&batch.f, "f");
+	uint64_t begin = ash_sync_begin(batch.f.volume);
+	fill(batch.block, sizeof(batch.block), 1);
+	cr_assert_eq(ash_write(batch.f.volume, ino, batch.block, 4096, 0, 0), 4096);
+	fault_add(batch.f.dev, &(struct fault_rule){ .ops = FAULT_OP(BDEV_WRITE), .length = 64 << 20, .count = 1 });
+	fault_ask(batch.f.dev, begin_second, &batch);
+	cr_expect_eq(ash_sync(batch.f.volume), -EIO);
+	pthread_join(second, NULL);
+	fault_ask(batch.f.dev, NULL, NULL);
+	cr_expect_eq(second_result, -EIO);
+	cr_expect_eq(ash_sync(batch.f.volume), 0, "it was told of");
+	cr_expect_eq(ash_sync_since(batch.f.volume, begin), -EIO, "but not before he came who still waits");
+	cr_expect_eq(ash_fsync(batch.f.volume, ino, false), -EIO);
 	fixture_close(&batch.f);
 }
