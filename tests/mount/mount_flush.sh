@@ -42,7 +42,7 @@ check "a lookup waits for no flush" below "$LOOKUP" 20000
 
 # What was acknowledged is there after kill -9, whoever wrote it: a file each, with numbers that grow.
 cat >"$WORK/numbers.py" <<'PY'
-import mmap, os, sys, threading
+import mmap, os, sys, threading, time
 done = [0] * 48
 def write(number):
     flags = (0, 0, os.O_DIRECT | os.O_SYNC, os.O_DIRECT | os.O_DSYNC)[number % 4]
@@ -59,12 +59,20 @@ def write(number):
         pass
 threads = [threading.Thread(target=write, args=(i,)) for i in range(len(done))]
 [t.start() for t in threads]
+while min(done) < 2 and all(t.is_alive() for t in threads):
+    time.sleep(0.05)
+open(sys.argv[2], 'w').close()
 [t.join() for t in threads]
 print(*done)
 PY
-python3 "$WORK/numbers.py" "$MNT" >"$WORK/acknowledged" &
+python3 "$WORK/numbers.py" "$MNT" "$WORK/all_did" >"$WORK/acknowledged" &
 CALLER=$!
-sleep 2
+# On a busy machine it takes a while until each of them was answered twice.
+for _ in $(seq 600); do
+	[ -e "$WORK/all_did" ] && break
+	sleep 0.05
+done
+sleep 1
 crash
 check "kill -9: the callers come to an end" wait "$CALLER"
 attach
