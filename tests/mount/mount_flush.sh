@@ -37,6 +37,21 @@ ONE=$RATE
 check "64 callers" load 64 fsync
 # Eight at a time made at most four times as many.
 check "64 callers share flushes: eight times as many as one caller makes" below $((ONE * 8)) "$RATE"
+# Data written in place meanwhile is the next flush's: nobody waits for it.
+cat >"$WORK/overwrite.py" <<'PY'
+import mmap, os, sys, time
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT | os.O_DIRECT)
+os.pwrite(fd, mmap.mmap(-1, 1 << 18), 0)
+block, end = mmap.mmap(-1, 4096), time.time() + 3.5
+while time.time() < end:
+    os.pwrite(fd, block, 0)
+    time.sleep(0.001)
+PY
+python3 "$WORK/overwrite.py" "$MNT/beside" &
+WRITER=$!
+check "64 callers beside a writer" load 64 fsync
+check "they share flushes as without him" below $((ONE * 8)) "$RATE"
+wait "$WRITER"
 check "400 callers" load 400 fsync
 check "a lookup waits for no flush" below "$LOOKUP" 20000
 
