@@ -171,7 +171,8 @@ make_volume() {
 	fi
 	"$mkfs" "${options[@]}" "$image" "$size"
 	if is_root; then
-		loop=$(losetup -f --show --direct-io=on "$image" || losetup -f --show "$image")
+		loop=$(losetup -f --show "$image")
+		losetup --direct-io=on "$loop" 2>/dev/null || true # not every filesystem's files can be read so
 	fi
 }
 

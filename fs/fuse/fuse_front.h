@@ -210,6 +210,7 @@ struct front {
 	bool loop_refused;         /* an image, and no loop device can be had */
 	bool block_device;         /* mount as fuseblk */
 	bool answers_open;         /* some inode may have chattr i or a */
+	uint32_t protocol_minor;   /* of the kernel: <linux/fuse.h> has a list of what came with each */
 	struct ash_volume *volume; /* NULL before the mount and after DESTROY */
 	struct ash_queue *queue;   /* belongs to the leader */
 	int close_error;           /* of ash_close() */

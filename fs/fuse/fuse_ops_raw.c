@@ -221,15 +221,19 @@ static int open_check(const struct ash_attr *attr, unsigned flags)
 	return 0;
 }
 
+/* From Linux 6.6 on such a write takes the pages that it makes stale out of the kernel's cache. */
+#define DIRECT_IO_INVALIDATES_MINOR 39u
+
 /*
  * O_APPEND can be taken back (F_SETFL, RWF_NOAPPEND), and a shared map writes anywhere: the kernel refuses neither, since
  * it does not know of S_APPEND. Past its cache every write comes here with its place, and there are no shared maps.
+ * Before Linux 6.6 who reads has to go past it, too: where the end of the file was when he read first, he saw zeroes later.
  */
-static uint32_t open_answer(const struct ash_attr *attr, unsigned flags)
+static uint32_t open_answer(const struct front *front, const struct ash_attr *attr, unsigned flags)
 {
-	bool appends = (attr->flags & ASH_INODE_APPEND) && (flags & O_ACCMODE) != O_RDONLY;
+	bool writes = (flags & O_ACCMODE) != O_RDONLY || front->protocol_minor < DIRECT_IO_INVALIDATES_MINOR;
 
-	return FOPEN_KEEP_CACHE | (appends ? FOPEN_DIRECT_IO : 0);
+	return FOPEN_KEEP_CACHE | ((attr->flags & ASH_INODE_APPEND) && writes ? FOPEN_DIRECT_IO : 0);
 }
 
 bool raw_open(struct request *request)
@@ -249,7 +253,7 @@ bool raw_open(struct request *request)
 		reply_error(request, rc);
 		return false;
 	}
-	out.open_flags = open_answer(&attr, in->flags);
+	out.open_flags = open_answer(request->front, &attr, in->flags);
 	reply_data(request, &out, sizeof(out));
 	return false;
 }

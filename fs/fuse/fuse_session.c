@@ -371,6 +371,7 @@ static void init_reply_patch(struct front *front, struct fuse_init_out *out)
 
 	if (request->argument_length < flags_end)
 		return;
+	front->protocol_minor = in->minor;
 	out->flags = feature_flags(front) & in->flags;
 	out->flags2 = 0;
 	out->max_readahead = in->max_readahead;

@@ -86,7 +86,8 @@ else
 	truncate -s "$size" "$image"
 	dd if=/dev/zero of="$image" bs=1M count=$(($(stat -c %s "$image") >> 20)) conv=notrunc status=none # its pages exist
 fi
-loop=$(losetup --find --show --direct-io=on "$image" 2>/dev/null) || loop=$(losetup --find --show "$image") || exit 1
+loop=$(losetup --find --show "$image") || exit 1
+losetup --direct-io=on "$loop" 2>/dev/null || echo "# $loop goes through the page cache of $image" >&2
 tarball=$work/include.tar
 [[ " $rows " == *" untar "* ]] && tar -C /usr -cf "$tarball" include
 

@@ -14,7 +14,7 @@ fill() {
 	for i in $(seq 20); do
 		head -c 3000000 /dev/zero | tr '\0' "$(printf "\\$(printf %03o $((64 + i)))")" >"$MNT/d/file$i"
 	done
-	sync -f "$MNT"
+	sync_all
 }
 
 # What was synced is right to the last byte, or reading it is an error. Blocks of zeroes are told by a device that does not know

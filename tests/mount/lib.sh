@@ -11,15 +11,23 @@
 #	skipped NAME REASON	one behaviour that cannot be looked at here: counted as skipped
 #	needs PROGRAM NAME	the program is there, or NAME is skipped
 #	fsck_clean NAME		fsck.ashlar -n finds nothing
+#	sync_all		syncfs(2), or what takes its place on an older kernel
+#	kernel_since VERSION	the kernel is at least that
 #	finish			print the plan; the exit status of the script
 #
 # Whatever happens, everything is unmounted and detached at the end. A script that cannot run at all calls `skip REASON`.
-# ASHLAR_BUILD: the build folder (default: build beside the sources). LOOP_DIR: where the file lies (/dev/shm).
+# ASHLAR_BUILD: the build folder (default: build beside the sources). LOOP_DIR: where the file lies (/dev/shm, or
+# /var/tmp where tmpfs knows no O_DIRECT, as before Linux 6.6).
 
 set -u
 TEST_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 BUILD=${ASHLAR_BUILD:-$TEST_DIR/../../build}
-LOOP_DIR=${LOOP_DIR:-/dev/shm}
+if [ -z "${LOOP_DIR:-}" ]; then
+	LOOP_DIR=/var/tmp
+	direct=$(mktemp /dev/shm/ashlar-direct.XXXXXX) &&
+		dd if=/dev/zero of="$direct" bs=4096 count=1 oflag=direct 2>/dev/null && LOOP_DIR=/dev/shm
+	rm -f "$direct"
+fi
 WORK= LOOP= MNT= DAEMON= IMAGE=
 COUNT=0 FAILED=0
 
@@ -94,13 +102,28 @@ check_fails() {
 
 needs() { command -v "$1" >/dev/null || { skipped "$2" "no $1"; return 1; }; }
 
+# All of the volume durable. Before Linux 6.18 syncfs(2) does not reach the daemon: its commit (5 s) has to be waited for.
+sync_all() { sync -f "$MNT" && { kernel_since 6.18 || sleep 6; }; }
+
+# Is the kernel this version, or a later one?
+kernel_since() { printf '%s\n' "$1" "$(uname -r)" | sort -VC; }
+
 same() { [ "$1" = "$2" ] || { note "expected '$2', got '$1'"; return 1; }; }
+
+# A loop device for a file, past the page cache where that can be had: not on tmpfs before Linux 6.6. Asked for both at
+# once, losetup fails there and leaves the device attached all the same.
+loop_attach() {
+	local device
+	device=$(losetup -f --show "$1") || return 1
+	losetup --direct-io=on "$device" 2>/dev/null
+	echo "$device"
+}
 
 volume() {
 	IMAGE=$WORK/image
 	truncate -s "$1" "$IMAGE"
 	shift
-	LOOP=$(losetup -f --show --direct-io=on "$IMAGE") || skip "no free loop device"
+	LOOP=$(loop_attach "$IMAGE") || skip "no free loop device"
 	"$MKFS" -q "$@" "$LOOP" || { echo "Bail out! mkfs.ashlar failed"; exit 1; }
 }
 

@@ -276,7 +276,7 @@ before=$(device_writes)
 cat "$MNT/remount-1-file" >/dev/null
 cat "$MNT/last"
 ls "$MNT" >/dev/null
-sync -f "$MNT"
+sync_all
 sleep 3
 check "remount,ro: reading writes nothing" same "$(device_writes)" "$before"
 check "and leaves access times" same "$(stat -c %x "$MNT/last" "$MNT")" "$times"
@@ -325,7 +325,11 @@ check_fails "remount,ro while a file is open for writing" "$MOUNT_HELPER" "$LOOP
 exec 9>&-
 check "changes nothing" remounted relatime "moved moved, again stays stays"
 birth=$(stat -c %W "$MNT/flags")
-check "birth time" [ "$birth" -gt 0 ]
+if kernel_since 6.6; then
+	check "birth time" [ "$birth" -gt 0 ]
+else
+	skipped "birth time" "the kernel does not ask for it"
+fi
 cp /bin/true "$MNT/run"
 check "a program on it runs" "$MNT/run"
 check "another user gets in" eval 'as ls "$MNT" >/dev/null'

@@ -167,7 +167,7 @@ else
 	mkdir "$WORK/bin"
 	cp "$HELPER" "$ASHLARFS" "$WORK/bin/"
 	[ -e /sbin/mount.ashlar ] || { ln -s "$WORK/bin/mount.ashlar" /sbin/mount.ashlar && INSTALLED=1; }
-	LOOP=$(losetup -f --show --direct-io=on "$IMAGE")
+	LOOP=$(loop_attach "$IMAGE")
 	check "mount -t ashlar" mount -t ashlar "$LOOP" "$MNT" -o noatime,nofail,x-test=1
 	check "mount -t ashlar: mounted" in_mounts "$LOOP" fuseblk.ashlar
 	check "mount -o remount,ro" mount -o remount,ro "$MNT"
@@ -179,7 +179,7 @@ else
 	[ -n "$INSTALLED" ] && rm /sbin/mount.ashlar
 fi
 [ -n "${LOOP:-}" ] && losetup -d "$LOOP"
-LOOP=$(losetup -f --show --direct-io=on "$IMAGE")
+LOOP=$(loop_attach "$IMAGE")
 
 # ---- mount.ashlar itself ----
 # helper STATUS NAME ARGUMENT...: exit status, and one line for people unless it is 0.
@@ -294,7 +294,7 @@ unclean() { grep -q "not closed in order" <("$ASHLARCTL" info "$LOOP"); }
 left_behind() {
 	attach
 	echo "$1" >"$MNT/left"
-	sync -f "$MNT"
+	sync "$MNT/left" "$MNT" # fsync(2): syncfs(2) does not reach us before Linux 6.18
 	crash
 	check "a crash leaves a log" unclean
 }
@@ -323,6 +323,6 @@ check "ro of an image: what was synced is there" same "$(cat "$MNT/left")" two
 umount "$MNT"
 for _ in $(seq 40); do pgrep -f "^$ASHLARFS $IMAGE " >/dev/null || break; sleep 0.05; done
 check_fails "the log was replayed, too" grep -q "not closed in order" <("$ASHLARCTL" info "$IMAGE")
-LOOP=$(losetup -f --show --direct-io=on "$IMAGE")
+LOOP=$(loop_attach "$IMAGE")
 fsck_clean "fsck after read-only mounts"
 finish

@@ -177,7 +177,7 @@ detach
 attach commit=3600
 check "they are there" same "$(cat "$MNT"/behind.* | wc -c)" $((20 << 20))
 rm "$MNT"/behind.*
-sync -f "$MNT"
+sync_all
 small_files 12
 check "the default does not ($written MiB written)" [ "$written" -ge 12 ]
 rm "$MNT"/behind.*
@@ -188,7 +188,7 @@ detach
 attach
 HELPER=$(program mount_helper) || exit 77
 dd if=/dev/zero of="$MNT/memory" bs=1M count=64 status=none
-sync -f "$MNT"
+sync_all
 "$HELPER" depth read "$MNT/memory" 4 1 >/dev/null
 size=$(awk '/^VmSize/ { print $2 }' "/proc/$DAEMON/status")
 prlimit --pid "$DAEMON" --as=$(((size + 1500) * 1024)):
@@ -218,7 +218,7 @@ PY
 if [ -z "$cut" ]; then
 	skipped "half a read is an error, not zeroes" "no two extents that lie apart"
 else
-	sync -f "$MNT"
+	sync_all
 	truncate -s $((${cut#* } * 4096)) "$IMAGE"
 	losetup -c "$LOOP"
 	echo 3 >/proc/sys/vm/drop_caches

@@ -59,13 +59,13 @@ for cycle in $(seq "$CYCLES"); do
 	check "cycle $cycle: three writers end with ENOSPC ($(cat "$WORK/small") $(cat "$WORK/middle") $(cat "$WORK/large") files)" same $good 1
 	check "cycle $cycle: the volume is nearly full" [ "$(stat -f -c %a "$MNT")" -lt 1500 ]
 	check "cycle $cycle: removing works on a full volume" rm -rf "$MNT/small" "$MNT/middle" "$MNT/large"
-	sync -f "$MNT"
+	sync_all
 	free=$(free_blocks)
 	# The kernel sends FORGETs when it likes: a few seconds are allowed.
 	for _ in $(seq 50); do
 		back "$free" && break
 		sleep 0.1
-		sync -f "$MNT"
+		sync_all
 		free=$(free_blocks)
 	done
 	check "cycle $cycle: free blocks are back ($free of $baseline, runs of $run_blocks)" back "$free"

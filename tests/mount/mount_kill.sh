@@ -68,7 +68,7 @@ for cycle in $(seq "$CYCLES"); do
 	done
 	rm -rf "$MNT/copy$((cycle % 2))"
 	mkdir "$MNT/copy$((cycle % 2))"
-	sync -f "$MNT" # the folder outlives also a kill that comes at once
+	sync_all # the folder outlives also a kill that comes at once
 	cp -a /usr/include "$MNT/copy$((cycle % 2))/" 2>/dev/null &
 	copy=$!
 	# Every second time they are killed whenever it comes, perhaps as they begin.

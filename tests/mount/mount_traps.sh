@@ -96,7 +96,7 @@ check "SEEK_DATA beyond the size that the server knows" same $? 0
 
 # ---- write-behind ----
 mkdir "$MNT/many"
-sync -f "$MNT"
+sync_all
 before=$(device_writes)
 python3 - "$MNT/many" <<'PY'
 import os, sys
@@ -108,7 +108,7 @@ PY
 after=$(device_writes)
 note "10000 small files: $((after - before)) writes to the device before syncfs"
 check "closing 10000 small files does not wait for the device" [ $((after - before)) -lt 3000 ]
-sync -f "$MNT"
+sync_all
 crash
 attach
 check "they survive syncfs and SIGKILL" same "$(find "$MNT/many" -type f | wc -l)" 10000
@@ -120,7 +120,7 @@ rm -rf "$MNT/many"
 # ---- replace by rename, no fsync ----
 mkdir "$MNT/replace"
 for i in $(seq 100); do echo "old content of $i" >"$MNT/replace/$i"; done
-sync -f "$MNT"
+sync_all
 for round in 1 2 3; do
 	python3 - "$MNT/replace" $round <<'PY' &
 import os, sys
@@ -194,7 +194,7 @@ touch -d "2001-02-03 04:05:06.789" "$WORK/source"
 cp -p "$WORK/source" "$MNT/copy"
 echo more >"$MNT/touched"
 touch -d "1999-01-01 00:00:00.5" "$MNT/touched"
-sync -f "$MNT"
+sync_all
 check "cp -p keeps the mtime" same "$(stat -c %y "$MNT/copy")" "$(stat -c %y "$WORK/source")"
 detach
 attach
@@ -211,7 +211,7 @@ check "touch -d after a write past the kernel's cache" \
 echo written >"$MNT/written"
 written=$(stat -c %Y.%y "$MNT/written")
 sleep 1.1
-sync -f "$MNT"
+sync_all
 check "write-back does not move the mtime" same "$(stat -c %Y.%y "$MNT/written")" "$written"
 # The flusher sends the times without waiting for the WRITEs before: some come later, and must not set times. Afterwards
 # the kernel forgets the file, and the daemon's word counts.
@@ -246,7 +246,7 @@ mv "$MNT/b" "$MNT/c"
 check "nlink after rename over a sibling" same "$(stat -c %h "$MNT/d")" 1
 dd if=/dev/urandom of="$MNT/delayed" bs=64K count=1 status=none
 first=$(stat -c %b "$MNT/delayed")
-sync -f "$MNT"
+sync_all
 check "st_blocks is not 0 before allocation" [ "$first" -gt 0 ]
 sleep 0.3
 check "st_blocks after it" same "$(stat -c %b "$MNT/delayed")" 128
@@ -336,7 +336,7 @@ detach
 # ---- depth ----
 attach
 dd if=/dev/zero of="$MNT/deep" bs=1M count=200 status=none
-sync -f "$MNT"
+sync_all
 # deepest read|write UID: the most requests seen on the device while 16 are in flight from one caller.
 deepest() {
 	local worker reads writes deepest=0
@@ -421,7 +421,7 @@ if needs mkfs.ext4 "links on a slow device" && needs fsfreeze "links on a slow d
 	mkdir "$WORK/slow"
 	mount "$WORK/frozen" "$WORK/slow"
 	dd if=/dev/zero of="$WORK/slow/image" bs=1M count=128 status=none
-	LOOP=$(losetup -f --show --direct-io=on "$WORK/slow/image")
+	LOOP=$(loop_attach "$WORK/slow/image")
 	"$MKFS" -q "$LOOP"
 	attach sync
 	mkdir "$MNT/one" "$MNT/two"

@@ -34,7 +34,7 @@ for seed in ${ASHLAR_TWIN_SEEDS:-$(seq "$LAST")}; do
 	[ "$FAILED" = 0 ] || fresh
 	case $((seed % 4)) in
 	1) detach; attach ;;
-	2) sync -f "$MNT"; crash; attach ;;
+	2) sync_all; crash; attach ;;
 	3) fresh ;;
 	esac
 done
