@@ -728,7 +728,7 @@ static int volume_settle(struct ash_volume *volume)
 	else if (ash_wb_bytes(volume))
 		error = -EIO; /* the volume became read-only under data that was acknowledged to write(2) (I5) */
 	if (!error)
-		error = ash_wb_take_loss(volume, ash_wb_loss_round(volume));
+		error = ash_wb_take_loss(volume, ash_wb_losses_told(volume));
 	ash_wb_drop_preallocations(volume);
 	exact = ash_itable_settle(volume); /* otherwise the next open counts anew */
 	error_state_write(volume);
@@ -772,7 +772,7 @@ void ash_abandon(struct ash_volume *volume)
 
 uint64_t ash_sync_begin(struct ash_volume *volume)
 {
-	return volume->no_write ? 0 : ash_wb_loss_round(volume);
+	return volume->no_write ? 0 : ash_wb_losses_told(volume);
 }
 
 int ash_sync_since(struct ash_volume *volume, uint64_t begin)

@@ -121,9 +121,12 @@ void ash_wb_close(struct ash_volume *volume); /* drops buffered data */
 
 /* Write-behind, for sync, unmount, reclaim and the worker (wbuf.c). */
 int ash_wb_flush_all(struct ash_volume *volume);
-/* How often a loss of data has been told. */
-uint64_t ash_wb_loss_round(struct ash_volume *volume);
-/* Was data lost of which nobody has been told yet, or others have been since then? Its error; the caller tells (I5). */
+/* Losses of data, the last of them left out as long as one is not told of: a number that grows. */
+uint64_t ash_wb_losses_told(struct ash_volume *volume);
+/*
+ * Was data lost of which nobody has been told yet, or others have been since ash_wb_losses_told() was `since`? Its
+ * error; the caller tells (I5).
+ */
 int ash_wb_take_loss(struct ash_volume *volume, uint64_t since);
 /* Flush what is older than half the commit interval or over the limits. True: some was old, and its records are new. */
 bool ash_wb_tick(struct ash_volume *volume);

@@ -84,8 +84,9 @@ struct ash_write_behind {
 	struct ash_wb_keeper keepers[ASH_WB_KEEPERS];
 	struct ash_pending_truncation *truncations;
 	unsigned losses;     /* inodes that lost data, of which neither a sync nor an fsync has told yet (I5) */
+	uint64_t lost;       /* how often any did: a sync tells of what was lost while it was under way, too */
 	int loss_error;      /* of the last of them */
-	uint64_t loss_round; /* syncs that have told; others under way then tell, too */
+	uint64_t loss_round; /* syncs that have told */
 	uint64_t *changed;   /* inodes whose st_blocks a flush changed, to be told */
 	unsigned changed_count, changed_capacity;
 	struct ash_wb_shrink shrinks[ASH_WB_SHRINKS];

@@ -190,6 +190,7 @@ static void note_loss(struct ash_write_behind *wb, struct ash_icore *icore, int 
 	pthread_mutex_lock(&wb->lock);
 	if (!icore->write_error || icore->error_round != wb->loss_round)
 		wb->losses++;
+	wb->lost++;
 	wb->loss_error = error;
 	icore->error_round = wb->loss_round;
 	pthread_mutex_unlock(&wb->lock);
@@ -206,14 +207,14 @@ void ash_wb_loss_told(struct ash_volume *volume, const struct ash_icore *icore)
 	pthread_mutex_unlock(&wb->lock);
 }
 
-uint64_t ash_wb_loss_round(struct ash_volume *volume)
+uint64_t ash_wb_losses_told(struct ash_volume *volume)
 {
 	struct ash_write_behind *wb = volume->wb;
 
 	pthread_mutex_lock(&wb->lock);
-	uint64_t round = wb->loss_round;
+	uint64_t told = wb->losses ? wb->lost - 1 : wb->lost;
 	pthread_mutex_unlock(&wb->lock);
-	return round;
+	return told;
 }
 
 int ash_wb_take_loss(struct ash_volume *volume, uint64_t since)
@@ -222,12 +223,11 @@ int ash_wb_take_loss(struct ash_volume *volume, uint64_t since)
 	int error = 0;
 
 	pthread_mutex_lock(&wb->lock);
-	if (wb->losses) {
+	if (wb->losses || wb->lost != since)
 		error = wb->loss_error;
+	if (wb->losses) {
 		wb->losses = 0;
 		wb->loss_round++;
-	} else if (wb->loss_round != since) {
-		error = wb->loss_error;
 	}
 	pthread_mutex_unlock(&wb->lock);
 	return error;

@@ -123,8 +123,8 @@ int ash_grow(struct ash_volume *volume, uint64_t blocks);
 /* Everything completed so far is durable when it returns 0 (I5). Reclaims pending frees. */
 int ash_sync(struct ash_volume *volume);
 /*
- * The same for somebody who has waited for his turn. When data was lost and another sync told of it since
- * ash_sync_begin(), it may have been his, and this one tells of it, too.
+ * The same for somebody who has waited for his turn. When data was lost and another sync, or an fsync, told of it since
+ * ash_sync_begin(), it may have been his, and this one tells of it, too. The number never falls.
  */
 uint64_t ash_sync_begin(struct ash_volume *volume);
 int ash_sync_since(struct ash_volume *volume, uint64_t begin);

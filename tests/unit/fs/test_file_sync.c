@@ -254,3 +254,22 @@ Test(file_sync, syncs_at_once_tell_of_a_loss_each, .timeout = 60)
 	cr_expect_eq(ash_fsync(batch.f.volume, ino, false), -EIO);
 	fixture_close(&batch.f);
 }
+
+/* What a sync was to make durable was lost, and an fsync tells of it first: the sync must not say that all is there. */
+Test(file_sync, a_sync_tells_of_a_loss_that_an_fsync_told_of_meanwhile)
+{
+	struct batch batch;
+
+	batch_open(&batch);
+	uint64_t ino = batch.items[0].ino, begin = ash_sync_begin(batch.f.volume);
+	cr_assert_eq(ash_write(batch.f.volume, ino, batch.block, 4096, 0, 0), 4096);
+	fault_add(batch.f.dev, &(struct fault_rule){ .ops = FAULT_OP(BDEV_WRITE), .length = 64 << 20, .count = 2 });
+	cr_assert_eq(ash_write_back(batch.f.volume, ino), -EIO);
+	fault_clear(batch.f.dev);
+	uint64_t behind = ash_sync_begin(batch.f.volume);
+	cr_expect_eq(ash_fsync(batch.f.volume, ino, false), -EIO);
+	cr_expect_eq(ash_sync_since(batch.f.volume, begin), -EIO, "begun before the loss");
+	cr_expect_eq(ash_sync_since(batch.f.volume, behind), -EIO, "begun before it was told of");
+	cr_expect_eq(ash_sync(batch.f.volume), 0, "it was told of");
+	fixture_close(&batch.f);
+}
