@@ -36,15 +36,15 @@ static void answer(struct request *request, int error)
 static void serve(struct front *front, struct request *const *requests, size_t count)
 {
 	struct ash_fsync items[ASH_FSYNC_MAX];
-	const struct request *first = NULL; /* SYNCFS */
+	const struct request *first = NULL; /* SYNCFS: they may have been kept in another order than they came */
 	size_t used = 0;
 
 	for (size_t i = 0; i < count; i++)
-		if (requests[i]->opcode == FUSE_SYNCFS)
-			first = first ? first : requests[i];
-		else
+		if (requests[i]->opcode != FUSE_SYNCFS)
 			items[used++] =
 				(struct ash_fsync){ .ino = requests[i]->nodeid, .flags = requests[i]->sync_flags };
+		else if (!first || requests[i]->sync_begin < first->sync_begin)
+			first = requests[i];
 	ash_fsync_all(front->volume, items, used);
 	used = 0;
 	for (size_t i = 0; i < count; i++)
