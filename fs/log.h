@@ -24,7 +24,7 @@ uint64_t ash_log_end(struct ash_volume *volume);
 uint64_t ash_log_durable(struct ash_volume *volume);
 /* File data was written to the device: the next force must flush before its log write (I2). */
 void ash_log_note_data(struct ash_volume *volume);
-/* Make all data writes noted so far durable (an fsync without new records). Shares flushes with others. */
+/* Make all data writes noted so far durable. Shares flushes with others. */
 int ash_log_flush_data(struct ash_volume *volume);
 /* Both: everything before `lsn`, and all data writes noted when it is called, with or without records. */
 int ash_log_make_durable(struct ash_volume *volume, uint64_t lsn);

@@ -144,7 +144,7 @@ struct crew {
 #define SYNC_SPARED_WORKERS 2u /* one leads, one watches it: they serve the rest, whatever the others wait for */
 struct syncs {
 	pthread_mutex_t lock;
-	struct request *kept; /* in the order of arrival */
+	struct request *kept; /* about in the order of arrival */
 	struct request **kept_end;
 	size_t kept_count;
 	unsigned active, limit; /* workers */
