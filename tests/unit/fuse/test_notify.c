@@ -3,7 +3,7 @@
  * What the kernel is told unasked, while the thread that tells it waits in the kernel for a WRITE, which only a worker can
  * answer: no worker may wait for that thread.
  */
-#include "fs/fuse/fuse_front.h"
+#include "front_stubs.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -63,10 +63,7 @@ static void answer_write(void)
 	pthread_mutex_unlock(&kernel_lock);
 }
 
-/* ---- The rest of the front end ---- */
-
-_Thread_local struct worker *current_worker;
-static _Atomic unsigned answered, finished;
+/* ---- The clock, and the volume ---- */
 
 uint64_t front_now_ns(void)
 {
@@ -74,38 +71,6 @@ uint64_t front_now_ns(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-int reply_error(struct request *request, int error)
-{
-	(void)request;
-	(void)error;
-	atomic_fetch_add(&answered, 1);
-	return 0;
-}
-
-int reply_data(struct request *request, const void *data, size_t length)
-{
-	(void)data;
-	(void)length;
-	return reply_error(request, 0);
-}
-
-void request_finish(struct request *request)
-{
-	atomic_fetch_add(&finished, 1);
-	free(request);
-}
-
-void request_put(struct request *request)
-{
-	free(request);
-}
-
-struct request *request_detach(struct request *request)
-{
-	(void)request;
-	return calloc(1, sizeof(struct request));
 }
 
 int64_t ash_seek(struct ash_volume *volume, uint64_t ino, uint64_t offset, int whence)

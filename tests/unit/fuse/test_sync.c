@@ -3,18 +3,17 @@
  * Requests that wait for the device's flush, while as many workers as may be wait already: what is kept is served
  * together later.
  */
-#include "fs/fuse/fuse_front.h"
+#include "front_stubs.h"
 
 #include <criterion/criterion.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- The rest of the front end, and the volume ---- */
+/* ---- The volume, and one more of the front end ---- */
 
-_Thread_local struct worker *current_worker;
 static uint64_t next_begin; /* of ash_sync_begin() */
 static uint64_t since[8];   /* what each ash_sync_since() was told */
-static unsigned syncs, answered, finished;
+static unsigned syncs;
 
 uint64_t ash_sync_begin(struct ash_volume *volume)
 {
@@ -36,42 +35,10 @@ void ash_fsync_all(struct ash_volume *volume, struct ash_fsync *items, size_t co
 		items[i].result = 0;
 }
 
-int reply_error(struct request *request, int error)
-{
-	(void)request;
-	(void)error;
-	answered++;
-	return 0;
-}
-
-int reply_data(struct request *request, const void *data, size_t length)
-{
-	(void)data;
-	(void)length;
-	return reply_error(request, 0);
-}
-
-struct request *request_detach(struct request *request)
-{
-	(void)request;
-	return calloc(1, sizeof(struct request));
-}
-
 void request_attach(struct request *request, struct request *spare)
 {
 	(void)request;
 	free(spare);
-}
-
-void request_put(struct request *request)
-{
-	free(request);
-}
-
-void request_finish(struct request *request)
-{
-	finished++;
-	free(request);
 }
 
 /* ---- Tests ---- */
