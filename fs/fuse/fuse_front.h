@@ -234,6 +234,12 @@ struct front {
 	int connection_error;     /* why the connection ended otherwise than by unmounting; 0 */
 };
 
+/* Does a write past the kernel's cache (FOPEN_DIRECT_IO) take the pages out of it that it makes stale? From Linux 6.6 on. */
+static inline bool front_direct_writes_drop_pages(const struct front *front)
+{
+	return front->protocol_minor >= 39;
+}
+
 /* ---- fuse_main.c ---- */
 /* One line for people: stderr before the daemon is in the background, syslog afterwards. */
 void front_log(struct front *front, enum ash_log_level level, const char *format, ...)

@@ -106,21 +106,28 @@ static void change_flags(struct request *request)
 		reply_data(request, &out, sizeof(out));
 }
 
-/* From then on no data is taken: also what the kernel holds now would be refused. */
-static void make_immutable(struct request *request)
+static void drop_pages_and_change_flags(struct request *request)
 {
 	notify_pages_write_back(request->front, request->nodeid, 0, 0);
 	change_flags(request);
 	request_finish(request);
 }
 
-static bool becomes_immutable(const struct request *request)
+/*
+ * Of an immutable file no data is taken any more: also what the kernel holds now would be refused. Pages of a file that
+ * is or was append-only are stale where appends do not drop them.
+ */
+static bool pages_must_go(const struct request *request)
 {
 	struct ash_attr attr;
+	uint32_t set, changed;
 
-	return (request->inode_flags & ASH_INODE_IMMUTABLE) &&
-	       ash_getattr(request->front->volume, request->nodeid, &attr) == 0 && S_ISREG(attr.mode) &&
-	       !(attr.flags & ASH_INODE_IMMUTABLE);
+	if (ash_getattr(request->front->volume, request->nodeid, &attr) || !S_ISREG(attr.mode))
+		return false;
+	changed = attr.flags ^ request->inode_flags;
+	set = changed & request->inode_flags;
+	return set & ASH_INODE_IMMUTABLE ||
+	       (changed & ASH_INODE_APPEND && !front_direct_writes_drop_pages(request->front));
 }
 
 bool raw_ioctl(struct request *request)
@@ -145,8 +152,8 @@ bool raw_ioctl(struct request *request)
 		reply_error(request, rc);
 		return false;
 	}
-	if (becomes_immutable(request)) {
-		notify_later(request, make_immutable);
+	if (pages_must_go(request)) {
+		notify_later(request, drop_pages_and_change_flags);
 		return true;
 	}
 	change_flags(request);

@@ -221,9 +221,6 @@ static int open_check(const struct ash_attr *attr, unsigned flags)
 	return 0;
 }
 
-/* From Linux 6.6 on such a write takes the pages that it makes stale out of the kernel's cache. */
-#define DIRECT_IO_INVALIDATES_MINOR 39u
-
 /*
  * O_APPEND can be taken back (F_SETFL, RWF_NOAPPEND), and a shared map writes anywhere: the kernel refuses neither, since
  * it does not know of S_APPEND. Past its cache every write comes here with its place, and there are no shared maps.
@@ -231,7 +228,7 @@ static int open_check(const struct ash_attr *attr, unsigned flags)
  */
 static uint32_t open_answer(const struct front *front, const struct ash_attr *attr, unsigned flags)
 {
-	bool writes = (flags & O_ACCMODE) != O_RDONLY || front->protocol_minor < DIRECT_IO_INVALIDATES_MINOR;
+	bool writes = (flags & O_ACCMODE) != O_RDONLY || !front_direct_writes_drop_pages(front);
 
 	return FOPEN_KEEP_CACHE | ((attr->flags & ASH_INODE_APPEND) && writes ? FOPEN_DIRECT_IO : 0);
 }

@@ -65,7 +65,7 @@ for script in ${scripts[*]}; do
 	begin=\$(date +%s)
 	timeout $seconds /root/ashlar/tests/mount/\$script.sh >/root/output 2>&1
 	status=\$?
-	grep -E '^(not ok|Bail)' /root/output | sed 's/^/# /'
+	grep -E '^(not ok|Bail|# *(failed|bad|expected))' /root/output | sed 's/^/# /'
 	grep -q '^1\.\.0' /root/output && status="skipped"
 	echo "result \$script \$status \$((\$(date +%s) - begin)) \$(grep -c '^ok' /root/output)"
 done
