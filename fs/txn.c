@@ -181,8 +181,8 @@ static bool device_full(const struct ash_log *log, uint64_t need, uint64_t keep)
 
 /*
  * Log blocks that transactions leave alone: for the checkpoint, for logging the orphan set again, for system transactions.
- * The orphan set is kept room for once by modest ones, which can make it smaller again and write data, twice by others, and
- * three times by who adds to it: so it stops those long before it stops everybody.
+ * The orphan set is kept room for once by modest ones, which can make it smaller again and write data, twice by others,
+ * and three times by who adds to it: so it stops those long before it stops everybody.
  */
 enum kept_sets { KEPT_BY_MODEST = 1, KEPT_BY_OTHERS = 2, KEPT_BY_ADDERS = 3 };
 

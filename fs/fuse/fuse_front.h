@@ -234,7 +234,7 @@ struct front {
 	int connection_error;     /* why the connection ended otherwise than by unmounting; 0 */
 };
 
-/* Does a write past the kernel's cache (FOPEN_DIRECT_IO) take the pages out of it that it makes stale? From Linux 6.6 on. */
+/* Does a write past the kernel's cache (FOPEN_DIRECT_IO) take the pages out that it makes stale? From Linux 6.6 on. */
 static inline bool front_direct_writes_drop_pages(const struct front *front)
 {
 	return front->protocol_minor >= 39;

@@ -224,7 +224,8 @@ static int open_check(const struct ash_attr *attr, unsigned flags)
 /*
  * O_APPEND can be taken back (F_SETFL, RWF_NOAPPEND), and a shared map writes anywhere: the kernel refuses neither, since
  * it does not know of S_APPEND. Past its cache every write comes here with its place, and there are no shared maps.
- * Before Linux 6.6 who reads has to go past it, too: where the end of the file was when he read first, he saw zeroes later.
+ * Before Linux 6.6 who reads has to go past it, too: where the end of the file was when he read first, he saw zeroes
+ * later.
  */
 static uint32_t open_answer(const struct front *front, const struct ash_attr *attr, unsigned flags)
 {
