@@ -324,30 +324,32 @@ static void discards_end(struct ash_volume *volume, struct ash_alloc_discard *li
 }
 
 /*
- * discard_lock held. True: some is left. What is sorted is used up before the next is sorted: a very long list, of
- * which a slow device takes a few at a time, is sorted once and not each time.
+ * discard_lock held. What is sorted is used up before the next is sorted: a very long list, of which a slow device takes
+ * a few at a time, is sorted once and not each time. NULL: nothing waits.
  */
+static struct ash_alloc_discard *discard_next(struct ash_allocator *alloc)
+{
+	if (!alloc->sorted)
+		alloc->sorted = discards_merge(discards_take(alloc));
+	return alloc->sorted;
+}
+
+/* discard_lock held. True: some is left. */
 static bool discard_locked(struct ash_volume *volume, uint64_t budget_ns, bool yields)
 {
 	struct ash_allocator *alloc = volume->alloc;
-	uint64_t until = 0;
+	struct ash_alloc_discard *discard = discard_next(alloc);
+	uint64_t until = ash_monotonic_ns() + budget_ns; /* from here on: sorting must not use up all the time */
 
-	for (;;) {
-		struct ash_alloc_discard *discard;
-
-		if (!alloc->sorted)
-			alloc->sorted = discards_merge(discards_take(alloc));
-		if (!until) /* from here on: sorting must not use up all the time */
-			until = ash_monotonic_ns() + budget_ns;
-		discard = alloc->sorted;
-		if (!discard || ash_monotonic_ns() >= until || (yields && atomic_load(&alloc->lacking)))
-			return discard != NULL;
+	while (discard && ash_monotonic_ns() < until && !(yields && atomic_load(&alloc->lacking))) {
 		alloc->sorted = discard->next;
 		/* advice only: a device that refuses keeps the old content, which nothing can see */
 		bdev_discard(volume->dev, discard->extent.start * ASH_BLOCK_SIZE,
 			     discard->extent.count * ASH_BLOCK_SIZE);
 		discard_end(volume, discard);
+		discard = discard_next(alloc);
 	}
+	return discard != NULL;
 }
 
 bool ash_alloc_discard(struct ash_volume *volume, uint64_t budget_ns)

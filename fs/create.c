@@ -255,12 +255,10 @@ static int log_create(struct ash_txn *txn, struct ash_maker *maker, struct ash_h
 	int result = ash_check_may_add(parent);
 
 	maker->now = ash_now();
-	if (!result && maker->name)
-		result = log_name(txn, maker, parent);
+	if (!result)
+		result = maker->name ? log_name(txn, maker, parent) : ash_txn_orphan_room(txn);
 	if (!result)
 		result = ash_maker_log(txn, maker, parent);
-	if (!result && !maker->name)
-		result = ash_txn_orphan_room(txn);
 	if (!result && !maker->name)
 		ash_orphan_add(txn, maker->ino);
 	return result;

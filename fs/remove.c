@@ -28,7 +28,7 @@ int ash_drop_link(struct ash_txn *txn, struct ash_held *held, const struct times
 	struct ash_volume *volume = ash_txn_volume(txn);
 	struct ash_inode header;
 	uint32_t nlink;
-	bool looked_up;
+	bool stays; /* without a name: somebody looks it up */
 
 	ash_record_header(&held->record, &header);
 	nlink = ash_get32(header.nlink);
@@ -39,14 +39,14 @@ int ash_drop_link(struct ash_txn *txn, struct ash_held *held, const struct times
 	ash_header_set_ctime(&header, now);
 	last->gone = !nlink;
 	/* With both locks held the count cannot leave 0: counts are taken under the lock of a directory with its name. */
-	looked_up = ash_lookup_count(volume, held->icore->ino);
-	if (last->gone && may_free && !looked_up && ash_orphan_is_small(&held->record)) {
+	stays = last->gone && ash_lookup_count(volume, held->icore->ino);
+	if (last->gone && may_free && !stays && ash_orphan_is_small(&held->record)) {
 		last->freed = true;
 		if (ash_truncation_pending(volume, held->icore->ino))
 			ash_orphan_remove(txn, held->icore->ino); /* its chain met an error */
 		return ash_orphan_free_now(txn, held);
 	}
-	if (last->gone && looked_up && ash_txn_orphan_room(txn))
+	if (stays && ash_txn_orphan_room(txn))
 		return -ENOSPC;
 	ash_record_set_header(txn, &held->record, &header);
 	if (last->gone)

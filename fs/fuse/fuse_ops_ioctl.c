@@ -120,14 +120,14 @@ static void drop_pages_and_change_flags(struct request *request)
 static bool pages_must_go(const struct request *request)
 {
 	struct ash_attr attr;
-	uint32_t set, changed;
+	uint32_t changed;
 
 	if (ash_getattr(request->front->volume, request->nodeid, &attr) || !S_ISREG(attr.mode))
 		return false;
 	changed = attr.flags ^ request->inode_flags;
-	set = changed & request->inode_flags;
-	return set & ASH_INODE_IMMUTABLE ||
-	       (changed & ASH_INODE_APPEND && !front_direct_writes_drop_pages(request->front));
+	if (changed & request->inode_flags & ASH_INODE_IMMUTABLE)
+		return true;
+	return changed & ASH_INODE_APPEND && !front_direct_writes_drop_pages(request->front);
 }
 
 bool raw_ioctl(struct request *request)

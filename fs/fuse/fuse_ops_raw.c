@@ -229,9 +229,9 @@ static int open_check(const struct ash_attr *attr, unsigned flags)
  */
 static uint32_t open_answer(const struct front *front, const struct ash_attr *attr, unsigned flags)
 {
-	bool writes = (flags & O_ACCMODE) != O_RDONLY || !front_direct_writes_drop_pages(front);
+	bool past_cache = (flags & O_ACCMODE) != O_RDONLY || !front_direct_writes_drop_pages(front);
 
-	return FOPEN_KEEP_CACHE | ((attr->flags & ASH_INODE_APPEND) && writes ? FOPEN_DIRECT_IO : 0);
+	return FOPEN_KEEP_CACHE | ((attr->flags & ASH_INODE_APPEND) && past_cache ? FOPEN_DIRECT_IO : 0);
 }
 
 bool raw_open(struct request *request)

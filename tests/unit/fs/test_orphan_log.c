@@ -59,7 +59,6 @@ Test(orphan_log, more_than_it_can_carry_are_refused, .timeout = 120)
 		count++;
 	cr_assert_eq(result, -ENOSPC);
 	cr_expect_gt(count, 8000);
-
 	cr_expect_eq(ash_unlink(engine.volume, ASH_INO_ROOT, "held", NULL), -ENOSPC, "it is looked up");
 	cr_expect_eq(ash_rename(engine.volume, ASH_INO_ROOT, "file", ASH_INO_ROOT, "held", 0), -ENOSPC);
 	everything_else_goes_on(&engine, file);

@@ -4,8 +4,6 @@
  * acknowledged is there, also when of all that was not flushed nothing is.
  */
 #include <pthread.h>
-#include <stdatomic.h>
-#include <unistd.h>
 
 #include "loss_fixture.h"
 

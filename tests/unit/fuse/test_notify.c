@@ -6,7 +6,6 @@
 #include "front_stubs.h"
 
 #include <criterion/criterion.h>
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
