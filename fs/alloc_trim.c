@@ -15,7 +15,11 @@ struct trim {
 	uint32_t run_end;  /* the free run at `bit` is long enough and ends here; 0: not known yet */
 	uint64_t minimum;  /* blocks */
 	uint64_t lacks;    /* of the allocator, when the trim began */
+	ash_stop stop;
+	void *context;
+	uint64_t *trimmed; /* bytes */
 };
+
 /* Withdraw the next piece of a free run of at least `minimum` blocks, so that nobody takes it meanwhile. */
 static bool trim_take(struct ash_volume *volume, uint32_t index, struct trim *trim, struct ash_extent *out)
 {
@@ -53,15 +57,17 @@ static bool trim_take(struct ash_volume *volume, uint32_t index, struct trim *tr
 	return found;
 }
 
-static int extent_discard(struct ash_volume *volume, struct ash_extent extent, uint64_t *trimmed)
+static int extent_discard(struct ash_volume *volume, struct ash_extent extent, const struct trim *trim)
 {
 	int error;
 
+	if (trim->stop(trim->context))
+		return -EINTR;
 	ash_wait_begin(volume);
 	error = bdev_discard(volume->dev, extent.start * ASH_BLOCK_SIZE, extent.count * ASH_BLOCK_SIZE);
 	ash_wait_end(volume);
 	if (!error)
-		*trimmed += extent.count * ASH_BLOCK_SIZE;
+		*trim->trimmed += extent.count * ASH_BLOCK_SIZE;
 	return error;
 }
 
@@ -94,7 +100,7 @@ static struct ash_extent uninit_extent(struct ash_volume *volume, uint32_t index
 }
 
 /* A group that was never used needs no bitmap for this: it is withdrawn as a whole. 1: it is in use by now. */
-static int trim_uninit(struct ash_volume *volume, uint32_t index, const struct trim *trim, uint64_t *trimmed)
+static int trim_uninit(struct ash_volume *volume, uint32_t index, const struct trim *trim)
 {
 	struct ash_alloc_group *group = &volume->alloc->groups[index];
 	struct ash_extent extent = uninit_extent(volume, index, trim);
@@ -108,7 +114,7 @@ static int trim_uninit(struct ash_volume *volume, uint32_t index, const struct t
 	pthread_mutex_unlock(&group->lock);
 	if (!count)
 		return !uninit;
-	error = extent_discard(volume, extent, trimmed);
+	error = extent_discard(volume, extent, trim);
 	pthread_mutex_lock(&group->lock);
 	group->withdrawn = false;
 	__atomic_store_n(&group->free, count, __ATOMIC_RELAXED);
@@ -117,10 +123,10 @@ static int trim_uninit(struct ash_volume *volume, uint32_t index, const struct t
 	return error;
 }
 
-static int trim_group(struct ash_volume *volume, uint32_t index, struct trim trim, uint64_t *trimmed)
+static int trim_group(struct ash_volume *volume, uint32_t index, struct trim trim)
 {
 	struct ash_extent extent;
-	int error = trim_uninit(volume, index, &trim, trimmed);
+	int error = trim_uninit(volume, index, &trim);
 
 	if (error != 1)
 		return error;
@@ -129,13 +135,14 @@ static int trim_group(struct ash_volume *volume, uint32_t index, struct trim tri
 		return ash_alloc_spoils_group(error) ? 0 : error;
 	pthread_mutex_unlock(&volume->alloc->groups[index].lock);
 	while (!error && trim_take(volume, index, &trim, &extent)) {
-		error = extent_discard(volume, extent, trimmed);
+		error = extent_discard(volume, extent, &trim);
 		ash_alloc_release(volume, extent, ASH_CLAIM_WITHDRAWN);
 	}
 	return error;
 }
 
-int ash_trim(struct ash_volume *volume, uint64_t start, uint64_t length, uint64_t minimum, uint64_t *trimmed)
+int ash_trim_until(struct ash_volume *volume, uint64_t start, uint64_t length, uint64_t minimum, ash_stop stop,
+		   void *context, uint64_t *trimmed)
 {
 	uint64_t first = start / ASH_BLOCK_SIZE + (start % ASH_BLOCK_SIZE != 0), end, lacks;
 	int error = ash_check_writable(volume);
@@ -163,9 +170,22 @@ int ash_trim(struct ash_volume *volume, uint64_t start, uint64_t length, uint64_
 				   (struct trim){ .bit = at % ASH_BLOCKS_PER_GROUP,
 						  .end = (uint32_t)(group_end - ash_group_start(index)),
 						  .minimum = minimum,
-						  .lacks = lacks },
-				   trimmed);
+						  .lacks = lacks,
+						  .stop = stop,
+						  .context = context,
+						  .trimmed = trimmed });
 		at = group_end;
 	}
 	return error;
+}
+
+static bool never(void *context)
+{
+	(void)context;
+	return false;
+}
+
+int ash_trim(struct ash_volume *volume, uint64_t start, uint64_t length, uint64_t minimum, uint64_t *trimmed)
+{
+	return ash_trim_until(volume, start, length, minimum, never, NULL, trimmed);
 }

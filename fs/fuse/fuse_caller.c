@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Who asks: is the caller an administrator, as capable(CAP_SYS_ADMIN) of the kernel would say?
+ * Who asks: is the caller an administrator, as capable(CAP_SYS_ADMIN) of the kernel would say? Has he been killed, as
+ * fatal_signal_pending() would say?
  *
  * A request has a uid, but no capabilities: the root of a container has uid 0 and may have none of them. They stand in
  * /proc/PID/status, PID being the thread that asks. The number is still its own: once a request is read, its caller
  * waits in the kernel until it is answered, whatever signal it gets. Those of a user namespace below ours are worth
- * nothing here: everybody is given all of them in a namespace of his own.
+ * nothing here: everybody is given all of them in a namespace of his own. Whatever signal ends a process, each of its
+ * threads has a SIGKILL pending then. (INTERRUPT would tell of each signal, also of those that end nobody.)
  *
  * Rules
  * - Only for ioctl(2) and listxattr(2). A caller in the middle of execve(2) holds locks of its /proc entries. One that
@@ -20,14 +22,16 @@
 
 #include <linux/capability.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-struct credentials {
-	bool has_uid, has_effective;
-	uint32_t uid; /* of the thread, for files */
+struct status {
+	bool has_uid, has_pending, has_effective;
+	uint32_t uid;     /* of the thread, for files */
+	uint64_t pending; /* signals of this thread, 1 << (number - 1) */
 	uint64_t effective;
 };
 
@@ -39,13 +43,13 @@ static bool proc_is_ours(void)
 	return readlink("/proc/self", text, sizeof(text) - 1) > 0 && atol(text) == (long)getpid();
 }
 
-static bool credentials_read(pid_t pid, struct credentials *out)
+static bool status_read(pid_t pid, struct status *out)
 {
 	char path[64], *line = NULL;
 	size_t size = 0; /* the list of groups, which comes before, may be long */
 	FILE *file;
 
-	*out = (struct credentials){ 0 };
+	*out = (struct status){ 0 };
 	snprintf(path, sizeof(path), "/proc/%ld/status", (long)pid);
 	file = fopen(path, "re");
 	if (!file)
@@ -53,12 +57,14 @@ static bool credentials_read(pid_t pid, struct credentials *out)
 	while (!out->has_effective && getline(&line, &size, file) > 0) {
 		if (sscanf(line, "Uid: %*u %*u %*u %" SCNu32, &out->uid) == 1)
 			out->has_uid = true;
+		if (sscanf(line, "SigPnd: %" SCNx64, &out->pending) == 1)
+			out->has_pending = true;
 		if (sscanf(line, "CapEff: %" SCNx64, &out->effective) == 1)
 			out->has_effective = true;
 	}
 	free(line);
 	fclose(file);
-	return out->has_uid && out->has_effective;
+	return out->has_uid && out->has_pending && out->has_effective;
 }
 
 /* Where we may not look, as an ordinary user's daemon may not, the capabilities alone count. */
@@ -76,14 +82,24 @@ static bool same_user_namespace(pid_t pid)
 bool caller_is_administrator(fuse_req_t request)
 {
 	const struct fuse_ctx *caller = fuse_req_ctx(request);
-	struct credentials credentials;
+	struct status status;
 
 	if (caller->uid != 0)
 		return false;
-	if (caller->pid <= 0 || !proc_is_ours() || !credentials_read(caller->pid, &credentials))
+	if (caller->pid <= 0 || !proc_is_ours() || !status_read(caller->pid, &status))
 		return true;
 	/* Another user's thread: the kernel asks in the name of root, as overlayfs does when it copies a file up. */
-	if (credentials.uid != 0)
+	if (status.uid != 0)
 		return true;
-	return (credentials.effective >> CAP_SYS_ADMIN & 1) && same_user_namespace(caller->pid);
+	return (status.effective >> CAP_SYS_ADMIN & 1) && same_user_namespace(caller->pid);
+}
+
+bool caller_is_killed(fuse_req_t request)
+{
+	const struct fuse_ctx *caller = fuse_req_ctx(request);
+	struct status status;
+
+	if (caller->pid <= 0 || !proc_is_ours() || !status_read(caller->pid, &status))
+		return false;
+	return status.pending >> (SIGKILL - 1) & 1;
 }

@@ -400,6 +400,8 @@ struct front *request_front(fuse_req_t request);
 /* ---- fuse_caller.c ---- */
 /* uid 0 with CAP_SYS_ADMIN. Reads /proc: only for requests of ioctl(2) and listxattr(2), see fuse_caller.c. */
 bool caller_is_administrator(fuse_req_t request);
+/* Only waits for the reply to die. False when that cannot be known. The same rule. */
+bool caller_is_killed(fuse_req_t request);
 
 /* ---- handlers of our own: true when the request was kept (its reply comes later) ---- */
 typedef bool (*request_handler)(struct request *request);

@@ -173,6 +173,11 @@ static void reply_version(fuse_req_t request, struct front *front, uint64_t ino,
 		fuse_reply_ioctl(request, 0, &version, sizeof(version));
 }
 
+static bool trim_stops(void *request)
+{
+	return caller_is_killed(request);
+}
+
 static void trim(fuse_req_t request, struct front *front, const void *in, size_t in_size, size_t out_size)
 {
 	struct fstrim_range range;
@@ -188,7 +193,7 @@ static void trim(fuse_req_t request, struct front *front, const void *in, size_t
 		fuse_reply_err(request, EINVAL);
 		return;
 	}
-	int rc = ash_trim(front->volume, range.start, range.len, range.minlen, &trimmed);
+	int rc = ash_trim_until(front->volume, range.start, range.len, range.minlen, trim_stops, request, &trimmed);
 	range.len = trimmed;
 	if (rc)
 		fuse_reply_err(request, -rc);

@@ -143,6 +143,13 @@ void ash_set_read_only(struct ash_volume *volume, const char *reason);
  * being discarded is still space: whoever lacks it waits for it, which ends the trim early, with 0.
  */
 int ash_trim(struct ash_volume *volume, uint64_t start, uint64_t length, uint64_t minimum, uint64_t *trimmed);
+/*
+ * The same until `stop` is true, which is asked before each discard (of 128 MiB at most), without a lock: -EINTR then.
+ * `trimmed` is what was discarded, whatever is returned.
+ */
+typedef bool (*ash_stop)(void *context);
+int ash_trim_until(struct ash_volume *volume, uint64_t start, uint64_t length, uint64_t minimum, ash_stop stop,
+		   void *context, uint64_t *trimmed);
 
 /* Counters since open, for `ashlarctl`, benchmarks and tests. */
 struct ash_counters {

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Callers that wait for the device's flush, more than there are workers: nobody else waits, all are answered, and share
-# flushes.
+# A slow device. Callers that wait for its flush, more than there are workers: nobody else waits, all are answered, and
+# share flushes. A trim that waits for its discards ends when its caller is killed.
 . "$(dirname "$0")/lib.sh"
 start
 ASHLARFS=$(program ashlarfs_slow) || exit 77
@@ -107,8 +107,9 @@ check "what was acknowledged is there" acknowledged_is_there
 CALLER=$!
 sleep 1
 abort_connection "$(mountpoint -d "$MNT")"
+# ended PID [TWENTIETHS OF A SECOND]
 ended() {
-	for _ in $(seq 200); do
+	for _ in $(seq "${2:-200}"); do
 		kill -0 "$1" 2>/dev/null || return 0
 		sleep 0.05
 	done
@@ -132,5 +133,27 @@ check "SIGTERM: the daemon ends" ended "$DAEMON"
 wait "$DAEMON" 2>/dev/null
 DAEMON=
 check "the device is free afterwards" device_comes_free
+
+# A trim has 17 discards to make here, half a second each.
+unset ASHLAR_TEST_FLUSH_MS
+export ASHLAR_TEST_DISCARD_MS=500
+attach
+trims() { # PID: it waits in ioctl(FITRIM)
+	for _ in $(seq 200); do
+		grep -qi 0xc0185879 "/proc/$1/syscall" 2>/dev/null && return
+		sleep 0.05
+	done
+	return 1
+}
+for signal in INT KILL; do
+	# what a shell puts into the background ignores SIGINT
+	python3 -c 'import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp("fstrim", ["fstrim", sys.argv[1]])' "$MNT" &
+	TRIM=$!
+	check "SIG$signal: fstrim is under way" trims "$TRIM"
+	kill -"$signal" "$TRIM"
+	check "SIG$signal: it ends" ended "$TRIM" 40
+	wait "$TRIM" 2>/dev/null
+done
+check "unmounted in order" detach
 fsck_clean "fsck -n finds nothing"
 finish

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * For a daemon that is linked with --wrap=bdev_open: a device whose flush takes ASHLAR_TEST_FLUSH_MS milliseconds.
+ * For a daemon that is linked with --wrap=bdev_open: a device whose flush takes ASHLAR_TEST_FLUSH_MS milliseconds, or
+ * whose discard takes ASHLAR_TEST_DISCARD_MS.
  */
 #include "tests/support/delay.h"
 
@@ -11,8 +12,9 @@ int __wrap_bdev_open(const char *name, const struct bdev_open_options *options, 
 
 int __wrap_bdev_open(const char *name, const struct bdev_open_options *options, struct bdev **out, char *error)
 {
-	const char *milliseconds = getenv("ASHLAR_TEST_FLUSH_MS");
-	struct delay_rule rule = { .ops = DELAY_OP(BDEV_FLUSH) };
+	const char *flush = getenv("ASHLAR_TEST_FLUSH_MS"), *discard = getenv("ASHLAR_TEST_DISCARD_MS");
+	const char *milliseconds = discard ? discard : flush;
+	struct delay_rule rule = { .ops = DELAY_OP(discard ? BDEV_DISCARD : BDEV_FLUSH) };
 	struct bdev *dev;
 	int result = __real_bdev_open(name, options, &dev, error);
 

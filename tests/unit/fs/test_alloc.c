@@ -662,6 +662,35 @@ Test(alloc, trim_finds_free_runs_and_leaves_groups_alone_that_were_never_used)
 	engine_close(&engine);
 }
 
+static bool third_time(void *times)
+{
+	return ++*(unsigned *)times == 3;
+}
+
+/* What is told to stop has discarded what it says, and keeps nothing back. */
+Test(alloc, trim_until_told_to_stop)
+{
+	struct engine engine = { .options = { .no_threads = true } };
+	const struct ash_extent all = { 0, (600u << 20) / ASH_BLOCK_SIZE };
+	struct bdev *memory = engine_device("mem:600M");
+	unsigned times = 0;
+	uint64_t trimmed, before;
+
+	engine_format(memory, 0);
+	cr_assert_eq(record_open(memory, &engine.dev), 0);
+	engine_mount(&engine);
+	before = free_blocks(&engine);
+	record_clear(engine.dev);
+	cr_assert_eq(ash_trim_until(engine.volume, 0, UINT64_MAX, 0, third_time, &times, &trimmed), -EINTR);
+	cr_expect_eq(times, 3);
+	cr_expect_gt(trimmed, 0);
+	cr_expect_eq(trimmed, discarded(engine.dev, all) * ASH_BLOCK_SIZE);
+	cr_expect_eq(free_blocks(&engine), before);
+	cr_assert_eq(ash_trim(engine.volume, 0, UINT64_MAX, 0, &trimmed), 0);
+	cr_expect_geq(trimmed, (before - 20) * ASH_BLOCK_SIZE);
+	engine_close(&engine);
+}
+
 /* ---- A trim under way ---- */
 
 struct trimmer {
