@@ -30,7 +30,8 @@ struct ash_txn;
 
 /*
  * Open a transaction with room for `log_bytes`. Blocks while the log is full (checkpoints meanwhile).
- * -EROFS read-only or failed volume, -ENOMEM, -ENOSPC when the log carries as many orphans as it can. `*out` is the caller's until commit or abort.
+ * -EROFS read-only or failed volume, -ENOMEM, -ENOSPC when the log carries as many orphans as it can. `*out` is the
+ * caller's until commit or abort.
  */
 int ash_txn_begin(struct ash_volume *volume, uint32_t log_bytes, struct ash_txn **out);
 /*
@@ -61,7 +62,7 @@ void ash_txn_revoke(struct ash_txn *txn, uint64_t block);
  * leaves no room for other transactions: who holds many unlinked files open stops nobody but who would add to them.
  */
 int ash_txn_orphan_room(const struct ash_txn *txn);
-/* The orphan set (see orphan.h keeps it): logged only. */
+/* A change of the orphan set: logged only. The set that replay starts from is the log's (engine.h). */
 void ash_txn_orphan(struct ash_txn *txn, uint64_t ino, bool add);
 
 /* Run `end(context, lsn)` when the transaction committed (lsn > 0: end of its record) or was aborted (lsn 0),

@@ -72,11 +72,30 @@ if grep -qw overlay /proc/filesystems; then
 else
 	note "this kernel has no overlayfs"
 fi
+cat >"$WORK/refusals.py" <<'PY'
+import os, sys
+class Refusals:
+    def __init__(self, fd):
+        self.fd, self.bad = fd, []
+    # An action, or the fsync after it, fails.
+    def of(self, what, action):
+        try:
+            action()
+            os.fsync(self.fd)
+            self.bad.append(what)
+        except OSError:
+            pass
+    def end(self):
+        if self.bad:
+            print('# bad:', self.bad)
+        sys.exit(bool(self.bad))
+PY
 check "chattr +i" chattr +i "$MNT/flags"
 check_fails "immutable: no write by name, this mount" eval 'echo y >"$MNT/flags"'
 # The kernel asks nobody about OPEN on this mount, and takes data into its page cache: it must not get further.
-check "immutable: dirty pages are taken, later ones are refused and forgotten" python3 - "$MNT/late" <<'PY'
+check "immutable: dirty pages are taken, later ones are refused and forgotten" env PYTHONPATH="$WORK" python3 - "$MNT/late" <<'PY'
 import mmap, os, subprocess, sys, time
+from refusals import Refusals
 name = sys.argv[1]
 fd = os.open(name, os.O_CREAT | os.O_RDWR)
 os.write(fd, b'old' * 3000)
@@ -85,14 +104,8 @@ pages[0:4] = b'MMAP'
 subprocess.run(['chattr', '+i', name], check=True)
 expected = b'MMAP' + (b'old' * 3000)[4:]
 os.fsync(fd)
-bad = []
-def refused(what, action):
-    try:
-        action()
-        os.fsync(fd)
-        bad.append(what)
-    except OSError:
-        pass
+refusals = Refusals(fd)
+refused = refusals.of
 refused('pwrite', lambda: os.pwrite(fd, b'NEW', 5000))
 def store():
     pages[6000:6003] = b'NEW'
@@ -105,9 +118,8 @@ for _ in range(100):
         break
     time.sleep(0.05)
 else:
-    bad.append('forgotten')
-print('# bad:', bad) if bad else None
-sys.exit(bool(bad))
+    refusals.bad.append('forgotten')
+refusals.end()
 PY
 detach
 attach
@@ -123,21 +135,16 @@ check "chattr -i" eval 'echo y >"$MNT/flags"'
 chattr +a "$MNT/flags"
 check "append-only: append" eval 'echo z >>"$MNT/flags"'
 check_fails "append-only: no overwrite" eval 'echo z >"$MNT/flags"'
-check "append-only: what takes O_APPEND back overwrites nothing" python3 - "$MNT/flags" "$MNT/scratch" <<'PY'
+check "append-only: what takes O_APPEND back overwrites nothing" env PYTHONPATH="$WORK" python3 - "$MNT/flags" "$MNT/scratch" <<'PY'
 import ctypes, errno, fcntl, mmap, os, sys
+from refusals import Refusals
 libc = ctypes.CDLL(None, use_errno=True)
 fd = os.open(sys.argv[1], os.O_RDWR | os.O_APPEND)
 source = os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
 os.write(source, b'BAD' * 3000)
 before = os.pread(fd, 100, 0)
-bad = []
-def refused(what, action):
-    try:
-        action()
-        os.fsync(fd)
-        bad.append(what)
-    except OSError:
-        pass
+refusals = Refusals(fd)
+refused = refusals.of
 def no_append():
     text = ctypes.create_string_buffer(b'BAD')
     vector = (ctypes.c_void_p * 2)(ctypes.addressof(text), 3)
@@ -157,9 +164,8 @@ fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)
 os.write(fd, b'more\n')
 os.fsync(fd)
 if open(sys.argv[1], 'rb').read() != before + b'more\n':
-    bad.append('content')
-print('# bad:', bad) if bad else None
-sys.exit(bool(bad))
+    refusals.bad.append('content')
+refusals.end()
 PY
 detach
 attach
