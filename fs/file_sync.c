@@ -5,30 +5,33 @@
  * Concept (I5): buffered data is written out and its record appended; then the log is forced up to the inode's last
  * LSN, which flushes data before it writes (I2); then data that was overwritten in place, for which no record was
  * appended, is flushed, which costs nothing when the log has just done so. An error of background write-behind is
- * reported here, once. Of several that are synced together all is written first, so that one force and one flush do
- * for all.
+ * reported here, once, but to all who are at it: whose data was lost is not known. Of several that are synced together
+ * all is written first, so that one force and one flush do for all.
  *
  * Locks: none over device I/O of the log; the inode's lock to read its state.
  */
 #include <assert.h>
 #include "file_edit.h"
 
-/* The unreported error, which is thereby reported. */
-static int take_error(struct ash_volume *volume, struct ash_icore *icore)
+/* The unreported error, which is thereby reported; else one that others have reported since `told`. */
+static int take_error(struct ash_volume *volume, struct ash_icore *icore, uint32_t told)
 {
 	ash_icore_lock(volume, icore, true);
-	int error = icore->write_error;
-	if (error)
+	if (icore->write_error) {
 		ash_wb_loss_told(volume, icore);
-	icore->write_error = 0;
+		icore->told_error = icore->write_error;
+		icore->write_error = 0;
+		atomic_fetch_add(&icore->told, 1);
+	}
+	int error = atomic_load(&icore->told) != told ? icore->told_error : 0;
 	ash_icore_unlock(icore);
 	return error;
 }
 
-static bool has_error(struct ash_volume *volume, struct ash_icore *icore)
+static bool has_error(struct ash_volume *volume, struct ash_icore *icore, uint32_t told)
 {
 	ash_icore_lock(volume, icore, false);
-	bool error = icore->write_error;
+	bool error = icore->write_error || atomic_load(&icore->told) != told;
 	ash_icore_unlock(icore);
 	return error;
 }
@@ -58,23 +61,36 @@ int ash_write_back(struct ash_volume *volume, uint64_t ino)
 	return rc;
 }
 
-/* Everything but the waits for the device's flush. `*lsn`: up to where the log has to be durable then. */
-static int fsync_write(struct ash_volume *volume, const struct ash_fsync *item, uint64_t *lsn)
+/* One that has begun. The reference keeps what the inode knows of errors. */
+struct begun {
+	struct ash_icore *icore; /* NULL: it could not be had */
+	uint32_t told;
+};
+
+static int fsync_begin(struct ash_volume *volume, uint64_t ino, struct begun *begun)
 {
-	struct ash_icore *icore;
-	int error, rc = ash_icore_get(volume, item->ino, &icore);
+	int rc = ash_icore_get(volume, ino, &begun->icore);
 
 	if (rc)
-		return rc;
-	if (!(item->flags & ASH_FSYNC_WRITTEN)) {
+		begun->icore = NULL;
+	else
+		begun->told = atomic_load(&begun->icore->told);
+	return rc;
+}
+
+/* Everything but the waits for the device's flush. `*lsn`: up to where the log has to be durable then. */
+static int fsync_write(struct ash_volume *volume, unsigned flags, const struct begun *begun, uint64_t *lsn)
+{
+	struct ash_icore *icore = begun->icore;
+	int error, rc = 0;
+
+	if (!(flags & ASH_FSYNC_WRITTEN)) {
 		rc = write_back(volume, icore);
-		/* Somebody else may have taken the error by now: what this call's own writing met stays an error. */
-		error = has_error(volume, icore) ? take_error(volume, icore) : 0;
+		error = has_error(volume, icore, begun->told) ? take_error(volume, icore, begun->told) : 0;
 		if (error)
 			rc = error;
 	}
-	*lsn = atomic_load(item->flags & ASH_FSYNC_DATA ? &icore->data_lsn : &icore->lsn);
-	ash_icore_put(volume, icore);
+	*lsn = atomic_load(flags & ASH_FSYNC_DATA ? &icore->data_lsn : &icore->lsn);
 	return rc;
 }
 
@@ -84,12 +100,19 @@ static int fsync_write(struct ash_volume *volume, const struct ash_fsync *item, 
  */
 void ash_fsync_all(struct ash_volume *volume, struct ash_fsync *items, size_t count)
 {
+	struct begun begun[ASH_FSYNC_MAX];
 	uint64_t lsn = 0, last = 0;
 	bool written = false;
 
 	assert(count <= ASH_FSYNC_MAX);
+	/* all of them before the first may report an error: several can be of one file */
+	for (size_t i = 0; i < count; i++)
+		items[i].result = fsync_begin(volume, items[i].ino, &begun[i]);
 	for (size_t i = 0; i < count; i++) {
-		items[i].result = fsync_write(volume, &items[i], &lsn);
+		if (!begun[i].icore)
+			continue;
+		items[i].result = fsync_write(volume, items[i].flags, &begun[i], &lsn);
+		ash_icore_put(volume, begun[i].icore);
 		if (items[i].result)
 			continue;
 		written = true;

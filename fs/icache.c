@@ -187,7 +187,8 @@ static struct entry *insert(struct ash_volume *volume, struct shard *shard, uint
 	core->generation = 0;
 	core->references = 1;
 	core->deleted = core->truncated_to_zero = false;
-	core->write_error = 0;
+	core->write_error = core->told_error = 0;
+	atomic_store_explicit(&core->told, 0, memory_order_relaxed);
 	atomic_store_explicit(&core->lsn, 0, memory_order_relaxed);
 	atomic_store_explicit(&core->data_lsn, 0, memory_order_relaxed);
 	atomic_store_explicit(&core->async_writes, 0, memory_order_relaxed);

@@ -31,6 +31,8 @@ struct ash_icore {
 	bool deleted;           /* record freed */
 	bool truncated_to_zero; /* next data is not buffered (I7: replace by truncation) */
 	int write_error;        /* of background write-behind, until an fsync reported it (I5) */
+	int told_error;         /* the last that an fsync reported */
+	_Atomic uint32_t told;  /* how many were: who began an fsync before reports it, too */
 	uint64_t error_round;   /* wb->loss_round when it happened */
 	pthread_rwlock_t lock;
 	_Atomic uint64_t lsn;      /* end of the last record that changed the inode or its data pointers */

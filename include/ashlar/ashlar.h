@@ -279,7 +279,10 @@ int64_t ash_copy_range(struct ash_volume *volume, uint64_t from, uint64_t from_o
 		       uint64_t length);
 /* Device blocks behind file block `block` for FIBMAP: 0 for a hole. */
 int ash_bmap(struct ash_volume *volume, uint64_t ino, uint64_t block, uint64_t *out);
-/* I5. With `data_only`, time stamps alone may stay behind. Reports a write-behind error once. Works on directories. */
+/*
+ * I5. With `data_only`, time stamps alone may stay behind. Reports a write-behind error once, to all callers for this
+ * inode that are under way. Works on directories.
+ */
 int ash_fsync(struct ash_volume *volume, uint64_t ino, bool data_only);
 #define ASH_FSYNC_DATA 1u    /* `data_only` */
 #define ASH_FSYNC_WRITTEN 2u /* what ash_write() has written through, as O_SYNC: write-behind errors stay unreported */

@@ -193,10 +193,31 @@ Test(file_sync, a_write_behind_error_is_kept_for_fsync)
 	fixture_close(&batch.f);
 }
 
-/* ---- Several syncs of all ---- */
+/* Two callers of one file: what was lost may have been the data of either. */
+Test(file_sync, all_who_sync_a_file_are_told_of_its_loss)
+{
+	struct batch batch;
+
+	batch_open(&batch);
+	batch.items[2].ino = batch.items[0].ino;
+	cr_assert_eq(ash_write(batch.f.volume, batch.items[0].ino, batch.block, 4096, 0, 0), 4096);
+	fault_add(batch.f.dev, &(struct fault_rule){ .ops = FAULT_OP(BDEV_WRITE), .length = 64 << 20, .count = 2 });
+	cr_assert_eq(ash_write_back(batch.f.volume, batch.items[0].ino), -EIO);
+	fault_clear(batch.f.dev);
+	ash_fsync_all(batch.f.volume, batch.items, 3);
+	cr_expect_eq(batch.items[0].result, -EIO);
+	cr_expect_eq(batch.items[1].result, 0);
+	cr_expect_eq(batch.items[2].result, -EIO);
+	cr_expect_eq(ash_fsync(batch.f.volume, batch.items[0].ino, false), 0, "it was told of");
+	cr_expect_eq(ash_sync(batch.f.volume), 0, "it was told of");
+	fixture_close(&batch.f);
+}
+
+/* ---- Several syncs at the same time ---- */
 
 static struct batch *meeting;
 static pthread_t second;
+static uint64_t second_ino; /* 0: of all */
 static int second_result = 1;
 static _Thread_local bool is_second;
 static atomic_bool second_waits;
@@ -217,7 +238,7 @@ static void *sync_second(void *argument)
 {
 	(void)argument;
 	is_second = true;
-	second_result = ash_sync(meeting->f.volume);
+	second_result = second_ino ? ash_fsync(meeting->f.volume, second_ino, false) : ash_sync(meeting->f.volume);
 	return NULL;
 }
 
@@ -232,29 +253,60 @@ static void begin_second(void *context, const struct bdev_request *request)
 		usleep(1000);
 }
 
-/* What both were to make durable was lost: the one that found out is not the only one to tell. */
-Test(file_sync, syncs_at_once_tell_of_a_loss_each, .timeout = 60)
+static uint64_t meeting_open(struct batch *batch)
 {
 	const struct ash_open_options options = { .no_threads = true,
 						  .wait_begin = note_wait,
 						  .wait_end = note_nothing };
-	struct batch batch;
 
-	meeting = &batch;
-	fixture_open(&batch.f, "mem:64M", &options);
-	uint64_t ino = make_file(&batch.f, "f");
-	uint64_t begin = ash_sync_begin(batch.f.volume);
-	fill(batch.block, sizeof(batch.block), 1);
-	cr_assert_eq(ash_write(batch.f.volume, ino, batch.block, 4096, 0, 0), 4096);
-	fault_add(batch.f.dev, &(struct fault_rule){ .ops = FAULT_OP(BDEV_WRITE), .length = 64 << 20, .count = 1 });
-	fault_ask(batch.f.dev, begin_second, &batch);
-	cr_expect_eq(ash_sync(batch.f.volume), -EIO);
+	meeting = batch;
+	fixture_open(&batch->f, "mem:64M", &options);
+	fill(batch->block, sizeof(batch->block), 1);
+	return make_file(&batch->f, "f");
+}
+
+/* Data is buffered, and lost when the first one writes it: the second one has begun by then. */
+static void meeting_prepare(struct batch *batch, uint64_t ino)
+{
+	cr_assert_eq(ash_write(batch->f.volume, ino, batch->block, 4096, 0, 0), 4096);
+	fault_add(batch->f.dev, &(struct fault_rule){ .ops = FAULT_OP(BDEV_WRITE), .length = 64 << 20, .count = 1 });
+	fault_ask(batch->f.dev, begin_second, batch);
+}
+
+static void meeting_end(struct batch *batch)
+{
 	pthread_join(second, NULL);
-	fault_ask(batch.f.dev, NULL, NULL);
+	fault_ask(batch->f.dev, NULL, NULL);
+}
+
+/* What both were to make durable was lost: the one that found out is not the only one to tell. */
+Test(file_sync, syncs_at_once_tell_of_a_loss_each, .timeout = 60)
+{
+	struct batch batch;
+	uint64_t ino = meeting_open(&batch), begin = ash_sync_begin(batch.f.volume);
+
+	meeting_prepare(&batch, ino);
+	cr_expect_eq(ash_sync(batch.f.volume), -EIO);
+	meeting_end(&batch);
 	cr_expect_eq(second_result, -EIO);
 	cr_expect_eq(ash_sync(batch.f.volume), 0, "it was told of");
 	cr_expect_eq(ash_sync_since(batch.f.volume, begin), -EIO, "but not before he came who still waits");
 	cr_expect_eq(ash_fsync(batch.f.volume, ino, false), -EIO);
+	fixture_close(&batch.f);
+}
+
+Test(file_sync, fsyncs_at_once_tell_of_a_loss_each, .timeout = 60)
+{
+	struct batch batch;
+	uint64_t ino = meeting_open(&batch);
+
+	second_ino = ino;
+	meeting_prepare(&batch, ino);
+	cr_expect_eq(ash_fsync(batch.f.volume, ino, false), -EIO);
+	meeting_end(&batch);
+	cr_expect_eq(second_result, -EIO);
+	cr_expect_eq(ash_fsync(batch.f.volume, ino, false), 0, "it was told of");
+	cr_expect_eq(ash_sync(batch.f.volume), 0, "it was told of");
 	fixture_close(&batch.f);
 }
 
