@@ -162,9 +162,14 @@ static bool reclaim(struct ash_volume *volume)
 	bool freed = ash_wb_drop_kept(volume, UINT64_MAX);
 	uint64_t buffered = ash_wb_reserved_blocks(volume), pending;
 
-	/* The reserve is the worst case; written out, data takes what it takes. */
-	if (buffered && !ash_wb_flush_all(volume))
+	/*
+	 * The reserve is the worst case; written out, data takes what it takes. An error is one of some files: the others
+	 * are written, and data that is lost takes nothing.
+	 */
+	if (buffered) {
+		(void)ash_wb_flush_all(volume);
 		freed = true;
+	}
 	pending = ash_alloc_freed(volume);
 	if ((!pending && !withdrawn) || ash_log_force(volume, ash_log_end(volume)))
 		return freed;

@@ -74,25 +74,65 @@ void __wrap_qsort(void *base, size_t count, size_t size, int (*compare)(const vo
 	__real_qsort(base, count, size, compare);
 }
 
-/* A volume on a device that delays, with one file that takes all its space. */
+/* One file that takes all the space. */
+static uint64_t fill_up(struct fixture *f, uint8_t *bytes)
+{
+	uint64_t big = make_file(f, "big"), at = 0;
+	int64_t written;
+
+	while ((written = ash_write(f->volume, big, bytes, PIECE, at, ASH_WRITE_THROUGH)) > 0)
+		at += (uint64_t)written;
+	cr_assert_eq(written, -ENOSPC);
+	cr_assert_eq(ash_checkpoint(f->volume), 0);
+	return big;
+}
+
+/* A full volume on a device that delays. */
 static uint64_t open_full(struct fixture *f, uint8_t *bytes)
 {
 	char error[BDEV_ERROR_TEXT] = "";
 	struct bdev *memory;
-	uint64_t big, at = 0;
-	int64_t written;
 
 	*f = (struct fixture){ .options = { .no_threads = true, .log = quiet_log } };
 	cr_assert_eq(bdev_open("mem:24M", &(struct bdev_open_options){ 0 }, &memory, error), 0, "%s", error);
 	cr_assert_eq(delay_open(memory, &f->dev), 0);
 	cr_assert_eq(ash_mkfs(f->dev, &(struct ash_mkfs_options){ 0 }, error), 0, "mkfs: %s", error);
 	fixture_mount(f);
-	big = make_file(f, "big");
-	while ((written = ash_write(f->volume, big, bytes, PIECE, at, ASH_WRITE_THROUGH)) > 0)
-		at += (uint64_t)written;
-	cr_assert_eq(written, -ENOSPC);
-	cr_assert_eq(ash_checkpoint(f->volume), 0);
-	return big;
+	return fill_up(f, bytes);
+}
+
+/* The last blocks of a full volume are free again, at once. */
+static void leave(struct fixture *f, uint64_t big, uint64_t blocks)
+{
+	cr_assert_eq(set_size(f, big, attr_of(f, big).size - blocks * 4096), 0);
+	cr_assert_eq(ash_sync(f->volume), 0);
+	cr_assert(!ash_alloc_freed(f->volume));
+}
+
+static uint64_t available(struct fixture *f)
+{
+	struct ash_statfs space;
+
+	cr_assert_eq(ash_statfs(f->volume, &space), 0);
+	return space.available_blocks;
+}
+
+/* All but `blocks` are set aside; returns how many. */
+static uint64_t keep_but(struct fixture *f, uint64_t blocks)
+{
+	uint64_t kept = available(f) - blocks;
+
+	cr_assert_eq(ash_space_reserve(f->volume, kept), 0);
+	return kept;
+}
+
+/* Where data lies, and metadata at home: behind the log. */
+static uint64_t data_start(struct fixture *f)
+{
+	struct ash_volume_info info;
+
+	cr_assert_eq(ash_volume_info(f->volume, &info), 0);
+	return (info.log_start + info.log_blocks) * 4096;
 }
 
 /*
@@ -103,7 +143,6 @@ Test(space, freed_during_a_checkpoint)
 {
 	uint8_t *bytes = aligned(PIECE);
 	struct fixture f;
-	struct ash_volume_info info;
 	struct delay_rule hold = { .ops = DELAY_OP(BDEV_WRITE), .count = 1, .nanoseconds = DELAY_HELD };
 	struct releaser releaser = { .f = &f };
 	pthread_t checkpoint, later;
@@ -113,9 +152,8 @@ Test(space, freed_during_a_checkpoint)
 	big = open_full(&f, bytes);
 	other = make_file(&f, "other");
 	cr_assert_eq(ash_sync(f.volume), 0);
-	cr_assert_eq(ash_volume_info(f.volume, &info), 0);
-	hold.offset = (info.log_start + info.log_blocks) * 4096; /* a block's home, not the log */
-	hold.length = info.block_count * 4096 - hold.offset;
+	hold.offset = data_start(&f); /* a block's home, not the log */
+	hold.length = UINT32_MAX;
 	delay_set(f.dev, &hold);
 	cr_assert_eq(pthread_create(&checkpoint, NULL, run_checkpoint, &f), 0);
 	for (int i = 0; i < 1000 && !delay_caught(f.dev); i++)
@@ -413,5 +451,41 @@ Test(space, blocks_ahead_count_as_free)
 	cr_expect_eq(free_blocks(&f), shown);
 	cr_expect_eq(f.volume->alloc->free, shown);
 	bdev_buffer_free(bytes, PIECE / 16);
+	fixture_close(&f);
+}
+
+/* Symbolic links with this target need a block each. */
+static int make_link(struct fixture *f, const char *name)
+{
+	char target[1001];
+	struct ash_create create = { .mode = S_IFLNK | 0777, .target = target };
+	struct ash_attr attr;
+
+	memset(target, 't', sizeof(target) - 1);
+	target[sizeof(target) - 1] = 0;
+	return ash_create(f->volume, 1, name, &create, &attr);
+}
+
+/* Data that is lost gives back what was set aside for it; that it was lost is the affair of who syncs. */
+Test(space, what_was_set_aside_for_lost_data_serves_others)
+{
+	uint8_t *bytes = aligned(PIECE);
+	struct fixture f;
+
+	memset(bytes, 7, PIECE);
+	fixture_open(&f, "mem:24M", &(struct ash_open_options){ .no_threads = true });
+	leave(&f, fill_up(&f, bytes), 100);
+	cr_assert_eq(ash_write(f.volume, make_file(&f, "f"), bytes, 8 * 4096, 0, 0), 8 * 4096);
+	uint64_t kept = keep_but(&f, 0);
+	cr_assert_eq(fault_add(f.dev, &(struct fault_rule){ .ops = FAULT_OP(BDEV_WRITE),
+							    .offset = data_start(&f),
+							    .length = UINT32_MAX,
+							    .count = 1 }),
+		     0);
+	cr_expect_eq(make_link(&f, "link"), 0);
+	cr_expect_eq(fault_hits(f.dev), 1);
+	cr_expect_eq(ash_sync(f.volume), -EIO);
+	ash_space_unreserve(f.volume, kept);
+	bdev_buffer_free(bytes, PIECE);
 	fixture_close(&f);
 }
