@@ -158,18 +158,19 @@ static bool settle_freed(struct ash_volume *volume, uint64_t freed)
 /* True: something may have been freed. */
 static bool reclaim(struct ash_volume *volume)
 {
-	bool withdrawn = ash_alloc_lack(volume);
-	bool freed = ash_wb_drop_kept(volume, UINT64_MAX);
-	uint64_t buffered = ash_wb_reserved_blocks(volume), pending;
+	bool withdrawn = ash_alloc_lack(volume), freed = false;
+	uint64_t pending;
 
 	/*
 	 * The reserve is the worst case; written out, data takes what it takes. An error is one of some files: the others
 	 * are written, and data that is lost takes nothing.
 	 */
-	if (buffered) {
+	if (ash_wb_reserved_blocks(volume)) {
 		(void)ash_wb_flush_all(volume);
 		freed = true;
 	}
+	/* behind the flush, which sets blocks aside itself */
+	freed |= ash_wb_drop_kept(volume, UINT64_MAX);
 	pending = ash_alloc_freed(volume);
 	if ((!pending && !withdrawn) || ash_log_force(volume, ash_log_end(volume)))
 		return freed;

@@ -489,3 +489,28 @@ Test(space, what_was_set_aside_for_lost_data_serves_others)
 	bdev_buffer_free(bytes, PIECE);
 	fixture_close(&f);
 }
+
+/* What is written out for who lacks space takes no blocks ahead that he could have. */
+Test(space, who_lacks_space_has_the_blocks_ahead_of_what_is_written_out_for_him)
+{
+	enum { EXTENTS = 8, PAGES = 4, VALUE = 16 };
+	uint8_t *bytes = aligned(PIECE);
+	uint64_t ino, other, kept;
+	struct fixture f;
+
+	memset(bytes, 7, PIECE);
+	leave(&f, open_full(&f, bytes), 300);
+	ino = make_file(&f, "f");
+	other = make_file(&f, "other");
+	for (uint64_t i = 0; i < EXTENTS; i++)
+		cr_assert_eq(ash_write(f.volume, ino, bytes, 4096, i * 2 * 4096, ASH_WRITE_THROUGH), 4096);
+	cr_assert_eq(ash_sync(f.volume), 0);
+	/* more is set aside for these than they take: each could need nodes */
+	for (uint64_t i = EXTENTS; i < EXTENTS + PAGES; i++)
+		cr_assert_eq(ash_write(f.volume, ino, bytes, 4096, i * 2 * 4096, 0), 4096);
+	kept = keep_but(&f, VALUE / 2);
+	cr_expect_eq(ash_setxattr(f.volume, other, "user.a", bytes, VALUE * 4096, 0), 0);
+	ash_space_unreserve(f.volume, kept);
+	bdev_buffer_free(bytes, PIECE);
+	fixture_close(&f);
+}
