@@ -296,6 +296,16 @@ void ash_claim_used(struct ash_volume *volume, uint64_t count)
 	pthread_mutex_unlock(&volume->alloc->space_lock);
 }
 
+uint64_t ash_alloc_ahead(struct ash_volume *volume)
+{
+	uint64_t ahead;
+
+	pthread_mutex_lock(&volume->alloc->space_lock);
+	ahead = volume->alloc->ahead;
+	pthread_mutex_unlock(&volume->alloc->space_lock);
+	return ahead;
+}
+
 void ash_unclaim(struct ash_volume *volume, struct ash_extent extent, unsigned flags)
 {
 	ash_alloc_release(volume, extent, flags);

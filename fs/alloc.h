@@ -33,6 +33,8 @@ struct ash_extent {
 int ash_claim(struct ash_volume *volume, uint64_t goal, uint64_t wanted, unsigned flags, struct ash_extent *out);
 /* So many blocks of an ASH_CLAIM_AHEAD become a claim like any other. */
 void ash_claim_used(struct ash_volume *volume, uint64_t count);
+/* Blocks of claims with ASH_CLAIM_AHEAD, of which that is not said. */
+uint64_t ash_alloc_ahead(struct ash_volume *volume);
 /* Give a claim back that was not logged. */
 void ash_unclaim(struct ash_volume *volume, struct ash_extent extent, unsigned flags);
 /* Log a claim within `txn`. If the transaction aborts, the claim is the caller's again. -EIO, -EUCLEAN when the

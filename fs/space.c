@@ -8,7 +8,8 @@
  * truncation to zero, I7) are kept by a small table of references.
  *
  * Locks: wb->lock for the table; the inode's lock for the preallocation itself. The table is emptied by trying the
- * inode locks, so it may be done from anywhere; an inode that is busy stays.
+ * inode locks, so it may be done from anywhere; an inode that is busy stays. Who lacks space, and so holds none of these
+ * locks, tries again.
  */
 #include "file_edit.h"
 
@@ -92,27 +93,32 @@ void ash_wb_unkeep(struct ash_volume *volume, struct ash_icore *icore)
 		ash_icore_put(volume, icore);
 }
 
-/* Take an entry out of the table whose inode can be locked at once. */
-static struct ash_icore *take_kept(struct ash_write_behind *wb, unsigned index, uint64_t before_ns)
+/* Take an entry out of the table whose inode can be locked at once. `*busy`: it cannot. */
+static struct ash_icore *take_kept(struct ash_write_behind *wb, unsigned index, uint64_t before_ns, bool *busy)
 {
 	struct ash_wb_keeper *keeper = &wb->keepers[index];
 	struct ash_icore *icore = NULL;
 
 	pthread_mutex_lock(&wb->lock);
-	if (keeper->icore && keeper->since_ns <= before_ns && !pthread_rwlock_trywrlock(&keeper->icore->lock)) {
-		icore = keeper->icore;
-		keeper->icore = NULL;
+	if (keeper->icore && keeper->since_ns <= before_ns) {
+		if (pthread_rwlock_trywrlock(&keeper->icore->lock)) {
+			*busy = true;
+		} else {
+			icore = keeper->icore;
+			keeper->icore = NULL;
+		}
 	}
 	pthread_mutex_unlock(&wb->lock);
 	return icore;
 }
 
-bool ash_wb_drop_kept(struct ash_volume *volume, uint64_t before_ns)
+/* `*busy` becomes true when some stay because they are busy. */
+static bool drop_kept(struct ash_volume *volume, uint64_t before_ns, bool *busy)
 {
 	bool came_back = false;
 
 	for (unsigned i = 0; i < ASH_WB_KEEPERS; i++) {
-		struct ash_icore *icore = take_kept(volume->wb, i, before_ns);
+		struct ash_icore *icore = take_kept(volume->wb, i, before_ns, busy);
 
 		if (!icore)
 			continue;
@@ -124,21 +130,58 @@ bool ash_wb_drop_kept(struct ash_volume *volume, uint64_t before_ns)
 	return came_back;
 }
 
+bool ash_wb_drop_kept(struct ash_volume *volume, uint64_t before_ns)
+{
+	bool busy = false;
+
+	return drop_kept(volume, before_ns, &busy);
+}
+
 void ash_wb_drop_preallocations(struct ash_volume *volume)
 {
 	ash_wb_drop_kept(volume, UINT64_MAX);
 }
 
 /*
+ * Between two looks. Nothing is held; what this thread has in flight itself it must reap itself, for others may wait for
+ * it.
+ */
+static void settle_pause(struct ash_volume *volume)
+{
+	struct timespec pause = { .tv_nsec = 500000 };
+
+	if (ash_async_reap_own(volume))
+		return;
+	ash_wait_begin(volume);
+	nanosleep(&pause, NULL);
+	ash_wait_end(volume);
+}
+
+/*
+ * Give all back that growing files have ahead. Who is at such a file may keep it busy over the device, and there is
+ * space: it is waited for until he pauses, or has set other blocks aside. Bounded, for a device may hang. True: blocks
+ * came back.
+ */
+static bool settle_kept(struct ash_volume *volume, uint64_t end)
+{
+	uint64_t begin = ash_monotonic_ns();
+	bool busy = false, came_back = drop_kept(volume, UINT64_MAX, &busy);
+
+	while (busy && ash_alloc_ahead(volume) && !atomic_load(&volume->failed) && ash_monotonic_ns() <= end) {
+		settle_pause(volume);
+		busy = false;
+		came_back |= drop_kept(volume, begin, &busy);
+	}
+	return came_back;
+}
+
+/*
  * Wait until what was freed until now is available. The log is forced at once, but a checkpoint that runs, I/O in flight, a
  * trim and whoever else is just making it available take their time, and there is space: data that was acknowledged must not
- * be lost to their being slow. What this thread has in flight itself it must reap itself. Bounded, for a device may hang.
- * False: it was not to be had in time.
+ * be lost to their being slow. Bounded, for a device may hang. False: it was not to be had in time.
  */
-static bool settle_freed(struct ash_volume *volume, uint64_t freed)
+static bool settle_freed(struct ash_volume *volume, uint64_t freed, uint64_t end)
 {
-	uint64_t end = ash_monotonic_ns() + SETTLE_NS;
-	struct timespec pause = { .tv_nsec = 500000 };
 	bool available;
 
 	for (;;) {
@@ -147,11 +190,7 @@ static bool settle_freed(struct ash_volume *volume, uint64_t freed)
 		ash_wait_end(volume);
 		if (available || atomic_load(&volume->failed) || ash_monotonic_ns() > end)
 			return available;
-		if (ash_async_reap_own(volume))
-			continue;
-		ash_wait_begin(volume);
-		nanosleep(&pause, NULL);
-		ash_wait_end(volume);
+		settle_pause(volume);
 	}
 }
 
@@ -159,7 +198,7 @@ static bool settle_freed(struct ash_volume *volume, uint64_t freed)
 static bool reclaim(struct ash_volume *volume)
 {
 	bool withdrawn = ash_alloc_lack(volume), freed = false;
-	uint64_t pending;
+	uint64_t pending, end;
 
 	/*
 	 * The reserve is the worst case; written out, data takes what it takes. An error is one of some files: the others
@@ -169,12 +208,13 @@ static bool reclaim(struct ash_volume *volume)
 		(void)ash_wb_flush_all(volume);
 		freed = true;
 	}
+	end = ash_monotonic_ns() + SETTLE_NS;
 	/* behind the flush, which sets blocks aside itself */
-	freed |= ash_wb_drop_kept(volume, UINT64_MAX);
+	freed |= settle_kept(volume, end);
 	pending = ash_alloc_freed(volume);
 	if ((!pending && !withdrawn) || ash_log_force(volume, ash_log_end(volume)))
 		return freed;
-	return settle_freed(volume, pending) || freed;
+	return settle_freed(volume, pending, end) || freed;
 }
 
 /* Who holds it may wait for what this thread has in flight, which nobody else reaps. */

@@ -514,3 +514,52 @@ Test(space, who_lacks_space_has_the_blocks_ahead_of_what_is_written_out_for_him)
 	bdev_buffer_free(bytes, PIECE);
 	fixture_close(&f);
 }
+
+struct appender {
+	struct fixture *f;
+	uint8_t *bytes;
+	uint64_t ino, at;
+};
+
+static void *append_block(void *context)
+{
+	struct appender *a = context;
+
+	cr_expect_eq(ash_write(a->f->volume, a->ino, a->bytes, 4096, a->at, ASH_WRITE_THROUGH), 4096);
+	return NULL;
+}
+
+/* They count as free, so who lacks space gets them, also while their file is being written. */
+Test(space, blocks_ahead_of_a_busy_file_are_waited_for, .timeout = 60)
+{
+	struct delay_rule hold = { .ops = DELAY_OP(BDEV_WRITE), .count = 1, .nanoseconds = DELAY_HELD };
+	uint8_t *bytes = aligned(PIECE);
+	struct fixture f;
+	struct appender appender = { .f = &f, .bytes = bytes };
+	struct releaser releaser = { .f = &f };
+	pthread_t thread, later;
+
+	memset(bytes, 7, PIECE);
+	leave(&f, open_full(&f, bytes), 600);
+	appender.ino = make_file(&f, "f");
+	uint64_t other = make_file(&f, "other");
+	for (; appender.at < PIECE / 2 || !f.volume->alloc->ahead; appender.at += PIECE / 16)
+		cr_assert_eq(ash_write(f.volume, appender.ino, bytes, PIECE / 16, appender.at, ASH_WRITE_THROUGH),
+			     PIECE / 16);
+	cr_assert_eq(ash_sync(f.volume), 0);
+	hold.offset = data_start(&f);
+	hold.length = UINT32_MAX;
+	delay_set(f.dev, &hold);
+	cr_assert_eq(pthread_create(&thread, NULL, append_block, &appender), 0);
+	for (int i = 0; i < 1000 && !delay_caught(f.dev); i++)
+		usleep(1000);
+	cr_assert_eq(delay_caught(f.dev), 1);
+	uint64_t ahead = f.volume->alloc->ahead;
+	cr_assert_gt(ahead, 8);
+	cr_assert_eq(pthread_create(&later, NULL, release_later, &releaser), 0);
+	cr_expect_eq(ash_fallocate(f.volume, other, 0, 0, (available(&f) - ahead / 2) * 4096), 0);
+	pthread_join(later, NULL);
+	pthread_join(thread, NULL);
+	bdev_buffer_free(bytes, PIECE);
+	fixture_close(&f);
+}
