@@ -228,12 +228,12 @@ static int group_claim(struct ash_volume *volume, uint32_t index, uint32_t from,
 /* Will blocks be free soon that are not now? */
 static bool comes_back(struct ash_volume *volume)
 {
-	bool withdrawn;
+	bool out;
 
 	pthread_mutex_lock(&volume->alloc->space_lock);
-	withdrawn = volume->alloc->withdrawn;
+	out = volume->alloc->withdrawn || volume->alloc->ahead;
 	pthread_mutex_unlock(&volume->alloc->space_lock);
-	return withdrawn || ash_alloc_freed(volume);
+	return out || ash_alloc_freed(volume);
 }
 
 /* 1 claimed; 0 no group has that much; an error that ash_alloc_spoils_group(): none that could be looked at has. */

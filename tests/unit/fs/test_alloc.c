@@ -569,6 +569,25 @@ Test(alloc, a_bitmap_that_could_not_be_read_is_tried_again)
 	engine_close(&engine);
 }
 
+/* What growing files have ahead comes back when space is lacking: until then this is no error of a device. */
+Test(alloc, a_bitmap_that_cannot_be_read_is_not_all_that_is_left_while_blocks_are_ahead)
+{
+	struct engine engine;
+	struct ash_extent ahead, extent;
+	int error;
+
+	open_without_bitmap(&engine);
+	ahead = claim(&engine, 0, 50, ASH_CLAIM_AHEAD);
+	while (!(error = ash_claim(engine.volume, 0, 100000, 0, &extent)))
+		;
+	cr_expect_eq(error, -ENOSPC, "%d", error);
+	ash_unclaim(engine.volume, ahead, ASH_CLAIM_AHEAD);
+	extent = claim(&engine, 0, 50, 0);
+	cr_expect_eq(extent.start, ahead.start);
+	cr_expect_eq(ash_claim(engine.volume, 0, 1, 0, &extent), -EIO);
+	engine_close(&engine);
+}
+
 Test(alloc, a_device_that_is_gone_is_no_matter_of_one_group)
 {
 	struct engine engine;
