@@ -114,7 +114,7 @@ int64_t ash_wb_write(struct ash_volume *volume, struct ash_icore *icore, const v
 		     uint64_t offset, unsigned flags);
 /* Write out what the inode has buffered and append its record. Takes the lock; no transaction open. */
 int ash_wb_flush_inode(struct ash_volume *volume, struct ash_icore *icore);
-/* Flush oldest first until at most `pages` pages are in use. No lock held. */
+/* Flush oldest first until at most `pages` pages are in use, or all files that had any when it began. No lock held. */
 int ash_wb_flush_down(struct ash_volume *volume, uint32_t pages);
 /* An fsync tells of icore->write_error: the next sync need not. Exclusive lock held. */
 void ash_wb_loss_told(struct ash_volume *volume, const struct ash_icore *icore);

@@ -642,7 +642,11 @@ int ash_wb_flush_down(struct ash_volume *volume, uint32_t pages)
 	int error = 0;
 
 	ash_lock_long(volume, &wb->flush_lock);
-	while (pages_in_use(wb) > pages && flush_some(volume, UINT64_MAX, &error, &(unsigned){ 0 }))
+	/* What others buffer meanwhile is theirs: as fast as it is written out they could go on for ever. */
+	pthread_mutex_lock(&wb->lock);
+	uint64_t sequence = wb->sequence;
+	pthread_mutex_unlock(&wb->lock);
+	while (pages_in_use(wb) > pages && flush_some(volume, sequence, &error, &(unsigned){ 0 }))
 		;
 	pthread_mutex_unlock(&wb->flush_lock);
 	return error;

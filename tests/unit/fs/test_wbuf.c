@@ -615,3 +615,42 @@ Test(wbuf, buffers_that_stayed_are_written_when_the_device_can_again)
 	}
 	bdev_buffer_free(bytes, 65536);
 }
+
+#define ROUNDS 100u
+
+struct refill {
+	struct fixture f;
+	uint64_t files[2];
+	uint8_t *bytes;
+	unsigned rounds;
+};
+
+/* While the data of one file is on its way to the device, the other one gets some. */
+static void refill(void *context, const struct bdev_request *request)
+{
+	struct refill *refill = context;
+
+	if (request->op != BDEV_WRITE || memcmp(request->iov[0].iov_base, "data", 4) || refill->rounds == ROUNDS)
+		return;
+	uint64_t ino = refill->files[++refill->rounds % 2];
+	cr_assert_eq(ash_write(refill->f.volume, ino, refill->bytes, 4096, 0, 0), 4096);
+}
+
+/* Nobody writes out what others go on writing: they would keep him, and who waits for him, for as long as they like. */
+Test(wbuf, making_room_ends_although_others_go_on_writing)
+{
+	struct refill r = { .bytes = aligned(4096) };
+
+	memcpy(r.bytes, "data", 4);
+	fixture_open(&r.f, "mem:64M", &quiet);
+	r.files[0] = make_file(&r.f, "f");
+	r.files[1] = make_file(&r.f, "g");
+	cr_assert_eq(ash_write(r.f.volume, r.files[0], r.bytes, 4096, 0, 0), 4096);
+	fault_ask(r.f.dev, refill, &r);
+	cr_expect_eq(ash_wb_flush_down(r.f.volume, 0), 0);
+	fault_ask(r.f.dev, NULL, NULL);
+	cr_expect_eq(r.rounds, 1);
+	cr_expect_eq(buffered_bytes(&r.f), 4096);
+	bdev_buffer_free(r.bytes, 4096);
+	fixture_close(&r.f);
+}
