@@ -5,8 +5,9 @@
  *   and the checkpoint count of that moment -> reap: LSN durable, older data I/O ended, a checkpoint that may still
  *   have been writing it ended -> with discard: on the discard list until trimmed -> bits cleared in `busy`.
  *
- * Locks: pending_lock protects both lists, io_lock the generations of data I/O; io_lock is taken within pending_lock.
- * discard_lock is held by whoever discards, over the device I/O, so that what it took off the list can be waited for.
+ * Locks: pending_lock protects both lists, space_lock the counts of them, io_lock the generations of data I/O; io_lock is
+ * taken within pending_lock. discard_lock is held by whoever discards, over the device I/O, so that what it took off the
+ * list, and sorted, can be waited for.
  */
 #include "alloc_group.h"
 #include "wbuf.h"

@@ -8,8 +8,7 @@
  * transaction; that is what makes many small files cheap.
  *
  * Rules
- * - Data is complete before its record (I2). Pages leave the buffer when the record is appended, under the same lock,
- * and
+ * - Data is complete before its record (I2). Pages leave the buffer when the record is appended, under the same lock, and
  *   not before: a sync that finds nothing dirty forces only what the log has (I5).
  * - Space was reserved when the data was taken in, for blocks and tree nodes, so claims cannot fail for want of it.
  * - A data or metadata error drops the inode's buffered data and stays on the inode, which the icache keeps in core
