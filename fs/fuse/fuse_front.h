@@ -12,12 +12,13 @@
  *	fuse_caller.c         whether who asks is an administrator
  *
  * and beside it fuse_options.c and fuse_device.c (what the command line says and opens), fuse_mount.c (the
- * kernel's side of mounting), fuse_notify.c (what we tell the kernel unasked), fuse_main.c (life and death).
+ * kernel's side of mounting), fuse_notify.c (what we tell the kernel unasked), fuse_log.c (what we tell people),
+ * fuse_main.c (life and death).
  *
  * Locking. The front end keeps almost nothing that is shared: the leadership (one atomic word), the list of free
- * request buffers, the list of inodes to tell the kernel about, the requests that wait for a flush. Each has a lock of
- * its own, a leaf held for a few instructions. No lock of the front end is held while the volume is called or the
- * kernel written to.
+ * request buffers, the list of inodes to tell the kernel about, the requests that wait for a flush, lines for people.
+ * Each has a lock of its own, a leaf held for a few instructions. No lock of the front end is held while the volume is
+ * called or the kernel written to.
  *
  * Rules
  * - A request buffer belongs to the request in it until the reply is sent. An asynchronous request takes its
@@ -200,6 +201,25 @@ struct awake {
 	struct awake_thread threads[AWAKE_MAX_CORES];
 };
 
+/* On their way to people: fuse_log.c. */
+#define FRONT_LINE 1024u /* bytes */
+struct front_line {
+	enum ash_log_level level;
+	char text[FRONT_LINE];
+};
+
+#define LOG_LINES 256u
+struct front_log {
+	pthread_t thread;
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	struct front_line *lines; /* ring */
+	size_t head, count;
+	unsigned lost; /* lines without room */
+	bool passing;  /* the thread has one that it took out */
+	bool started, stopping, ended;
+};
+
 struct front {
 	struct front_options options;
 	/* device */
@@ -224,6 +244,7 @@ struct front {
 	struct awake awake;
 	struct notifier notifier;
 	struct syncs syncs;
+	struct front_log log;
 	pthread_mutex_t buffers_lock;
 	struct request *free_buffers;
 	unsigned free_count;
@@ -240,10 +261,16 @@ static inline bool front_direct_writes_drop_pages(const struct front *front)
 	return front->protocol_minor >= 39;
 }
 
-/* ---- fuse_main.c ---- */
-/* One line for people: stderr before the daemon is in the background, syslog afterwards. */
+/* ---- fuse_log.c ---- */
+/* One line for people: stderr before the daemon is in the background, syslog afterwards. Any lock may be held. */
 void front_log(struct front *front, enum ash_log_level level, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
+/* From here on nobody waits for those who read. Called once. */
+void log_start(struct front *front);
+/* No more lines come. False: the last ones could not be passed on in time, and `front` must stay. */
+bool log_stop(struct front *front);
+
+/* ---- fuse_main.c ---- */
 uint64_t front_now_ns(void);
 /* Close all descriptors from `first` up but one (-1: all). */
 void front_close_descriptors(int first, int except);

@@ -64,23 +64,6 @@ void front_close_descriptors(int first, int except)
 	close_between((unsigned)first, UINT_MAX);
 }
 
-void front_log(struct front *front, enum ash_log_level level, const char *format, ...)
-{
-	static const int priorities[] = { LOG_ERR, LOG_WARNING, LOG_NOTICE };
-	va_list arguments;
-	char line[1024];
-
-	va_start(arguments, format);
-	vsnprintf(line, sizeof(line), format, arguments);
-	va_end(arguments);
-	standard_clean(line);
-	if (atomic_load(&front->background))
-		syslog(priorities[level], "%s", line);
-	/* One write for one line, whatever other threads print. */
-	else if (level != ASH_LOG_NOTICE || front->options.foreground)
-		fprintf(stderr, "ashlarfs: %s\n", line);
-}
-
 static void print_help(void)
 {
 	puts("Usage: ashlarfs DEVICE MOUNTPOINT [-f] [-d] [-o option[,option...]]\n"
@@ -208,6 +191,7 @@ static void wait_for_end(struct front *front, int signals, int *report)
 
 static int serve(struct front *front, int signals, int *report)
 {
+	log_start(front);
 	int rc = notify_start(front);
 
 	if (rc == 0)
@@ -316,6 +300,8 @@ static void front_init(struct front *front)
 	pthread_mutex_init(&front->buffers_lock, NULL);
 	pthread_mutex_init(&front->notifier.lock, NULL);
 	pthread_mutex_init(&front->syncs.lock, NULL);
+	pthread_mutex_init(&front->log.lock, NULL);
+	pthread_cond_init(&front->log.changed, NULL);
 	pthread_cond_init(&front->notifier.changed, NULL);
 	front->notifier.jobs_end = &front->notifier.jobs;
 	front->syncs.kept_end = &front->syncs.kept;
@@ -353,6 +339,7 @@ int main(int argc, char **argv)
 	} else {
 		status = front->options.foreground ? run(front, -1) : run_in_background(front);
 	}
-	front_free(front);
+	if (log_stop(front)) /* else its thread may still look at it */
+		front_free(front);
 	return status;
 }

@@ -437,4 +437,32 @@ if needs mkfs.ext4 "links on a slow device" && needs fsfreeze "links on a slow d
 	losetup -d "$LOOP"
 	umount "$WORK/slow"
 fi
+
+# ---- people who read the daemon's lines ----
+# A line for each damaged inode, to a pipe whose reader is busy: he may be waiting for this mount.
+losetup -d "$LOOP" 2>/dev/null
+volume 64M
+attach
+mkdir "$MNT/folder"
+for i in $(seq 1500); do echo "to be damaged" >"$MNT/folder/$i"; done
+detach
+python3 - "$LOOP" <<'PY'
+import sys
+with open(sys.argv[1], 'r+b') as device:
+    data = device.read()
+    device.seek(0)
+    device.write(data.replace(b'to be damaged', b'is damaged!!!'))
+PY
+mv "$WORK/log" "$WORK/log.before"
+mkfifo "$WORK/log"
+sleep 60 <"$WORK/log" &
+READER=$!
+attach errors=continue
+all_met() { [ "$(timeout 20 ls -l "$MNT/folder" 2>&1 >/dev/null | wc -l)" = 1500 ]; }
+check "lines that nobody reads: who meets damage does not wait" all_met
+check "nor do others" timeout 20 touch "$MNT/new"
+kill "$READER"
+wait "$READER" 2>/dev/null
+check "unmounted in order" detach
+mv "$WORK/log.before" "$WORK/log"
 finish
