@@ -8,7 +8,7 @@
  *	fuse_workers.c        who leads; reading and replying goes on while a leader waits for the device
  *	fuse_session.c        dispatch: our own handler for an opcode, else libfuse's low-level operations
  *	fuse_ops*.c           the handlers: check, call the volume API (ashlar.h), reply
- *	fuse_sync.c           who waits for the device's flush, so that not all workers do
+ *	fuse_sync.c           who waits for the device's flush, or writes from the page cache, so that not all workers do
  *	fuse_caller.c         whether who asks is an administrator
  *
  * and beside it fuse_options.c and fuse_device.c (what the command line says and opens), fuse_mount.c (the
@@ -93,6 +93,7 @@ struct request {
 	/* To be made durable */
 	unsigned sync_flags; /* of struct ash_fsync */
 	uint32_t written;    /* bytes, of a WRITE */
+	bool (*write_job)(struct request *request);
 	uint64_t sync_begin; /* of a SYNCFS: ash_sync_begin() */
 };
 
@@ -106,6 +107,7 @@ struct worker {
 	bool keep_lead; /* inside a call on the queue, or in DESTROY: do not offer the lead */
 	bool alone;     /* no request was waiting a moment ago, within this one: the next wait need not ask */
 	bool syncing;   /* counted in syncs.active */
+	bool writing;   /* counted in syncs.writing */
 	unsigned waits; /* nesting of wait_begin() */
 	uint64_t offer; /* number of the wait in which the lead is offered; 0: none */
 };
@@ -141,14 +143,18 @@ struct crew {
 	struct worker *all;
 };
 
-/* Who waits for the device's flush: fuse_sync.c. */
+/* Who waits for the device's flush, and who writes from the page cache: fuse_sync.c. */
 #define SYNC_SPARED_WORKERS 2u /* one leads, one watches it: they serve the rest, whatever the others wait for */
 struct syncs {
 	pthread_mutex_t lock;
 	struct request *kept; /* about in the order of arrival */
 	struct request **kept_end;
 	size_t kept_count;
-	unsigned active, limit; /* workers */
+	struct request *writes; /* from the page cache, in the order of arrival */
+	struct request **writes_end;
+	unsigned writes_count;
+	size_t writes_bytes;
+	unsigned active, writing, limit; /* workers: wait for a flush; write; of both, unless one writes alone */
 };
 
 /* What the kernel is told unasked, by a thread of its own: fuse_notify.c. */
@@ -413,6 +419,14 @@ void sync_start(struct front *front);
 bool sync_serve(struct request *request, unsigned flags);
 /* The worker has dispatched its request: it serves what was kept meanwhile, if the request waited for a flush. */
 void sync_finish(struct worker *worker);
+
+/*
+ * A WRITE from the page cache is about to be done. True: it was kept, since there are too many; `job` is called for it
+ * later, in a worker, and tells whether it kept the request.
+ */
+bool write_keep(struct request *request, bool (*job)(struct request *request));
+/* The worker has dispatched its request: it does what was kept meanwhile, if it was such a WRITE. */
+void write_finish(struct worker *worker);
 
 /* ---- fuse_ops*.c: handlers behind libfuse ---- */
 void ops_fill(struct fuse_lowlevel_ops *ops);

@@ -305,6 +305,7 @@ static void front_init(struct front *front)
 	pthread_cond_init(&front->notifier.changed, NULL);
 	front->notifier.jobs_end = &front->notifier.jobs;
 	front->syncs.kept_end = &front->syncs.kept;
+	front->syncs.writes_end = &front->syncs.writes;
 }
 
 static void front_free(struct front *front)

@@ -103,8 +103,6 @@ static unsigned kill_flags(const struct request *request, const struct fuse_writ
 
 static unsigned write_flags(const struct request *request, const struct fuse_write_in *in)
 {
-	if (in->write_flags & FUSE_WRITE_CACHE)
-		return ASH_WRITE_NO_TIMES; /* from the page cache: file flags and credentials are guesses */
 	unsigned flags = kill_flags(request, in);
 	if (in->flags & O_DIRECT)
 		flags |= ASH_WRITE_THROUGH;
@@ -147,23 +145,31 @@ static bool submit_write(struct request *request, const void *data, const struct
 }
 
 /*
- * The kernel does not look at the count of a WRITE from its page cache: a short one would lose the rest without an
- * error. So the rest is tried again, until it is done or the reason is known.
+ * From the page cache: the flags of the file and the credentials are guesses. The kernel does not look at the count: a
+ * short one would lose the rest without an error. So the rest is tried again, until it is done or the reason is known.
  */
-static int64_t write_blocking(struct request *request, const struct fuse_write_in *in, const unsigned char *data,
-			      unsigned flags)
+static int64_t write_pages(struct request *request, const struct fuse_write_in *in)
 {
-	struct ash_volume *volume = request->front->volume;
-	int64_t done = ash_write(volume, request->nodeid, data, in->size, in->offset, flags);
+	const unsigned char *data = (const unsigned char *)(in + 1);
+	int64_t done = 0;
 
-	while ((in->write_flags & FUSE_WRITE_CACHE) && done > 0 && done < in->size) {
-		int64_t more = ash_write(volume, request->nodeid, data + done, in->size - (size_t)done,
-					 in->offset + (uint64_t)done, flags);
+	while (done < in->size) {
+		int64_t more = ash_write(request->front->volume, request->nodeid, data + done, in->size - (size_t)done,
+					 in->offset + (uint64_t)done, ASH_WRITE_NO_TIMES);
 		if (more <= 0)
 			return more ? more : -EIO;
 		done += more;
 	}
 	return done;
+}
+
+static bool write_back(struct request *request)
+{
+	crew_kick(current_worker);
+	int64_t result = write_pages(request, request->argument);
+	write_reply(request, result);
+	/* chattr +i since: the kernel took the data, and would go on showing it. */
+	return result == -EPERM && notify_pages_refused(request);
 }
 
 bool raw_write(struct request *request)
@@ -177,13 +183,16 @@ bool raw_write(struct request *request)
 		reply_error(request, -EINVAL);
 		return false;
 	}
+	if (in->write_flags & FUSE_WRITE_CACHE)
+		return write_keep(request, write_back) || write_back(request);
 	unsigned flags = write_flags(request, in);
 	if (submit_write(request, data, in, flags))
 		return true;
 	crew_kick(current_worker);
 	/* Past the write-behind buffer as O_SYNC wants it; who waits for the flush is decided when it is written. */
 	const unsigned durable = flags & (ASH_WRITE_SYNC | ASH_WRITE_DSYNC);
-	int64_t result = write_blocking(request, in, data, durable ? (flags & ~durable) | ASH_WRITE_THROUGH : flags);
+	int64_t result = ash_write(request->front->volume, request->nodeid, data, in->size, in->offset,
+				   durable ? (flags & ~durable) | ASH_WRITE_THROUGH : flags);
 	/* The kernel goes on believing in the old mode: a set-user-id that is gone must not be executed. */
 	if (result > 0 && (flags & ASH_WRITE_KILL_SUIDGID))
 		notify_attributes_now(request->front, request->nodeid);
@@ -192,8 +201,7 @@ bool raw_write(struct request *request)
 		return sync_serve(request, ASH_FSYNC_WRITTEN | (durable & ASH_WRITE_SYNC ? 0 : ASH_FSYNC_DATA));
 	}
 	write_reply(request, result);
-	/* chattr +i since: the kernel took the data, and would go on showing it. */
-	return result == -EPERM && (in->write_flags & FUSE_WRITE_CACHE) && notify_pages_refused(request);
+	return false;
 }
 
 bool raw_seek(struct request *request)

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Requests that wait for the device's flush: FSYNC, FSYNCDIR, SYNCFS, and WRITE of a file opened with O_SYNC or O_DSYNC
+ * Requests that would take all workers, so that nobody else were served.
+ *
+ * Those that wait for the device's flush: FSYNC, FSYNCDIR, SYNCFS, and WRITE of a file opened with O_SYNC or O_DSYNC
  * once its data is written.
  *
  * A flush takes as long as a hundred requests, and callers that wait for one come in any number. A worker each would
@@ -12,12 +14,21 @@
  * is kept. So crew_quiesce() and crew_join(), which wait for the workers, wait for what is kept, too. Without memory to
  * keep a request, its worker serves it at once. Whoever serves what was kept may lead: it offers the lead in each wait.
  *
- * Locking: `lock` protects the list and the count, and is released before the volume or the kernel is called.
+ * WRITEs from the page cache. The kernel sends up to FRONT_QUEUE_DEPTH of one file at once, which wait for each other:
+ * for the inode's lock, and whoever writes out what is buffered of a file holds it for as long as the device takes.
+ * Together with those who wait for flushes they take all workers but two; one of them is let in always, for others may
+ * wait for it before they sync. Further ones are kept here with their data, and whoever has finished one takes the
+ * next. Only so much data is kept: a large WRITE is worth a worker, and its buffer would be cold when it is its turn.
+ * None is kept unless some worker writes, and that one leaves only when none is: crew_quiesce() and crew_join() wait
+ * for them, too.
+ *
+ * Locking: `lock` protects the lists and the counts, and is released before the volume or the kernel is called.
  */
 #include "fuse_front.h"
 
 /* A worker takes this part of what is kept: all of them have some to write back, and those who come late get some. */
 #define SYNC_SHARE 2u
+#define WRITES_KEPT_BYTES (4u * FRONT_MAX_WRITE)
 
 static void answer(struct request *request, int error)
 {
@@ -147,6 +158,66 @@ void sync_finish(struct worker *worker)
 			request_finish(requests[i]);
 	}
 	worker->syncing = false;
+}
+
+/* ---- WRITEs from the page cache ---- */
+
+/* Lock held. */
+static bool write_has_to_wait(const struct syncs *syncs, const struct request *request)
+{
+	return syncs->writing && syncs->writing + syncs->active >= syncs->limit &&
+	       syncs->writes_count < FRONT_QUEUE_DEPTH && syncs->writes_bytes + request->length <= WRITES_KEPT_BYTES;
+}
+
+bool write_keep(struct request *request, bool (*job)(struct request *request))
+{
+	struct syncs *syncs = &request->front->syncs;
+
+	pthread_mutex_lock(&syncs->lock);
+	bool keep = write_has_to_wait(syncs, request);
+	if (keep) {
+		request->next = NULL;
+		request->write_job = job;
+		*syncs->writes_end = request;
+		syncs->writes_end = &request->next;
+		syncs->writes_count++;
+		syncs->writes_bytes += request->length;
+	} else {
+		syncs->writing++;
+		current_worker->writing = true;
+	}
+	pthread_mutex_unlock(&syncs->lock);
+	return keep;
+}
+
+/* NULL: nothing is kept, and the worker does not count as one who writes any more. */
+static struct request *take_write(struct syncs *syncs)
+{
+	pthread_mutex_lock(&syncs->lock);
+	struct request *request = syncs->writes;
+	if (request) {
+		syncs->writes = request->next;
+		syncs->writes_count--;
+		syncs->writes_bytes -= request->length;
+		if (!syncs->writes)
+			syncs->writes_end = &syncs->writes;
+	} else {
+		syncs->writing--;
+	}
+	pthread_mutex_unlock(&syncs->lock);
+	return request;
+}
+
+void write_finish(struct worker *worker)
+{
+	struct request *request;
+
+	if (!worker->writing)
+		return;
+	while ((request = take_write(&worker->front->syncs)))
+		if (!request->write_job(request))
+			request_finish(request);
+	worker->writing = false;
 }
 
 void sync_start(struct front *front)

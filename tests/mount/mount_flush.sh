@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # A slow device. Callers that wait for its flush, more than there are workers: nobody else waits, all are answered, and
-# share flushes. A trim that waits for its discards ends when its caller is killed.
+# share flushes. A file whose pages are written back; a trim that waits for its discards ends when its caller is killed.
 . "$(dirname "$0")/lib.sh"
 start
 ASHLARFS=$(program ashlarfs_slow) || exit 77
@@ -54,6 +54,45 @@ check "they share flushes as without him" below $((ONE * 8)) "$RATE"
 wait "$WRITER"
 check "400 callers" load 400 fsync
 check "a lookup waits for no flush" below "$LOOKUP" 20000
+
+# One file of scattered pages is written back, on a slow disk: the kernel sends them all at once.
+check "unmounted in order" detach
+unset ASHLAR_TEST_FLUSH_MS
+export ASHLAR_TEST_WRITE_US=1000
+cat >"$WORK/scattered.py" <<'PY'
+import os, sys, time
+fd = os.open(sys.argv[1] + '/scattered', os.O_RDWR | os.O_CREAT)
+os.ftruncate(fd, 12000 * 8192)
+end, child = time.time() + 4, os.fork()
+if child == 0:
+    while time.time() < end:
+        for i in range(12000):
+            os.pwrite(fd, b'x' * 4096, i * 8192)
+        os.fsync(fd)
+        os.ftruncate(fd, 0)
+    os._exit(0)
+took = []
+while time.time() < end:
+    start = time.time()
+    os.access('%s/absent%d' % (sys.argv[1], len(took)), os.F_OK)
+    took.append(time.time() - start)
+    time.sleep(0.002)
+os.waitpid(child, 0)
+os.close(fd)
+print('%d %d' % (1e6 * sum(took) / len(took), 1e6 * max(took)))
+PY
+for threads in 8 3; do
+	attach "threads=$threads"
+	LOOKUP=999999
+	read -r LOOKUP LONGEST < <(timeout 100 python3 "$WORK/scattered.py" "$MNT")
+	note "a lookup $LOOKUP us, the longest $LONGEST us"
+	check "threads=$threads: a lookup waits for no other file's pages" below "$LOOKUP" 20000
+	rm "$MNT/scattered"
+	check "threads=$threads: unmounted in order" detach
+done
+unset ASHLAR_TEST_WRITE_US
+export ASHLAR_TEST_FLUSH_MS=20
+attach
 
 # What was acknowledged is there after kill -9, whoever wrote it: a file each, with numbers that grow.
 cat >"$WORK/numbers.py" <<'PY'
