@@ -8,7 +8,7 @@
  *	fuse_workers.c        who leads; reading and replying goes on while a leader waits for the device
  *	fuse_session.c        dispatch: our own handler for an opcode, else libfuse's low-level operations
  *	fuse_ops*.c           the handlers: check, call the volume API (ashlar.h), reply
- *	fuse_sync.c           who waits for the device's flush, or writes from the page cache, so that not all workers do
+ *	fuse_sync.c           who waits for the device's flush, writes from the page cache or copies, so that not all workers do
  *	fuse_caller.c         whether who asks is an administrator
  *
  * and beside it fuse_options.c and fuse_device.c (what the command line says and opens), fuse_mount.c (the
@@ -143,14 +143,14 @@ struct crew {
 	struct worker *all;
 };
 
-/* Who waits for the device's flush, and who writes from the page cache: fuse_sync.c. */
+/* Who waits for the device's flush, and who writes from the page cache, or copies: fuse_sync.c. */
 #define SYNC_SPARED_WORKERS 2u /* one leads, one watches it: they serve the rest, whatever the others wait for */
 struct syncs {
 	pthread_mutex_t lock;
 	struct request *kept; /* about in the order of arrival */
 	struct request **kept_end;
 	size_t kept_count;
-	struct request *writes; /* from the page cache, in the order of arrival */
+	struct request *writes; /* from the page cache, and copies, in the order of arrival */
 	struct request **writes_end;
 	unsigned writes_count;
 	size_t writes_bytes;
@@ -421,7 +421,7 @@ bool sync_serve(struct request *request, unsigned flags);
 void sync_finish(struct worker *worker);
 
 /*
- * A WRITE from the page cache is about to be done. True: it was kept, since there are too many; `job` is called for it
+ * A WRITE from the page cache, or a copy, is about to be done. True: it was kept, since there are too many; `job` is called for it
  * later, in a worker, and tells whether it kept the request.
  */
 bool write_keep(struct request *request, bool (*job)(struct request *request));

@@ -230,15 +230,15 @@ bool raw_seek(struct request *request)
 	return true;
 }
 
-#define COPY_RANGE_MAX (64u << 20)
+#define COPY_RANGE_MAX (8u << 20)
 
-bool raw_copy_range(struct request *request)
+/*
+ * A short copy is always allowed: a caller that is to be killed need not wait for the rest of a large file, nor others for a
+ * worker.
+ */
+static bool copy_range(struct request *request)
 {
-	const struct fuse_copy_file_range_in *in = request_argument(request, struct fuse_copy_file_range_in);
-
-	if (!in)
-		return false;
-	/* A short copy is always allowed: a caller that is to be killed need not wait for the rest of a large file. */
+	const struct fuse_copy_file_range_in *in = request->argument;
 	bool wide = request->opcode != FUSE_COPY_FILE_RANGE;
 	uint64_t length = in->len < COPY_RANGE_MAX ? in->len : COPY_RANGE_MAX;
 	int64_t copied = in->flags ? -EINVAL :
@@ -250,4 +250,11 @@ bool raw_copy_range(struct request *request)
 	else
 		write_reply(request, copied);
 	return false;
+}
+
+bool raw_copy_range(struct request *request)
+{
+	if (!request_argument(request, struct fuse_copy_file_range_in))
+		return false;
+	return write_keep(request, copy_range) || copy_range(request);
 }

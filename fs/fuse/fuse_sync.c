@@ -15,7 +15,8 @@
  * keep a request, its worker serves it at once. Whoever serves what was kept may lead: it offers the lead in each wait.
  *
  * WRITEs from the page cache. The kernel sends up to FRONT_QUEUE_DEPTH of one file at once, which wait for each other:
- * for the inode's lock, and whoever writes out what is buffered of a file holds it for as long as the device takes.
+ * for the inode's lock, and whoever writes out what is buffered of a file holds it for as long as the device takes. So
+ * does copy_file_range(2), which is much work in one request, and of which there are as many as callers.
  * Together with those who wait for flushes they take all workers but two; one of them is let in always, for others may
  * wait for it before they sync. Further ones are kept here with their data, and whoever has finished one takes the
  * next. Only so much data is kept: a large WRITE is worth a worker, and its buffer would be cold when it is its turn.
@@ -160,7 +161,7 @@ void sync_finish(struct worker *worker)
 	worker->syncing = false;
 }
 
-/* ---- WRITEs from the page cache ---- */
+/* ---- WRITEs from the page cache, and copies ---- */
 
 /* Lock held. */
 static bool write_has_to_wait(const struct syncs *syncs, const struct request *request)

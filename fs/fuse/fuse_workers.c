@@ -17,7 +17,8 @@
  *	offer: n -> 0	leader, crew_wait_end(): it still leads; or the watcher: the watcher leads
  *
  * Threads are started on demand: there is always one follower, up to the limit (threads=N). Waits for the device's
- * flush, and WRITEs from the page cache, of which callers can cause any number, never take them all: fuse_sync.c.
+ * flush, WRITEs from the page cache and copies, of which callers can cause any number, never take them all:
+ * fuse_sync.c.
  *
  * Locking: `offer`, `waits`, `urgent`, `bell`, `dormant`, `stopping` are atomic; `lock` protects the rest and is
  * never held over a wait for the device. The pair (offer, dormant) is a Dekker handshake: each side stores its own

@@ -90,6 +90,37 @@ for threads in 8 3; do
 	rm "$MNT/scattered"
 	check "threads=$threads: unmounted in order" detach
 done
+# As many copies as there are callers.
+cat >"$WORK/copies.py" <<'PY'
+import os, sys, threading, time
+mount, size = sys.argv[1], 8 << 20
+source = os.open(mount + '/source', os.O_RDWR | os.O_CREAT)
+os.pwrite(source, b'x' * size, 0)
+os.fsync(source)
+end, copied = time.time() + 4, [0] * 16
+def copy(number):
+    fd = os.open('%s/copy%d' % (mount, number), os.O_RDWR | os.O_CREAT)
+    while time.time() < end:
+        copied[number] += os.copy_file_range(source, fd, size, 0, 0)
+threads = [threading.Thread(target=copy, args=(i,)) for i in range(len(copied))]
+[t.start() for t in threads]
+took = []
+while time.time() < end:
+    start = time.time()
+    os.access('%s/absent%d' % (mount, len(took)), os.F_OK)
+    took.append(time.time() - start)
+    time.sleep(0.002)
+[t.join() for t in threads]
+print('%d %d %d' % (1e6 * sum(took) / len(took), 1e6 * max(took), min(copied)))
+PY
+attach threads=8
+LOOKUP=999999 LEAST=0
+read -r LOOKUP LONGEST LEAST < <(timeout 100 python3 "$WORK/copies.py" "$MNT")
+note "a lookup $LOOKUP us, the longest $LONGEST us; each caller copied $LEAST bytes at least"
+check "a lookup waits for no copies" below "$LOOKUP" 20000
+check "each of 16 callers copies" below 0 "$LEAST"
+rm "$MNT"/copy* "$MNT/source"
+check "unmounted in order" detach
 unset ASHLAR_TEST_WRITE_US
 export ASHLAR_TEST_FLUSH_MS=20
 attach
