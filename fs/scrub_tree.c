@@ -136,8 +136,6 @@ static void look_at_extent(struct scrub *scrub, const struct place *place, uint6
 
 	if (!wrong && key < *floor)
 		wrong = "extents overlap";
-	if (!wrong && place->high && key + mapping.count > place->high)
-		wrong = "extent reaches into the next leaf";
 	if (!wrong) {
 		*floor = key + mapping.count;
 		place->tally->blocks += mapping.count;
@@ -147,7 +145,8 @@ static void look_at_extent(struct scrub *scrub, const struct place *place, uint6
 		wrong_here(scrub, place, wrong);
 }
 
-static void look_at_records(struct scrub *scrub, const struct place *place, bool attribute)
+/* Returns where the last extent ends; 0 for records of another kind. */
+static uint64_t look_at_records(struct scrub *scrub, const struct place *place, bool attribute)
 {
 	bool names = attribute || S_ISDIR(ash_get32(place->record->mode));
 	uint64_t floor = 0;
@@ -167,6 +166,7 @@ static void look_at_records(struct scrub *scrub, const struct place *place, bool
 		else
 			look_at_extent(scrub, place, key, value, length, &floor);
 	}
+	return floor;
 }
 
 /* ---- Nodes ---- */
@@ -199,6 +199,22 @@ static void count_node(struct scrub *scrub, const struct place *place, const str
 		scrub->state->blocks++;
 }
 
+/* The block of the child that leads to `key`. The bounds of `place` become the child's. */
+static uint64_t child_towards(struct place *place, uint64_t key)
+{
+	uint32_t index = ash_node_search_child(place->node, key, place->low, place->high);
+
+	place->high = index + 1 < ash_node_count(place->node) ? ash_node_key(place->node, index + 1) : place->high;
+	place->low = index ? ash_node_key(place->node, index) : place->low;
+	return ash_node_child(place->node, index);
+}
+
+static void go_to(struct place *place, struct scrub_node *node)
+{
+	place->node = node->data + offsetof(struct ash_tree_block, node);
+	place->size = ASH_TREE_NODE_SIZE;
+}
+
 /*
  * The child that leads to `key` of the node at `place`, which becomes it. False: it cannot be used; place->high is where to go
  * on all the same. The leaf with an inner node's lowest key speaks for that node: damage on the device does not keep a
@@ -207,15 +223,12 @@ static void count_node(struct scrub *scrub, const struct place *place, const str
 static bool descend(struct scrub *scrub, struct place *place, uint64_t key)
 {
 	uint32_t level = ash_node_level(place->node) - 1;
-	uint32_t index = ash_node_search_child(place->node, key, place->low, place->high);
 	struct scrub_node *kept = &scrub->path[level];
-	struct ash_block_id id = { ash_node_child(place->node, index), ASH_MAGIC_TREE_NODE, place->ino };
+	struct ash_block_id id = { child_towards(place, key), ASH_MAGIC_TREE_NODE, place->ino };
 	bool again = id.block && kept->block == id.block, first;
 	struct scrub_home home = { .usable = true };
 	const char *wrong;
 
-	place->high = index + 1 < ash_node_count(place->node) ? ash_node_key(place->node, index + 1) : place->high;
-	place->low = index ? ash_node_key(place->node, index) : place->low;
 	first = !level || place->low == key;
 	if (!id.block || id.block >= scrub->volume->block_count) {
 		wrong_here(scrub, place, "tree child outside of the volume");
@@ -225,8 +238,7 @@ static bool descend(struct scrub *scrub, struct place *place, uint64_t key)
 		home = scrub_home(scrub, id, kept->data);
 	kept->block = 0;
 	place->block = id.block;
-	place->node = kept->data + offsetof(struct ash_tree_block, node);
-	place->size = ASH_TREE_NODE_SIZE;
+	go_to(place, kept);
 	if (home.wrong && (first || !home.usable))
 		wrong_here(scrub, place, home.wrong);
 	if (!home.usable)
@@ -256,19 +268,46 @@ static bool root_place(struct scrub *scrub, struct place *place, bool attribute)
 	return !wrong;
 }
 
+/*
+ * The first key of the leaf that holds `key`, from the root's place down; UINT64_MAX when it is not to be had: that is reported
+ * when it is that leaf's turn. What was kept of the way to another leaf goes.
+ */
+static uint64_t first_key_of_leaf(struct scrub *scrub, struct place place, uint64_t key)
+{
+	while (ash_node_level(place.node)) {
+		uint32_t level = ash_node_level(place.node) - 1;
+		struct scrub_node *kept = &scrub->path[level];
+		struct ash_block_id id = { child_towards(&place, key), ASH_MAGIC_TREE_NODE, place.ino };
+
+		kept->block = 0;
+		if (!id.block || !scrub_home(scrub, id, kept->data).usable)
+			return UINT64_MAX;
+		go_to(&place, kept);
+		if (node_wrong(&place, level))
+			return UINT64_MAX;
+	}
+	return ash_node_count(place.node) ? ash_node_key(place.node, 0) : UINT64_MAX;
+}
+
 void scrub_leaf(struct scrub *scrub, const struct ash_inode *record, uint64_t record_block, bool attribute,
 		uint64_t key, struct scrub_tally *tally, uint64_t *next)
 {
 	struct place place = { .record = record, .ino = ash_get64(record->ino), .block = record_block, .tally = tally };
+	struct place root;
+	uint64_t end;
 
 	*next = 0;
 	if (!root_place(scrub, &place, attribute))
 		return;
+	root = place;
 	while (ash_node_level(place.node))
 		if (!descend(scrub, &place, key)) {
 			*next = place.high;
 			return;
 		}
-	look_at_records(scrub, &place, attribute);
+	end = look_at_records(scrub, &place, attribute);
+	/* Its end may lie behind the leaf's bound: records leave the next leaf, and the bound stays. */
+	if (place.high && end > place.high && end > first_key_of_leaf(scrub, root, place.high))
+		wrong_here(scrub, &place, "extent reaches into one of the next leaf");
 	*next = place.high;
 }

@@ -22,6 +22,29 @@ Test(scrub, sound_volume_is_read_whole_and_clean)
 	fixture_close(&f);
 }
 
+/* Extents that are joined over the end of a leaf leave the bound behind that is between the two leaves. */
+Test(scrub, extents_of_a_file_that_is_written_here_and_there_are_sound)
+{
+	enum { BLOCKS = 4096, WRITES = 1500 };
+	struct fixture f;
+	struct result result;
+	uint64_t ino;
+	uint32_t random = 5;
+
+	fixture_open(&f);
+	ino = names_file(&f.names, ASH_INO_ROOT, "database");
+	cr_assert_eq(ash_fallocate(f.names.volume, ino, 0, 0, (uint64_t)BLOCKS * ASH_BLOCK_SIZE), 0);
+	for (unsigned i = 0; i < WRITES; i++) {
+		random = random * 1664525u + 1013904223u;
+		write_at(&f.names, ino, (uint64_t)(random >> 8) % BLOCKS * ASH_BLOCK_SIZE, ASH_BLOCK_SIZE);
+		if (i % 20 == 19)
+			cr_assert_eq(ash_fsync(f.names.volume, ino, false), 0);
+	}
+	scrub_all(&f, &result);
+	cr_expect_eq(result.last.problems, 0, "%s", result.list[0].what);
+	fixture_close(&f);
+}
+
 Test(scrub, reads_the_device_and_not_the_cache)
 {
 	struct fixture f;
