@@ -379,6 +379,31 @@ static uint64_t addition_name(const struct checker *checker, const uint64_t *has
 	}
 }
 
+static int compare_additions(const void *a, const void *b)
+{
+	const struct addition *x = a, *y = b;
+
+	if (x->directory != y->directory)
+		return x->directory < y->directory ? -1 : 1;
+	return x->ino < y->ino ? -1 : x->ino > y->ino;
+}
+
+/* In order, the first for that directory: many may wait for lost+found while thousands of others are written anew. */
+static size_t additions_from(const struct checker *checker, uint64_t directory)
+{
+	size_t low = 0, high = checker->additions.count;
+
+	while (low < high) {
+		size_t middle = (low + high) / 2;
+
+		if (checker->additions.items[middle].directory < directory)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
 static int gather_additions(struct gather *gather)
 {
 	struct checker *checker = gather->checker;
@@ -386,14 +411,14 @@ static int gather_additions(struct gather *gather)
 	uint64_t *hashes = NULL;
 	int result = 0;
 
-	for (size_t i = 0; i < checker->additions.count && !result; i++) {
+	for (size_t i = additions_from(checker, gather->ino); i < checker->additions.count && !result; i++) {
 		const struct addition *addition = &checker->additions.items[i];
 		struct ash_dirent_value entry = { .ino = ash_put64(addition->ino), .type = addition->type };
 		uint8_t name[ASH_NAME_MAX] = "lost+found";
 		uint64_t key;
 
 		if (addition->directory != gather->ino)
-			continue;
+			break;
 		if (!hashes && !(hashes = hashes_kept(gather)))
 			return -ENOMEM;
 		if (addition->ino == checker->lost_found) {
@@ -768,6 +793,9 @@ int rebuild_all(struct checker *checker, bool names_known)
 {
 	int result = 0;
 
+	if (checker->additions.count)
+		qsort(checker->additions.items, checker->additions.count, sizeof(*checker->additions.items),
+		      compare_additions);
 	for (size_t i = 0; i < checker->rebuilds.count && !result; i++) {
 		result = check_cancelled(checker);
 		if (result)
