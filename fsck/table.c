@@ -15,8 +15,11 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-#define PIECE_BLOCKS 256u /* 1 MiB */
-#define THREAD_PIECES 16u /* from this many pieces on a helper is worth its start */
+#define PIECE_BLOCKS 256u    /* 1 MiB */
+#define THREAD_PIECES 16u    /* from this many pieces on a helper is worth its start */
+#define RECORDS_LOOKED_AT 4u /* blocks of a run: the lowest free number is taken first, and freed records keep theirs */
+#define RUNS_UNSEEN 64u
+#define BLOCKS_UNSEEN (1u << 16)
 
 bool bit_test(const uint8_t *bits, uint64_t bit)
 {
@@ -272,13 +275,93 @@ static bool run_certain(struct checker *checker, uint64_t run)
 		table_mapped(checker, run * run_blocks(checker), run_blocks(checker)) == run_blocks(checker));
 }
 
+/* Is there an inode of the run where its first ones should be? A block that the device does not give may hold some. */
+static bool run_inhabited(struct checker *checker, uint64_t run)
+{
+	const struct ash_inode *records = (const void *)checker->scratch;
+	uint64_t ino = run * checker->inodes_per_run;
+
+	for (uint32_t index = 0; index < RECORDS_LOOKED_AT && index + 1 < run_blocks(checker); index++) {
+		uint64_t block = table_block(checker, run * run_blocks(checker) + 1 + index);
+
+		if (!block)
+			continue;
+		if (block_read(checker, block, checker->scratch))
+			return true;
+		for (uint32_t i = 0; i < ASH_INODES_PER_BLOCK; i++, ino++)
+			if (ash_get32(records[i].magic) == ASH_MAGIC_INODE && ash_get64(records[i].ino) == ino)
+				return true;
+	}
+	return false;
+}
+
+/* What was found of runs that somebody says are there. */
+struct sight {
+	uint64_t seen, unseen;
+};
+
+/*
+ * A run without anything of its own is believed in as one that was damaged. That may happen to a quarter of a GiB of the table,
+ * or to a few of the largest runs; what is more must not be more than what is there.
+ */
+static bool sight_believes(const struct checker *checker, const struct sight *sight)
+{
+	return sight->unseen <= sight->seen + RUNS_UNSEEN + BLOCKS_UNSEEN / run_blocks(checker);
+}
+
+static bool sight_take(struct checker *checker, struct sight *sight, uint64_t run)
+{
+	if (run_named(checker, run) || run_inhabited(checker, run))
+		sight->seen++;
+	else
+		sight->unseen++;
+	return sight_believes(checker, sight);
+}
+
+/* Runs without a gap from the first on. Not believed in more of them: those up to the last one of which there is something. */
+static uint64_t runs_in_front(struct checker *checker, uint64_t last, struct sight *sight)
+{
+	uint64_t run = 0, end = 0;
+
+	for (; run < last && run_there(checker, run); run++) {
+		uint64_t seen = sight->seen;
+
+		if (!sight_take(checker, sight, run))
+			return end;
+		if (sight->seen > seen)
+			end = run + 1;
+	}
+	return run;
+}
+
+/* The end of the runs behind a gap, or behind those that are not believed in; 0: there are none. */
+static uint64_t runs_behind(struct checker *checker, uint64_t front, uint64_t last, struct sight *sight)
+{
+	struct sight passed = *sight;
+	uint64_t end = last, run;
+
+	while (end > front && !run_certain(checker, end - 1)) {
+		passed.unseen++;
+		if (!sight_believes(checker, &passed))
+			return 0;
+		end--;
+	}
+	for (run = end; run > front && sight_take(checker, sight, run - 1);)
+		run--;
+	sight->unseen += run - front; /* as far as was not looked */
+	return sight_believes(checker, sight) ? end : 0;
+}
+
 /*
  * The runs that the map has: those without a gap from the first on, and what lies behind a missing one when it is certain
- * that it is a run. An extent somewhere behind is no reason to believe in all that would lie before it.
+ * that it is a run. An extent somewhere behind is no reason to believe in all that would lie before it. Nor are extents and
+ * counts, of which a few bytes claim millions of runs, without anything in the runs: memory, problems and repairs are for
+ * what is there.
  */
 static uint64_t runs_there(struct checker *checker)
 {
-	uint64_t most = checker->block_count / run_blocks(checker), last = 0, run = 0;
+	uint64_t most = checker->block_count / run_blocks(checker), last = 0, front, behind;
+	struct sight sight = { 0 };
 
 	if (checker->table.count) {
 		const struct table_extent *extent = &checker->table.items[checker->table.count - 1];
@@ -287,12 +370,11 @@ static uint64_t runs_there(struct checker *checker)
 	}
 	if (last > most) /* as the engine has it */
 		last = most;
-	while (run < last && run_there(checker, run))
-		run++;
-	for (; last > run; last--)
-		if (run_certain(checker, last - 1))
-			return last;
-	return run;
+	front = runs_in_front(checker, last, &sight);
+	if (front == last)
+		return last;
+	behind = runs_behind(checker, front, last, &sight);
+	return behind ? behind : front;
 }
 
 static int behind_drop(struct checker *checker)

@@ -5,6 +5,8 @@
  */
 #include "forge_fixture.h"
 
+#include <sys/resource.h>
+
 static bool has_name(struct ash_volume *volume, const char *name)
 {
 	struct ash_attr attr;
@@ -581,5 +583,163 @@ Test(table, old_backup_of_a_volume_that_has_grown)
 	cr_expect_eq(ash_get64(super.block_count), after);
 	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
 	cr_expect_eq(names_left(&sick), FILES);
+	engine_close(&sick.engine);
+}
+
+/* ---- Runs that are not there ---- */
+
+#define SMALL_RUN 16u /* inodes: the fewest */
+#define SMALL_BLOCKS (1u + SMALL_RUN / ASH_INODES_PER_BLOCK)
+#define CLAIMED_RUNS 4000000u
+#define LEAF_EXTENTS 140u
+
+/* Further memory of the process is limited to so many bytes. */
+static void memory_limit(uint64_t bytes)
+{
+	FILE *file = fopen("/proc/self/statm", "r");
+	struct rlimit limit;
+	unsigned long pages;
+
+	cr_assert(file && fscanf(file, "%lu", &pages) == 1);
+	fclose(file);
+	limit.rlim_cur = limit.rlim_max = (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE) + bytes;
+	cr_assert_eq(setrlimit(RLIMIT_AS, &limit), 0);
+}
+
+/* Extents of up to a group each, of blocks that were never written: 28 bytes claim ten thousand runs. The last run's place. */
+static uint64_t runs_claim(struct engine *engine, struct ash_super *super)
+{
+	uint64_t per_group = (ASH_BLOCKS_PER_GROUP - 3) / SMALL_BLOCKS * SMALL_BLOCKS;
+	uint64_t end = (uint64_t)CLAIMED_RUNS * SMALL_BLOCKS, at = SMALL_BLOCKS, group = 2, last = 0, start, count,
+		 nodes = 0;
+	uint8_t leaf[ASH_BLOCK_SIZE], *node;
+
+	table_extent(super, &start, &count);
+	node_begin(super->table_inode.data, ASH_DATA_FORK_SIZE, 1);
+	while (at < end) {
+		uint64_t block = block_take(engine);
+
+		node = tree_block_begin(engine, leaf, block, ASH_INO_TABLE, 0);
+		node_add_child(super->table_inode.data, nodes++ ? at : 0, block);
+		if (nodes == 1)
+			node_add_extent(node, 0, start, SMALL_BLOCKS);
+		for (unsigned i = 0; i < LEAF_EXTENTS && at < end; i++, group++) {
+			uint64_t part = end - at < per_group ? end - at : per_group;
+
+			node_add_extent(node, at, ash_group_start(group) + 2, (uint32_t)part);
+			last = ash_group_start(group) + 2 + part - SMALL_BLOCKS;
+			at += part;
+		}
+		block_seal(engine, leaf);
+	}
+	super->table_inode.blocks = ash_put64(end + nodes);
+	super->table_inode.size = ash_put64(end << ASH_BLOCK_SHIFT);
+	super->inode_runs = ash_put64(CLAIMED_RUNS);
+	super_put(engine, 0, super);
+	return last;
+}
+
+static void bitmap_put(struct engine *engine, const struct ash_super *super, uint64_t run, uint64_t block)
+{
+	struct ash_bitmap_block bitmap = { .header = super->header, .initialized = ash_put32(1) };
+
+	bitmap.header.magic = ash_put32(ASH_MAGIC_INODE_BITMAP);
+	bitmap.header.owner = ash_put64(run);
+	bitmap.header.address = ash_put64(block);
+	block_seal(engine, (uint8_t *)&bitmap);
+}
+
+/* Neither memory nor a problem for each of four million runs of which there is nothing but the claim. */
+static void expect_claims_cost_nothing(bool last_is_there)
+{
+	struct ash_mkfs_options options = { .log_blocks = ASH_LOG_MIN_BLOCKS, .inodes_per_run = SMALL_RUN };
+	struct ash_check_result result;
+	char error[BDEV_ERROR_TEXT] = "";
+	struct sick sick = { 0 };
+	struct ash_super super;
+	uint64_t last;
+
+	sick.engine.dev = engine_device("mem:50G");
+	cr_assert_eq(ash_mkfs(sick.engine.dev, &options, error), 0, "%s", error);
+	image_read(&sick.engine, 0, &super);
+	last = runs_claim(&sick.engine, &super);
+	if (last_is_there)
+		bitmap_put(&sick.engine, &super, CLAIMED_RUNS - 1, last);
+	memory_limit(100u << 20);
+	result = check(&sick, ASH_CHECK_NO);
+	cr_expect_gt(result.problems, 0);
+	cr_expect_lt(result.problems, 5000);
+	result = check(&sick, ASH_CHECK_YES);
+	cr_expect_eq(result.left, 0, "%s", sick.codes);
+	result = check(&sick, ASH_CHECK_NO);
+	cr_expect_eq(result.problems, 0, "%s", sick.codes);
+	cr_expect_eq(result.inodes, SMALL_RUN);
+	engine_mount(&sick.engine);
+	engine_close(&sick.engine);
+}
+
+Test(table, millions_of_runs_that_are_only_claimed)
+{
+	expect_claims_cost_nothing(false);
+}
+
+Test(table, millions_of_runs_of_which_only_the_last_is_there)
+{
+	expect_claims_cost_nothing(true);
+}
+
+#define MANY_FILES 3000u
+#define WIPED_FIRST 5u
+#define WIPED_END 170u
+
+static void many_files(struct sick *sick)
+{
+	struct ash_create create = { .mode = S_IFREG | 0644 };
+	struct ash_attr attr;
+	char name[16];
+
+	engine_mount(&sick->engine);
+	for (unsigned i = 0; i < MANY_FILES; i++) {
+		snprintf(name, sizeof(name), "file%u", i);
+		cr_assert_eq(ash_create(sick->engine.volume, ASH_INO_ROOT, name, &create, &attr), 0);
+	}
+	cr_assert_eq(ash_close(sick->engine.volume), 0);
+	sick->engine.volume = NULL;
+}
+
+/* Where most runs were wiped, the few behind them are not given up. */
+Test(table, runs_behind_a_wide_damage)
+{
+	struct ash_mkfs_options options = { .log_blocks = ASH_LOG_MIN_BLOCKS, .inodes_per_run = SMALL_RUN };
+	static const uint8_t nothing[ASH_BLOCK_SIZE];
+	uint64_t wiped[(WIPED_END - WIPED_FIRST) * SMALL_BLOCKS], count = 0;
+	char error[BDEV_ERROR_TEXT] = "";
+	struct ash_block_id id;
+	struct sick sick = { 0 };
+	struct ash_attr attr;
+	uint32_t offset;
+
+	sick.engine.dev = engine_device("mem:64M");
+	cr_assert_eq(ash_mkfs(sick.engine.dev, &options, error), 0, "%s", error);
+	many_files(&sick);
+	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
+	engine_mount(&sick.engine);
+	for (uint64_t run = WIPED_FIRST; run < WIPED_END; run++) {
+		cr_assert(ash_itable_bitmap(sick.engine.volume, run, &id));
+		wiped[count++] = id.block;
+		for (uint32_t i = 0; i < SMALL_RUN; i += ASH_INODES_PER_BLOCK) {
+			cr_assert_eq(ash_itable_locate(sick.engine.volume, run * SMALL_RUN + i, &id, &offset), 0);
+			wiped[count++] = id.block;
+		}
+	}
+	cr_assert_eq(ash_close(sick.engine.volume), 0);
+	sick.engine.volume = NULL;
+	for (uint64_t i = 0; i < count; i++)
+		image_write(&sick.engine, wiped[i], nothing);
+	cr_expect_eq(check(&sick, ASH_CHECK_YES).left, 0, "%s", sick.codes);
+	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
+	engine_mount(&sick.engine);
+	cr_expect_eq(ash_lookup(sick.engine.volume, ASH_INO_ROOT, "file0", &attr), 0);
+	cr_expect_eq(ash_lookup(sick.engine.volume, ASH_INO_ROOT, "file2999", &attr), 0);
 	engine_close(&sick.engine);
 }
