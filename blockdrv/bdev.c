@@ -159,6 +159,14 @@ int bdev_refresh_size(struct bdev *dev)
 	return result;
 }
 
+/* Layers hide nothing: what a driver knows to be a hole is one. */
+uint64_t bdev_next_data(struct bdev *dev, uint64_t offset)
+{
+	struct bdev *driver = (struct bdev *)lowest(dev);
+
+	return driver->operations->next_data ? driver->operations->next_data(driver, offset) : offset;
+}
+
 /* Locks and claims are the business of the driver at the bottom; layers do not see them. */
 int bdev_lock(struct bdev *dev, bool exclusive, unsigned timeout_ms)
 {

@@ -27,6 +27,7 @@ struct bdev_operations {
 	int (*lock)(struct bdev *dev, bool exclusive, unsigned timeout_ms);
 	void (*unlock)(struct bdev *dev);
 	int (*drop_exclusive)(struct bdev *dev);
+	uint64_t (*next_data)(struct bdev *dev, uint64_t offset); /* NULL: holes are not known */
 	int (*refresh_size)(struct bdev *dev); /* NULL: the size never changes, or ask the lower device */
 };
 

@@ -155,6 +155,19 @@ static void regular_file_geometry(int fd, const struct stat *status, struct bdev
 	geometry->discard_granularity = geometry->discard ? (uint32_t)status->st_blksize : 0;
 }
 
+/* All I/O names its offset: that of the descriptor, which this moves, means nothing to anybody. */
+uint64_t bdev_file_next_data(struct bdev *dev, uint64_t offset)
+{
+	off_t data;
+
+	if (dev->geometry.block_device || offset > INT64_MAX)
+		return offset;
+	data = lseek(bdev_file(dev)->fd, (off_t)offset, SEEK_DATA);
+	if (data < 0)
+		return errno == ENXIO && offset < dev->geometry.size ? dev->geometry.size : offset;
+	return (uint64_t)data;
+}
+
 int bdev_file_refresh_size(struct bdev *dev)
 {
 	struct stat status;

@@ -36,6 +36,7 @@ void bdev_file_close(struct bdev *dev);
 int bdev_file_lock(struct bdev *dev, bool exclusive, unsigned timeout_ms);
 void bdev_file_unlock(struct bdev *dev);
 int bdev_file_drop_exclusive(struct bdev *dev);
+uint64_t bdev_file_next_data(struct bdev *dev, uint64_t offset);
 int bdev_file_refresh_size(struct bdev *dev);
 
 /*
@@ -46,9 +47,10 @@ int bdev_file_refresh_size(struct bdev *dev);
  */
 int bdev_file_finish(struct bdev *dev, const struct bdev_request *request, int64_t answer);
 
-#define BDEV_FILE_OPERATIONS                                                                      \
-	.rw = bdev_file_rw, .flush = bdev_file_flush, .discard = bdev_file_discard,               \
-	.write_zeroes = bdev_file_write_zeroes, .close = bdev_file_close, .lock = bdev_file_lock, \
-	.unlock = bdev_file_unlock, .drop_exclusive = bdev_file_drop_exclusive, .refresh_size = bdev_file_refresh_size
+#define BDEV_FILE_OPERATIONS                                                                                      \
+	.rw = bdev_file_rw, .flush = bdev_file_flush, .discard = bdev_file_discard,                               \
+	.write_zeroes = bdev_file_write_zeroes, .close = bdev_file_close, .lock = bdev_file_lock,                 \
+	.unlock = bdev_file_unlock, .drop_exclusive = bdev_file_drop_exclusive, .next_data = bdev_file_next_data, \
+	.refresh_size = bdev_file_refresh_size
 
 #endif

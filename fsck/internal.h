@@ -147,6 +147,7 @@ struct checker {
 	bool restore;                /* the primary will be written when the table is known: see lost.c */
 	uint64_t super_from;         /* block */
 	struct ash_overlay *overlay; /* NULL: the device itself is current */
+	LIST(uint64_t) images; /* blocks for which the overlay has an answer, ascending */
 	const uint64_t *orphans;
 	size_t orphan_count;
 	struct declined *declined;
@@ -196,6 +197,11 @@ int block_read(struct checker *checker, uint64_t block, void *data);
  * -ENODEV.
  */
 int blocks_read(struct checker *checker, uint64_t first, uint64_t count, void *data, bool *bad);
+/*
+ * The first block in [block, end) that may hold anything; `end` where there is none. Holes of an image file are passed over:
+ * what is claimed of them costs no time.
+ */
+uint64_t block_with_data(const struct checker *checker, uint64_t block, uint64_t end);
 void overlay_apply(struct checker *checker, uint64_t first, uint64_t count, uint8_t *data);
 /* NULL when the header (crc included) is right, else what is wrong. */
 const char *block_wrong(const struct checker *checker, const void *data, uint64_t block, uint32_t magic,

@@ -14,6 +14,31 @@ bool extent_inside(const struct checker *checker, uint64_t start, uint64_t count
 	return count && start < checker->block_count && count <= checker->block_count - start;
 }
 
+static uint64_t image_from(const struct checker *checker, uint64_t block)
+{
+	size_t low = 0, high = checker->images.count;
+
+	while (low < high) {
+		size_t middle = (low + high) / 2;
+
+		if (checker->images.items[middle] < block)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low < checker->images.count ? checker->images.items[low] : UINT64_MAX;
+}
+
+uint64_t block_with_data(const struct checker *checker, uint64_t block, uint64_t end)
+{
+	uint64_t data = bdev_next_data(checker->dev, block << ASH_BLOCK_SHIFT) >> ASH_BLOCK_SHIFT;
+	uint64_t image = checker->overlay ? image_from(checker, block) : UINT64_MAX;
+
+	if (image < data)
+		data = image;
+	return data < end ? data : end;
+}
+
 void overlay_apply(struct checker *checker, uint64_t first, uint64_t count, uint8_t *data)
 {
 	for (uint64_t i = 0; checker->overlay && i < count; i++) {

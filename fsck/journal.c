@@ -15,6 +15,7 @@
 #include "internal.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 /* ---- Control blocks ---- */
 
@@ -376,6 +377,36 @@ static int report_damaged(struct checker *checker)
 	return 0;
 }
 
+static int note_image(void *context, uint64_t block, const uint8_t *image)
+{
+	struct checker *checker = context;
+
+	(void)image;
+	return LIST_ADD(&checker->images, block);
+}
+
+static int compare_blocks(const void *a, const void *b)
+{
+	const uint64_t *x = a, *y = b;
+
+	return *x < *y ? -1 : *x > *y;
+}
+
+/* What the device has is not what is read there. */
+static int note_images(struct checker *checker)
+{
+	const uint64_t *lost;
+	size_t count;
+	int result = ash_overlay_each(checker->overlay, note_image, checker);
+
+	ash_overlay_lost(checker->overlay, &lost, &count);
+	for (size_t i = 0; i < count && !result; i++)
+		result = LIST_ADD(&checker->images, lost[i]);
+	if (checker->images.count)
+		qsort(checker->images.items, checker->images.count, sizeof(*checker->images.items), compare_blocks);
+	return result;
+}
+
 static int overlay_open(struct checker *checker)
 {
 	struct problem_context context = { .why = checker->result->error };
@@ -390,6 +421,9 @@ static int overlay_open(struct checker *checker)
 		checker->result->error[0] = 0;
 		return 0;
 	}
+	result = note_images(checker);
+	if (result)
+		return result;
 	ash_overlay_orphans(checker->overlay, &checker->orphans, &checker->orphan_count);
 	checker->log_clean = ash_overlay_info(checker->overlay)->clean;
 	report_damaged(checker);
@@ -482,6 +516,7 @@ void journal_close(struct checker *checker)
 	if (checker->overlay)
 		ash_overlay_close(checker->overlay);
 	checker->overlay = NULL;
+	LIST_FREE(&checker->images);
 	checker->orphans = NULL;
 	checker->orphan_count = 0;
 }

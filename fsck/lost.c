@@ -127,9 +127,11 @@ static int search_group(struct search *search, uint64_t group, uint8_t *buffer)
 	uint64_t start = ash_group_start(group), length = group_length(checker->block_count, group);
 	int result = 0;
 
-	for (uint64_t at = 0; at < length && !result; at += PIECE_BLOCKS) {
-		uint64_t count = length - at < PIECE_BLOCKS ? length - at : PIECE_BLOCKS;
-
+	for (uint64_t at = 0, count; at < length && !result; at += count) {
+		at = block_with_data(checker, start + at, start + length) - start;
+		count = length - at < PIECE_BLOCKS ? length - at : PIECE_BLOCKS;
+		if (!count)
+			break;
 		result = check_cancelled(checker);
 		if (!result)
 			result = blocks_read(checker, start + at, count, buffer, NULL);

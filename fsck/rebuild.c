@@ -138,15 +138,27 @@ static int keep_extent(struct gather *gather, uint64_t key, uint64_t start, uint
 	return keep(gather, key, &value, sizeof(value), false);
 }
 
-/* A file's part that others own: block by block to new places; pieces that follow each other become one extent. */
+/*
+ * A file's part that others own: block by block to new places; pieces that follow each other become one extent. What is a hole
+ * of the image becomes one of the file: few bytes of an image that is nearly all hole would have it all written.
+ */
 static int keep_copy(struct gather *gather, uint64_t key, uint64_t start, uint64_t count)
 {
 	struct checker *checker = gather->checker;
 	uint8_t *block = checker->scratch + ASH_BLOCK_SIZE;
 	uint64_t piece = 0, length = 0, to = 0;
+	bool link = S_ISLNK(ash_get32(gather->record.mode)); /* has no holes */
 	int result = 0;
 
-	for (uint64_t i = 0; i < count && !result; i++) {
+	for (uint64_t i = 0, next; i < count && !result; i++) {
+		next = link ? i : block_with_data(checker, start + i, start + count) - start;
+		if (next > i && length) {
+			result = keep_extent(gather, key + i - length, piece, length, 0);
+			length = 0;
+		}
+		i = next;
+		if (i == count || result)
+			break;
 		result = take_block(gather, &to);
 		if (!result && block_read(checker, start + i, block))
 			memset(block, 0, ASH_BLOCK_SIZE);

@@ -41,7 +41,8 @@ static uint64_t run_blocks(const struct checker *checker)
 	return 1 + checker->inodes_per_run / ASH_INODES_PER_BLOCK;
 }
 
-uint64_t table_block(const struct checker *checker, uint64_t file_block)
+/* NULL: hole. */
+static const struct table_extent *extent_of(const struct checker *checker, uint64_t file_block)
 {
 	size_t low = 0, high = checker->table.count;
 
@@ -54,9 +55,16 @@ uint64_t table_block(const struct checker *checker, uint64_t file_block)
 		else if (file_block - extent->file_block >= extent->count)
 			low = middle + 1;
 		else
-			return extent->start + (file_block - extent->file_block);
+			return extent;
 	}
-	return 0;
+	return NULL;
+}
+
+uint64_t table_block(const struct checker *checker, uint64_t file_block)
+{
+	const struct table_extent *extent = extent_of(checker, file_block);
+
+	return extent ? extent->start + (file_block - extent->file_block) : 0;
 }
 
 /* How many of `count` file blocks from `first` on have a place. */
@@ -576,6 +584,29 @@ static uint64_t records_block(const struct checker *checker, uint64_t run, uint3
 	return table_block(checker, run * run_blocks(checker) + 1 + index);
 }
 
+/*
+ * The first of the run's blocks of records in [index, end) that may hold something: not what a hole of the image has, which
+ * are free records all. What has no place may hold something.
+ */
+static uint32_t records_with_data(const struct checker *checker, uint64_t run, uint32_t index, uint32_t end)
+{
+	while (index < end) {
+		uint64_t file_block = run * run_blocks(checker) + 1 + index, block, data, stop;
+		const struct table_extent *extent = extent_of(checker, file_block);
+
+		if (!extent)
+			break;
+		block = extent->start + (file_block - extent->file_block);
+		stop = extent->start + extent->count - block < end - index ? extent->start + extent->count :
+									     block + (end - index);
+		data = block_with_data(checker, block, stop);
+		index += (uint32_t)(data - block);
+		if (data < stop)
+			break;
+	}
+	return index;
+}
+
 static uint64_t records_first(const struct checker *checker, uint64_t run, uint32_t index)
 {
 	return run * checker->inodes_per_run + (uint64_t)index * ASH_INODES_PER_BLOCK;
@@ -607,7 +638,7 @@ static uint32_t run_initialized(struct checker *checker, uint64_t run, uint32_t 
 	uint8_t *data = checker->node_buffers;
 
 	*surely = last = *surely ? *surely : 1;
-	for (uint32_t i = *surely; i < blocks; i++) {
+	for (uint32_t i = *surely; (i = records_with_data(checker, run, i, blocks)) < blocks; i++) {
 		uint64_t block = records_block(checker, run, i);
 
 		if (!block)
@@ -650,7 +681,7 @@ static int run_from_records(struct checker *checker, uint64_t run, uint32_t said
 	uint32_t surely = said, last = run_initialized(checker, run, &surely);
 	uint8_t *data = checker->node_buffers;
 
-	for (uint32_t i = 0; i < last; i++) {
+	for (uint32_t i = 0; (i = records_with_data(checker, run, i, last)) < last; i++) {
 		uint64_t block = records_block(checker, run, i);
 		uint32_t bit = i * ASH_INODES_PER_BLOCK;
 		int result = 0;
@@ -691,7 +722,8 @@ static bool records_beyond(struct checker *checker, uint64_t run, const struct a
 	uint32_t blocks = checker->inodes_per_run / ASH_INODES_PER_BLOCK;
 	uint8_t *data = checker->node_buffers;
 
-	for (uint32_t i = ash_get32(bitmap->initialized); i < blocks; i++) {
+	for (uint32_t i = ash_get32(bitmap->initialized); (i = records_with_data(checker, run, i, blocks)) < blocks;
+	     i++) {
 		uint64_t block = records_block(checker, run, i);
 
 		if (block && !block_read(checker, block, data) &&
@@ -800,6 +832,18 @@ static bool block_wanted(const struct reader *reader, uint64_t first_ino)
 	return false;
 }
 
+/* Leave a hole of the image behind: to its last block. */
+static bool piece_skips(struct reader *reader)
+{
+	uint32_t end = reader->checker->runs[reader->run].initialized;
+	uint32_t next = records_with_data(reader->checker, reader->run, reader->index, end);
+
+	if (next == reader->index)
+		return false;
+	reader->index = next - 1;
+	return true;
+}
+
 /* The next run of adjacent device blocks that are wanted; count 0 at the end. */
 static struct piece next_piece(struct reader *reader)
 {
@@ -816,6 +860,8 @@ static struct piece next_piece(struct reader *reader)
 					    !block_wanted(reader, ino)))
 				return piece;
 			if (!block || (!piece.count && !block_wanted(reader, ino)))
+				continue;
+			if (!piece.count && piece_skips(reader))
 				continue;
 			if (!piece.count)
 				piece = (struct piece){ .first_ino = ino, .block = block };

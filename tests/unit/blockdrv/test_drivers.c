@@ -56,6 +56,28 @@ DRIVER_TEST(drivers, many_vectors)
 	bdev_buffer_free(buffer, length);
 }
 
+/* What is passed over as a hole is one; who knows of none says so. */
+DRIVER_TEST(drivers, data_behind_holes)
+{
+	uint64_t offset = DEVICE_SIZE / 2, end = DEVICE_SIZE, next;
+	unsigned char *buffer = bdev_buffer_alloc(4096);
+	bool known;
+
+	pattern_fill(buffer, 4096, 1);
+	cr_assert_eq(bdev_write(device->dev, buffer, 4096, offset, 0), 0);
+	next = bdev_next_data(device->dev, 0);
+	known = next > 0;
+	cr_expect_leq(next, offset);
+	cr_expect_eq(bdev_next_data(device->dev, offset), offset);
+	cr_expect_eq(bdev_next_data(device->dev, offset + 100), offset + 100);
+	next = bdev_next_data(device->dev, offset + 4096);
+	cr_expect(known ? next == end : next == offset + 4096, "%llu", (unsigned long long)next);
+	cr_expect_eq(bdev_next_data(device->dev, end), end);
+	cr_expect_eq(bdev_next_data(device->dev, UINT64_MAX), UINT64_MAX);
+	cr_expect(!known || !(device->is_memory || device->loop_fd >= 0), "nobody knows of holes there");
+	bdev_buffer_free(buffer, 4096);
+}
+
 DRIVER_TEST(drivers, wrong_requests_are_refused)
 {
 	struct bdev *dev = device->dev;

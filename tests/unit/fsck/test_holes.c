@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Sparse images that claim much of which they hold nothing: a check reads, and a repair writes, what is there. Counted in
+ * blocks, since a hole is read fast enough for nobody to see it in a small test.
+ */
+#include "forge_fixture.h"
+
+#include <dirent.h>
+#include <unistd.h>
+
+#define SPARSE_SIZE (4ull << 30)
+#define LARGE_RUN (1u + ASH_BITS_PER_BITMAP / ASH_INODES_PER_BLOCK) /* blocks */
+#define RUNS_PER_GROUP 7u
+#define GROUPS_WITH_RUNS 6u
+#define RUNS (1u + RUNS_PER_GROUP * GROUPS_WITH_RUNS)
+#define FEW 12000u
+
+static uint64_t blocks_read, blocks_written;
+
+static void count_blocks(void *context, const struct bdev_request *request)
+{
+	(void)context;
+	if (request->op == BDEV_READ)
+		blocks_read += request->length / ASH_BLOCK_SIZE;
+	if (request->op == BDEV_WRITE)
+		blocks_written += request->length / ASH_BLOCK_SIZE;
+}
+
+static struct bdev *sparse_device(void)
+{
+	struct bdev_open_options options = { .allow_buffered = true };
+	char path[128], name[140], error[BDEV_ERROR_TEXT] = "";
+	struct bdev *device;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/ashlar-holes-XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/var/tmp");
+	fd = mkstemp(path);
+	cr_assert_geq(fd, 0);
+	cr_assert_eq(ftruncate(fd, SPARSE_SIZE), 0);
+	close(fd);
+	snprintf(name, sizeof(name), "sync:%s", path);
+	fd = bdev_open(name, &options, &device, error);
+	unlink(path);
+	cr_assert_eq(fd, 0, "%s", error);
+	if (bdev_next_data(device, 0) != SPARSE_SIZE) {
+		bdev_close(device);
+		cr_skip_test("no holes in files there");
+	}
+	return device;
+}
+
+static void sparse_open(struct sick *sick, uint32_t inodes_per_run)
+{
+	struct ash_mkfs_options options = { .log_blocks = ASH_LOG_MIN_BLOCKS, .inodes_per_run = inodes_per_run };
+	char error[BDEV_ERROR_TEXT] = "";
+
+	memset(sick, 0, sizeof(*sick));
+	cr_assert_eq(fault_open(sparse_device(), &sick->engine.dev), 0);
+	cr_assert_eq(ash_mkfs(sick->engine.dev, &options, error), 0, "%s", error);
+	blocks_read = blocks_written = 0;
+	fault_ask(sick->engine.dev, count_blocks, NULL);
+}
+
+static void run_put(struct engine *engine, const struct ash_super *super, uint64_t run, uint64_t block)
+{
+	struct ash_bitmap_block bitmap = { .header = super->header, .initialized = ash_put32(LARGE_RUN - 1) };
+
+	bitmap.header.magic = ash_put32(ASH_MAGIC_INODE_BITMAP);
+	bitmap.header.owner = ash_put64(run);
+	bitmap.header.address = ash_put64(block);
+	block_seal(engine, (uint8_t *)&bitmap);
+}
+
+/* Bitmaps of runs, by which all of their blocks were written. */
+static void runs_put(struct engine *engine)
+{
+	uint64_t start, count, run = 1;
+	struct ash_super super;
+
+	image_read(engine, 0, &super);
+	table_extent(&super, &start, &count);
+	cr_assert_eq(count, LARGE_RUN);
+	table_begin(&super);
+	table_add(&super, 0, start, count);
+	for (uint64_t group = 2; group < 2 + GROUPS_WITH_RUNS; group++) {
+		uint64_t block = ash_group_start(group) + 2;
+
+		table_add(&super, run * LARGE_RUN, block, RUNS_PER_GROUP * LARGE_RUN);
+		for (unsigned i = 0; i < RUNS_PER_GROUP; i++)
+			run_put(engine, &super, run++, block + i * LARGE_RUN);
+	}
+	super.inode_runs = ash_put64(RUNS);
+	super.table_inode.size = ash_put64((uint64_t)RUNS * LARGE_RUN << ASH_BLOCK_SHIFT);
+	super_put(engine, 0, &super);
+}
+
+/* Of the first run's records one block is not a hole: it is looked at all the same. */
+static void record_put(struct engine *engine, uint64_t ino)
+{
+	struct ash_inode record = { .magic = ash_put32(ASH_MAGIC_INODE), .ino = ash_put64(ino), .nlink = ash_put32(1) };
+
+	record.mode = ash_put32(S_IFREG | 0644);
+	inode_forge(engine, ino, &record);
+}
+
+Test(holes, records_of_runs)
+{
+	struct ash_check_result result;
+	struct ash_bitmap_block bitmap;
+	struct sick sick;
+
+	sparse_open(&sick, ASH_BITS_PER_BITMAP);
+	runs_put(&sick.engine);
+	record_put(&sick.engine, 30000);
+	image_read(&sick.engine, run_start(&sick.engine), &bitmap);
+	bitmap.initialized = ash_put32(LARGE_RUN - 1);
+	block_seal(&sick.engine, (uint8_t *)&bitmap);
+	blocks_read = 0;
+	result = check(&sick, ASH_CHECK_NO);
+	cr_expect(strstr(sick.codes, "unreachable-inode"), "%s", sick.codes);
+	cr_expect_eq(result.inodes, (uint64_t)RUNS * ASH_BITS_PER_BITMAP);
+	cr_expect_lt(blocks_read, FEW, "%llu", (unsigned long long)blocks_read);
+	cr_expect_eq(check(&sick, ASH_CHECK_YES).left, 0, "%s", sick.codes);
+	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
+	engine_close(&sick.engine);
+}
+
+/* All groups say that something was allocated in them. */
+static void groups_touched(struct engine *engine)
+{
+	struct ash_group_table_block table;
+	struct ash_super super;
+
+	image_read(engine, 0, &super);
+	image_read(engine, ash_get64(super.group_table_start), &table);
+	for (unsigned i = 0; i < ash_get32(super.group_count); i++)
+		table.flags[i] = ash_put32(0);
+	table.header.crc = ash_put32(ash_block_crc(ash_get32(super.checksum_seed), &table));
+	image_write(engine, ash_get64(super.group_table_start), &table);
+	super.inode_runs = ash_put64(2);
+	super_put(engine, 0, &super);
+}
+
+Test(holes, search_for_a_run)
+{
+	struct sick sick;
+
+	sparse_open(&sick, 2048);
+	groups_touched(&sick.engine);
+	blocks_read = 0;
+	check(&sick, ASH_CHECK_NO);
+	cr_expect(strstr(sick.codes, "table-size"), "%s", sick.codes);
+	cr_expect_lt(blocks_read, FEW, "%llu", (unsigned long long)blocks_read);
+	engine_close(&sick.engine);
+}
+
+#define CLAIMED (1u << 17)
+
+static void claim(struct engine *engine, uint64_t ino, uint64_t block)
+{
+	struct ash_inode record = { .magic = ash_put32(ASH_MAGIC_INODE), .ino = ash_put64(ino), .nlink = ash_put32(1) };
+
+	record.mode = ash_put32(S_IFREG | 0644);
+	record.data_kind = ASH_FORK_TREE;
+	record.size = ash_put64((uint64_t)CLAIMED << ASH_BLOCK_SHIFT);
+	record.blocks = ash_put64(CLAIMED);
+	node_begin(record.data, ASH_DATA_FORK_SIZE, 0);
+	for (uint64_t at = 0, count; at < CLAIMED;
+	     at += count, block = ash_group_start(block / ASH_BLOCKS_PER_GROUP + 1) + 2) {
+		count = ASH_BLOCKS_PER_GROUP - 2 < CLAIMED - at ? ASH_BLOCKS_PER_GROUP - 2 : CLAIMED - at;
+		node_add_extent(record.data, at, block, (uint32_t)count);
+	}
+	inode_forge(engine, ino, &record);
+}
+
+/* A copy of a hole is a hole, and of what lies in it a copy. */
+Test(holes, claimed_by_two_files)
+{
+	char text[ASH_BLOCK_SIZE] = "content", back[ASH_BLOCK_SIZE] = "";
+	uint64_t block = ash_group_start(2) + 2;
+	struct ash_check_result result;
+	struct ash_attr attr;
+	struct sick sick;
+
+	sparse_open(&sick, 2048);
+	claim(&sick.engine, 8, block);
+	claim(&sick.engine, 9, block);
+	image_write(&sick.engine, block + 5000, text);
+	blocks_written = 0;
+	result = check(&sick, ASH_CHECK_YES);
+	cr_expect_eq(result.left, 0, "%s", sick.codes);
+	cr_expect(strstr(sick.codes, "duplicate-blocks"), "%s", sick.codes);
+	cr_expect_lt(blocks_written, FEW, "%llu", (unsigned long long)blocks_written);
+	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
+	engine_mount(&sick.engine);
+	for (uint64_t ino = 8; ino < 10; ino++) {
+		cr_assert_eq(ash_getattr(sick.engine.volume, ino, &attr), 0);
+		cr_expect_eq(attr.size, (uint64_t)CLAIMED << ASH_BLOCK_SHIFT);
+		cr_expect_eq(ash_read(sick.engine.volume, ino, back, sizeof(back), 5000ull << ASH_BLOCK_SHIFT),
+			     sizeof(back));
+		cr_expect_str_eq(back, text);
+		cr_expect_eq(ash_read(sick.engine.volume, ino, back, sizeof(back), 5001ull << ASH_BLOCK_SHIFT),
+			     sizeof(back));
+		cr_expect_eq(back[0], 0);
+	}
+	engine_close(&sick.engine);
+}
