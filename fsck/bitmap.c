@@ -204,16 +204,16 @@ int bitmaps_check(struct checker *checker)
 
 static void run_bits(const struct checker *checker, uint64_t run, uint8_t bits[ASH_BLOCK_SIZE])
 {
-	uint64_t first = run * checker->inodes_per_run;
+	uint64_t first = run * checker->inodes_per_run, end = first + checker->inodes_per_run;
 
 	memset(bits, 0, ASH_BLOCK_SIZE);
-	for (uint32_t i = 0; i < checker->inodes_per_run; i++) {
-		uint64_t ino = first + i;
-		uint8_t state = checker->state[ino];
+	for (uint32_t i = 0; i < ASH_INO_FIRST_FREE && !run; i++)
+		bit_set(bits, i, true);
+	for (uint64_t ino = first; (ino = inode_known_from(checker, ino, end)) < end; ino++) {
+		uint8_t state = inode_state(checker, ino);
 
-		if (ino < ASH_INO_FIRST_FREE || (state & INODE_TYPE) ||
-		    ((state & INODE_DAMAGED) && inode_bit(checker, ino)))
-			bits[i / 8] |= (uint8_t)(1u << (i % 8));
+		if ((state & INODE_TYPE) || ((state & INODE_DAMAGED) && inode_bit(checker, ino)))
+			bit_set(bits, ino - first, true);
 	}
 }
 
@@ -231,7 +231,7 @@ static int check_run(struct checker *checker, uint64_t run)
 		return 0;
 	run_bits(checker, run, (uint8_t *)want);
 	memset(have, 0, sizeof(have));
-	memcpy(have, checker->inode_bits + run * bytes, bytes);
+	inode_bits_get(checker, run, (uint8_t *)have);
 	missing = bits_without(want, have, words);
 	extra = bits_without(have, want, words);
 	if (missing.count) {
@@ -246,8 +246,9 @@ static int check_run(struct checker *checker, uint64_t run)
 	}
 	if (!write)
 		return 0;
-	memcpy(checker->inode_bits + run * bytes, want, bytes);
-	result = block_read(checker, context.block, bitmap);
+	result = inode_bits_put(checker, run, (const uint8_t *)want);
+	if (!result)
+		result = block_read(checker, context.block, bitmap);
 	if (result)
 		return result;
 	memcpy(bitmap->bits, want, bytes);
@@ -278,11 +279,10 @@ static void count_usage(struct checker *checker, uint64_t *free_blocks)
 	*free_blocks = checker->block_count - used;
 	result->used_blocks = used;
 	result->inodes = checker->inode_count;
-	result->used_inodes = result->files = 0;
-	for (uint64_t i = 0; i < checker->inode_count; i++) {
-		result->used_inodes += bit_test(checker->inode_bits, i);
-		result->files += (checker->state[i] & INODE_TYPE) != 0;
-	}
+	result->used_inodes = inode_bits_count(checker);
+	result->files = 0;
+	for (uint64_t i = 0; (i = inode_known_from(checker, i, checker->inode_count)) < checker->inode_count; i++)
+		result->files += (inode_state(checker, i) & INODE_TYPE) != 0;
 	result->directories = checker->directories.count;
 	result->files -= result->directories < result->files ? result->directories : result->files;
 }

@@ -25,15 +25,11 @@ static void round_free(struct checker *checker)
 	LIST_FREE(&checker->additions);
 	LIST_FREE(&checker->losses);
 	free(checker->runs);
-	free(checker->inode_bits);
-	free(checker->state);
-	free(checker->info);
+	known_close(checker);
 	free(checker->group_flags);
 	free(checker->group_free);
 	free(checker->table_block_good);
 	checker->runs = NULL;
-	checker->inode_bits = checker->state = NULL;
-	checker->info = NULL;
 	checker->group_flags = checker->group_free = NULL;
 	checker->table_block_good = NULL;
 	checker->run_count = checker->inode_count = 0;

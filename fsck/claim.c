@@ -111,12 +111,13 @@ static int collect(struct claims *claims)
 	struct checker *checker = claims->checker;
 	int result = 0;
 
-	for (uint64_t ino = ASH_INO_ROOT; ino < checker->inode_count && !result; ino++) {
+	for (uint64_t ino = ASH_INO_ROOT;
+	     (ino = inode_known_from(checker, ino, checker->inode_count)) < checker->inode_count && !result; ino++) {
 		size_t first = claims->list.count;
 		struct ash_inode record;
 
 		result = check_cancelled(checker);
-		if (result || !(checker->state[ino] & INODE_TYPE))
+		if (result || !(inode_state(checker, ino) & INODE_TYPE))
 			continue;
 		claims->ino = ino;
 		result = inode_read(checker, ino, &record);

@@ -20,7 +20,7 @@ static uint64_t find_free_inode(const struct checker *checker)
 		uint64_t end = first + (uint64_t)checker->runs[run].initialized * ASH_INODES_PER_BLOCK;
 
 		for (uint64_t ino = first; ino < end; ino++)
-			if (ino >= ASH_INO_FIRST_FREE && !checker->state[ino] && !inode_bit(checker, ino))
+			if (ino >= ASH_INO_FIRST_FREE && !inode_state(checker, ino) && !inode_bit(checker, ino))
 				return ino;
 	}
 	return 0;
@@ -120,10 +120,13 @@ static int lost_found_make(struct checker *checker)
 		result = LIST_ADD(&checker->additions, (struct addition){ ASH_INO_ROOT, ino, DT_DIR });
 	if (!result)
 		result = rebuild_schedule(checker, ASH_INO_ROOT, false);
-	checker->state[ino] = DT_DIR;
-	checker->info[ino] = (struct inode_info){ 2, 0 };
+	if (!result)
+		result = inode_state_add(checker, ino, DT_DIR);
+	if (result)
+		return result;
+	*inode_info(checker, ino) = (struct inode_info){ 2, 0 };
 	checker->lost_found = ino;
-	return result;
+	return 0;
 }
 
 static int connect_inode(struct checker *checker, uint64_t ino, uint8_t type)
@@ -152,7 +155,7 @@ static int clear_inode(struct checker *checker, uint64_t ino)
 	struct ash_inode record;
 
 	memset(&record, 0, sizeof(record));
-	checker->state[ino] = 0;
+	inode_state_drop(checker, ino, UINT8_MAX);
 	checker->changed = true;
 	return inode_write(checker, ino, &record);
 }
@@ -203,7 +206,7 @@ static struct directory_info *climb(struct checker *checker, struct directory_in
 /* Only an empty one can be. */
 static bool deleted(const struct checker *checker, const struct directory_info *info)
 {
-	return !info->found_parent && !checker->info[info->ino].nlink && !info->entries;
+	return !info->found_parent && !inode_info(checker, info->ino)->nlink && !info->entries;
 }
 
 static int lost_directory(struct checker *checker, struct directory_info *info)
@@ -213,7 +216,7 @@ static int lost_directory(struct checker *checker, struct directory_info *info)
 	int result;
 
 	if (deleted(checker, info)) {
-		if (checker->state[ino] & INODE_ORPHAN)
+		if (inode_state(checker, ino) & INODE_ORPHAN)
 			return 0;
 		return problem(checker, PROBLEM_LOST_ORPHAN, &context) ? clear_inode(checker, ino) : 0;
 	}
@@ -242,7 +245,7 @@ static int check_parent(struct checker *checker, const struct directory_info *in
 static int check_directory_links(struct checker *checker, const struct directory_info *info)
 {
 	struct problem_context context = { .ino = info->ino,
-					   .have = checker->info[info->ino].nlink,
+					   .have = inode_info(checker, info->ino)->nlink,
 					   .want = 2 + info->children };
 
 	if (context.have == context.want || deleted(checker, info) || !problem(checker, PROBLEM_LINK_COUNT, &context))
@@ -263,7 +266,7 @@ static int check_directories(struct checker *checker)
 		if (ino <= previous)
 			continue;
 		previous = ino;
-		if (checker->state[ino] & INODE_DAMAGED || !(checker->state[ino] & INODE_TYPE))
+		if (inode_state(checker, ino) & INODE_DAMAGED || !(inode_state(checker, ino) & INODE_TYPE))
 			continue;
 		top = climb(checker, info, MARK_FIRST_PATH);
 		if (top)
@@ -281,8 +284,8 @@ static int check_directories(struct checker *checker)
 
 static int check_inode(struct checker *checker, uint64_t ino)
 {
-	const struct inode_info *info = &checker->info[ino];
-	uint8_t state = checker->state[ino];
+	const struct inode_info *info = inode_info(checker, ino);
+	uint8_t state = inode_state(checker, ino);
 	struct problem_context context = { .ino = ino, .have = info->nlink, .want = info->links };
 
 	if (!(state & INODE_TYPE) || (state & INODE_TYPE) == DT_DIR || (state & INODE_DAMAGED))
@@ -303,7 +306,8 @@ int connect_check(struct checker *checker)
 {
 	int result = check_directories(checker);
 
-	for (uint64_t ino = ASH_INO_FIRST_FREE; ino < checker->inode_count && !result; ino++)
+	for (uint64_t ino = ASH_INO_FIRST_FREE;
+	     (ino = inode_known_from(checker, ino, checker->inode_count)) < checker->inode_count && !result; ino++)
 		result = check_inode(checker, ino);
 	return result;
 }

@@ -79,7 +79,7 @@ static int check_target(struct directory_walk *walk, uint64_t key, const struct 
 {
 	struct checker *checker = walk->checker;
 	uint64_t target = ash_get64(entry->ino);
-	uint8_t state = target < checker->inode_count ? checker->state[target] : 0;
+	uint8_t state = target < checker->inode_count ? inode_state(checker, target) : 0;
 	struct directory_info *child;
 	int result = 0;
 
@@ -93,7 +93,7 @@ static int check_target(struct directory_walk *walk, uint64_t key, const struct 
 	if (context->have != context->want)
 		result = entry_problem(walk, PROBLEM_DIRENT_TYPE, context);
 	if (result || context->want != DT_DIR) {
-		checker->info[target].links++;
+		inode_info(checker, target)->links++;
 		return result;
 	}
 	child = directory_find(checker, target);
@@ -168,7 +168,7 @@ static int check_directory(struct checker *checker, uint64_t ino, const struct a
 
 static bool is_directory(struct checker *checker, uint64_t ino)
 {
-	return (checker->state[ino] & (INODE_TYPE | INODE_DAMAGED)) == DT_DIR;
+	return (inode_state(checker, ino) & (INODE_TYPE | INODE_DAMAGED)) == DT_DIR;
 }
 
 static int check_block(struct checker *checker, uint64_t first_ino, struct ash_inode *records)

@@ -39,9 +39,10 @@ int rebuild_schedule(struct checker *checker, uint64_t ino, bool attribute)
 	if (ino == ASH_INO_TABLE)
 		return table_is_scheduled(checker) ? 0 :
 						     LIST_ADD(&checker->rebuilds, (struct rebuild){ ino, attribute });
-	if (checker->state[ino] & scheduled)
+	if (inode_state(checker, ino) & scheduled)
 		return 0;
-	checker->state[ino] |= scheduled;
+	if (inode_state_add(checker, ino, scheduled))
+		return -ENOMEM;
 	return LIST_ADD(&checker->rebuilds, (struct rebuild){ ino, attribute });
 }
 
@@ -333,7 +334,7 @@ int forks_check(struct checker *checker, uint64_t ino, const struct ash_inode *r
 {
 	uint32_t type = ash_get32(record->mode) & S_IFMT;
 	uint64_t size = ash_get64(record->size);
-	bool orphan = checker->state[ino] & INODE_ORPHAN;
+	bool orphan = inode_state(checker, ino) & INODE_ORPHAN;
 	struct fork_walk context = { .checker = checker,
 				     .ino = ino,
 				     .record = record,

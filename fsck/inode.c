@@ -98,7 +98,7 @@ static int clear(struct inode_work *work)
 	struct checker *checker = work->checker;
 
 	memset(&work->record, 0, sizeof(work->record));
-	checker->state[work->ino] = 0;
+	inode_state_drop(checker, work->ino, UINT8_MAX);
 	checker->changed = true;
 	return record_write(checker, work->ino, &work->record);
 }
@@ -109,8 +109,7 @@ static int damaged(struct inode_work *work, const char *why)
 
 	if (problem(work->checker, PROBLEM_INODE_DAMAGED, &context))
 		return clear(work);
-	work->checker->state[work->ino] |= INODE_DAMAGED;
-	return 0;
+	return inode_state_add(work->checker, work->ino, INODE_DAMAGED);
 }
 
 static bool is_sealed(const struct inode_work *work)
@@ -291,7 +290,7 @@ static bool doubt_size(struct inode_work *work, const struct fork_result *data)
 	uint64_t least = data->written ? ((data->written - 1) << ASH_BLOCK_SHIFT) + 1 : 0;
 
 	if (!work->doubted || !S_ISREG(ash_get32(work->record.mode)) || work->record.data_kind == ASH_FORK_INLINE ||
-	    (work->checker->state[work->ino] & INODE_ORPHAN))
+	    (inode_state(work->checker, work->ino) & INODE_ORPHAN))
 		return false;
 	if (context.have >= least && context.have <= data->end << ASH_BLOCK_SHIFT)
 		return true;
@@ -357,8 +356,10 @@ static int remember(struct inode_work *work)
 
 	if (ash_get32(work->record.flags) & (ASH_INODE_IMMUTABLE | ASH_INODE_APPEND))
 		checker->inode_flags = true;
-	checker->state[work->ino] = (uint8_t)((checker->state[work->ino] & ~INODE_TYPE) | (IFTODT(mode) & INODE_TYPE));
-	checker->info[work->ino].nlink = ash_get32(work->record.nlink);
+	inode_state_drop(checker, work->ino, INODE_TYPE);
+	if (inode_state_add(checker, work->ino, IFTODT(mode) & INODE_TYPE))
+		return -ENOMEM;
+	inode_info(checker, work->ino)->nlink = ash_get32(work->record.nlink);
 	if (!S_ISDIR(mode))
 		return 0;
 	return LIST_ADD(&checker->directories,
@@ -437,9 +438,9 @@ static int used_record(struct inode_work *work)
 	result = remember(work);
 	if (!result)
 		result = check_forks(work);
-	if (!result && (checker->state[work->ino] & INODE_TYPE))
+	if (!result && (inode_state(checker, work->ino) & INODE_TYPE))
 		doubt(work, 0);
-	if (result || !work->dirty || !(checker->state[work->ino] & INODE_TYPE))
+	if (result || !work->dirty || !(inode_state(checker, work->ino) & INODE_TYPE))
 		return result;
 	checker->changed = true;
 	return inode_write(checker, work->ino, &work->record);
@@ -484,7 +485,7 @@ static int root_check(struct checker *checker)
 
 	if (checker->inode_count > ASH_INO_ROOT && table_locate(checker, ASH_INO_ROOT, &block, &offset))
 		return 0; /* in a hole of the table: when that is filled */
-	if (checker->inode_count > ASH_INO_ROOT && (checker->state[ASH_INO_ROOT] & INODE_TYPE) == DT_DIR)
+	if (checker->inode_count > ASH_INO_ROOT && (inode_state(checker, ASH_INO_ROOT) & INODE_TYPE) == DT_DIR)
 		return 0;
 	if (!problem(checker, PROBLEM_ROOT_MISSING, &(struct problem_context){ .ino = ASH_INO_ROOT }))
 		return 0;
@@ -507,13 +508,14 @@ static int compat_check(struct checker *checker)
 
 int inodes_check(struct checker *checker)
 {
-	int result;
+	int result = 0;
 
 	checker->inode_flags = false;
-	for (size_t i = 0; i < checker->orphan_count; i++)
+	for (size_t i = 0; i < checker->orphan_count && !result; i++)
 		if (checker->orphans[i] < checker->inode_count)
-			checker->state[checker->orphans[i]] |= INODE_ORPHAN;
-	result = table_scan(checker, 1, NULL, check_block);
+			result = inode_state_add(checker, checker->orphans[i], INODE_ORPHAN);
+	if (!result)
+		result = table_scan(checker, 1, NULL, check_block);
 	if (!result)
 		result = compat_check(checker);
 	return result ? result : root_check(checker);

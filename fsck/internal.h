@@ -7,6 +7,7 @@
  *   super.c      pass 0: superblock, backups, group table; evidence.c: which copy to believe
  *   journal.c    log control, replay or overlay
  *   table.c      the inode table: its map, run bitmaps, sequential reading (with a helper thread)
+ *   known.c      what is known of each inode
  *   lost.c       runs that only a lost superblock knew
  *   inode.c      pass 1: every record; fork.c: extents and attributes; tree.c: walking trees
  *   claim.c      pass 1b: who owns blocks that are claimed twice
@@ -134,6 +135,7 @@ int list_grow(void *items, size_t *space, size_t count, size_t size);
 #define LIST_FREE(list) (free((list)->items), (list)->items = NULL, (list)->count = (list)->space = 0)
 
 struct declined;
+struct known;
 
 struct checker {
 	struct bdev *dev;
@@ -147,7 +149,7 @@ struct checker {
 	bool restore;                /* the primary will be written when the table is known: see lost.c */
 	uint64_t super_from;         /* block */
 	struct ash_overlay *overlay; /* NULL: the device itself is current */
-	LIST(uint64_t) images; /* blocks for which the overlay has an answer, ascending */
+	LIST(uint64_t) images;       /* blocks for which the overlay has an answer, ascending */
 	const uint64_t *orphans;
 	size_t orphan_count;
 	struct declined *declined;
@@ -167,10 +169,9 @@ struct checker {
 	LIST(struct table_hole) holes;
 	struct run_info *runs;
 	uint64_t run_count;
-	uint8_t *inode_bits;  /* as on disk, run by run */
-	uint64_t inode_count; /* run_count * inodes_per_run */
-	uint8_t *state;       /* per inode, INODE_* */
-	struct inode_info *info;
+	uint64_t inode_count;                    /* run_count * inodes_per_run */
+	struct known **known;                    /* see known.c; a piece is NULL where nothing is known */
+	uint8_t **inode_bits;                    /* as on disk, run by run; likewise */
 	LIST(struct directory_info) directories; /* by ascending number */
 	LIST(struct rebuild) rebuilds;
 	LIST(struct addition) additions;
@@ -297,7 +298,24 @@ int table_scan(struct checker *checker, unsigned pass, bool (*wanted)(struct che
 	       table_visit visit);
 bool bit_test(const uint8_t *bits, uint64_t bit);
 void bit_set(uint8_t *bits, uint64_t bit, bool value);
+
+/* ---- known.c: of inodes below inode_count ---- */
+
+int known_open(struct checker *checker);
+void known_close(struct checker *checker);
+uint8_t inode_state(const struct checker *checker, uint64_t ino); /* INODE_* */
+/* 0 or -ENOMEM */
+int inode_state_add(struct checker *checker, uint64_t ino, uint8_t bits);
+void inode_state_drop(struct checker *checker, uint64_t ino, uint8_t bits);
+/* Of an inode that has a state, or had one. */
+struct inode_info *inode_info(const struct checker *checker, uint64_t ino);
+/* The first in [ino, end) of which something may be known; `end`: none. */
+uint64_t inode_known_from(const struct checker *checker, uint64_t ino, uint64_t end);
 bool inode_bit(const struct checker *checker, uint64_t ino);
+/* The bits of a run, inodes_per_run / 8 bytes. 0 or -ENOMEM */
+int inode_bits_put(struct checker *checker, uint64_t run, const uint8_t *bits);
+void inode_bits_get(const struct checker *checker, uint64_t run, uint8_t *bits);
+uint64_t inode_bits_count(const struct checker *checker);
 
 /* ---- lost.c ---- */
 

@@ -265,7 +265,7 @@ static int gather_entry(void *context, uint64_t key, const uint8_t *value, uint3
 	memcpy(&entry, value, sizeof(entry));
 	memcpy(name, value + sizeof(entry), entry.name_length);
 	target = ash_get64(entry.ino);
-	state = target < checker->inode_count ? checker->state[target] : 0;
+	state = target < checker->inode_count ? inode_state(checker, target) : 0;
 	if (!(state & (INODE_TYPE | INODE_DAMAGED)))
 		return 0;
 	if (!(state & INODE_DAMAGED))
@@ -772,12 +772,12 @@ static int rebuild_one(struct checker *checker, const struct rebuild *rebuild, b
 	int result = inode_read(checker, rebuild->ino, &gather.record);
 
 	if (rebuild->ino != ASH_INO_TABLE)
-		checker->state[rebuild->ino] &=
-			(uint8_t) ~(rebuild->attribute ? INODE_REBUILD_ATTRIBUTE : INODE_REBUILD_DATA);
+		inode_state_drop(checker, rebuild->ino,
+				 rebuild->attribute ? INODE_REBUILD_ATTRIBUTE : INODE_REBUILD_DATA);
 	if (result)
 		return result;
 	/* It may have been cleared since. */
-	if (rebuild->ino != ASH_INO_TABLE && !(checker->state[rebuild->ino] & INODE_TYPE))
+	if (rebuild->ino != ASH_INO_TABLE && !(inode_state(checker, rebuild->ino) & INODE_TYPE))
 		return 0;
 	gather.directory = S_ISDIR(ash_get32(gather.record.mode));
 	/* Which of its entries lead somewhere, and which name of a directory counts, only pass 2 knows: next round. */

@@ -156,11 +156,6 @@ int table_locate(const struct checker *checker, uint64_t ino, uint64_t *block, u
 	return *block ? 0 : -ENOENT;
 }
 
-bool inode_bit(const struct checker *checker, uint64_t ino)
-{
-	return bit_test(checker->inode_bits, ino);
-}
-
 struct table_walk {
 	struct checker *checker;
 	uint64_t floor;  /* next free file block */
@@ -450,28 +445,33 @@ static int holes_check(struct checker *checker)
 }
 
 /* The inodes there are damaged: names and numbers stay as they are, as long as the hole does. */
-static void hole_block_inodes(struct checker *checker, uint64_t at)
+static int hole_block_inodes(struct checker *checker, uint64_t at)
 {
 	uint64_t run = at / run_blocks(checker), index = at % run_blocks(checker);
 	uint64_t ino = run * checker->inodes_per_run + (index - 1) * ASH_INODES_PER_BLOCK;
 
-	for (uint32_t i = 0; index && i < ASH_INODES_PER_BLOCK; i++)
-		checker->state[ino + i] |= INODE_DAMAGED;
+	int result = 0;
+
+	for (uint32_t i = 0; index && i < ASH_INODES_PER_BLOCK && !result; i++)
+		result = inode_state_add(checker, ino + i, INODE_DAMAGED);
+	return result;
 }
 
-/* Not of runs of which there is nothing: nobody has names in them, and their states are memory never touched. */
-static void hole_inodes(struct checker *checker, const struct table_hole *hole)
+/* Not of runs of which there is nothing: nobody has names in them, and their states are memory never taken. */
+static int hole_inodes(struct checker *checker, const struct table_hole *hole)
 {
 	uint64_t end = hole->first + hole->count, run_end;
+	int result = 0;
 
-	for (uint64_t at = hole->first; at < end; at = run_end) {
+	for (uint64_t at = hole->first; at < end && !result; at = run_end) {
 		uint64_t run = at / run_blocks(checker);
 
 		run_end = (run + 1) * run_blocks(checker);
 		if (run_there(checker, run))
-			for (uint64_t i = at; i < run_end && i < end; i++)
-				hole_block_inodes(checker, i);
+			for (uint64_t i = at; i < run_end && i < end && !result; i++)
+				result = hole_block_inodes(checker, i);
 	}
+	return result;
 }
 
 static int hole_fill(struct checker *checker, const struct table_hole *hole)
@@ -772,8 +772,7 @@ static int run_load(struct checker *checker, uint64_t run)
 		info->valid = fix;
 	}
 	info->initialized = ash_get32(bitmap->initialized);
-	memcpy(checker->inode_bits + run * (checker->inodes_per_run / 8), bitmap->bits, checker->inodes_per_run / 8);
-	return result;
+	return result ? result : inode_bits_put(checker, run, bitmap->bits);
 }
 
 int table_load(struct checker *checker)
@@ -787,15 +786,13 @@ int table_load(struct checker *checker)
 	if (result)
 		return result;
 	checker->runs = calloc(checker->run_count + 1, sizeof(*checker->runs));
-	checker->inode_bits = calloc(checker->inode_count / 8 + 1, 1);
-	checker->state = calloc(checker->inode_count + 1, 1);
-	checker->info = calloc(checker->inode_count + 1, sizeof(*checker->info));
-	if (!checker->runs || !checker->inode_bits || !checker->state || !checker->info)
+	if (!checker->runs)
 		return -ENOMEM;
+	result = known_open(checker);
 	for (uint64_t run = 0; run < checker->run_count && !result; run++)
 		result = run_load(checker, run);
-	for (size_t i = 0; i < checker->holes.count; i++)
-		hole_inodes(checker, &checker->holes.items[i]);
+	for (size_t i = 0; i < checker->holes.count && !result; i++)
+		result = hole_inodes(checker, &checker->holes.items[i]);
 	return result;
 }
 
@@ -832,6 +829,20 @@ static bool block_wanted(const struct reader *reader, uint64_t first_ino)
 	return false;
 }
 
+/* Leave blocks behind of which no inode is known: to the last of them. */
+static bool unknown_skips(struct reader *reader, uint64_t first_ino)
+{
+	uint32_t rest = reader->checker->runs[reader->run].initialized - reader->index;
+	uint64_t end = first_ino + (uint64_t)rest * ASH_INODES_PER_BLOCK;
+	uint64_t known = inode_known_from(reader->checker, first_ino, end);
+	uint32_t blocks = (uint32_t)((known - first_ino) / ASH_INODES_PER_BLOCK);
+
+	if (!blocks)
+		return false;
+	reader->index += blocks - 1;
+	return true;
+}
+
 /* Leave a hole of the image behind: to its last block. */
 static bool piece_skips(struct reader *reader)
 {
@@ -859,6 +870,8 @@ static struct piece next_piece(struct reader *reader)
 			if (piece.count && (block != piece.block + piece.count || piece.count == PIECE_BLOCKS ||
 					    !block_wanted(reader, ino)))
 				return piece;
+			if (!piece.count && reader->wanted && unknown_skips(reader, ino))
+				continue;
 			if (!block || (!piece.count && !block_wanted(reader, ino)))
 				continue;
 			if (!piece.count && piece_skips(reader))
@@ -950,9 +963,10 @@ static int unreadable_block(struct checker *checker, uint64_t first_ino, uint64_
 		if (!result || !ash_unreadable(result))
 			return result;
 	}
-	for (uint32_t i = 0; i < ASH_INODES_PER_BLOCK; i++)
-		checker->state[first_ino + i] |= INODE_DAMAGED;
-	return 0;
+	result = 0;
+	for (uint32_t i = 0; i < ASH_INODES_PER_BLOCK && !result; i++)
+		result = inode_state_add(checker, first_ino + i, INODE_DAMAGED);
+	return result;
 }
 
 static int visit_block(struct reader *reader, unsigned slot, uint32_t index, unsigned pass, table_visit visit)

@@ -7,6 +7,8 @@
 
 #include "tests/unit/fs/engine_fixture.h"
 
+#include <sys/resource.h>
+#include <unistd.h>
 #include "fs/names.h"
 #include "fsck/check.h"
 
@@ -93,6 +95,19 @@ static inline void note_code(void *context, const struct ash_check_problem *prob
 	size_t length = strlen(sick->codes);
 
 	snprintf(sick->codes + length, sizeof(sick->codes) - length, "%s ", problem->code);
+}
+
+/* Further memory of the process is limited to so many bytes. */
+static inline void memory_limit(uint64_t bytes)
+{
+	FILE *file = fopen("/proc/self/statm", "r");
+	struct rlimit limit;
+	unsigned long pages;
+
+	cr_assert(file && fscanf(file, "%lu", &pages) == 1);
+	fclose(file);
+	limit.rlim_cur = limit.rlim_max = (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE) + bytes;
+	cr_assert_eq(setrlimit(RLIMIT_AS, &limit), 0);
 }
 
 static inline struct ash_check_result check(struct sick *sick, enum ash_check_mode mode)

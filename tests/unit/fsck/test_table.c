@@ -5,8 +5,6 @@
  */
 #include "forge_fixture.h"
 
-#include <sys/resource.h>
-
 static bool has_name(struct ash_volume *volume, const char *name)
 {
 	struct ash_attr attr;
@@ -592,19 +590,6 @@ Test(table, old_backup_of_a_volume_that_has_grown)
 #define SMALL_BLOCKS (1u + SMALL_RUN / ASH_INODES_PER_BLOCK)
 #define CLAIMED_RUNS 4000000u
 #define LEAF_EXTENTS 140u
-
-/* Further memory of the process is limited to so many bytes. */
-static void memory_limit(uint64_t bytes)
-{
-	FILE *file = fopen("/proc/self/statm", "r");
-	struct rlimit limit;
-	unsigned long pages;
-
-	cr_assert(file && fscanf(file, "%lu", &pages) == 1);
-	fclose(file);
-	limit.rlim_cur = limit.rlim_max = (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE) + bytes;
-	cr_assert_eq(setrlimit(RLIMIT_AS, &limit), 0);
-}
 
 /* Extents of up to a group each, of blocks that were never written: 28 bytes claim ten thousand runs. The last run's place. */
 static uint64_t runs_claim(struct engine *engine, struct ash_super *super)
