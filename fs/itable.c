@@ -32,6 +32,7 @@
 #define GROW_BYTES (64u << 10) /* log bytes after which a growth in pieces gives up */
 #define RUN_UNREADABLE_MAX 4u  /* blocks of records that a search passes by before it leaves the run */
 #define UNREADABLE_MAX 16u     /* blocks before it ends, and the table grows */
+#define MISSING_MAX 16u        /* runs that were looked at when the table was opened, and were not there */
 
 #define TRY_AGAIN UINT64_MAX /* no LSN */
 #define RESERVED_BITS ((1ull << ASH_INO_FIRST_FREE) - 1)
@@ -946,8 +947,30 @@ static int read_segments(struct ash_volume *volume, const struct ash_tree *tree,
 	return 0;
 }
 
+/*
+ * Is the bitmap there, for all that its place tells? Extents of a few bytes claim millions of runs, and each takes memory: of
+ * each thousand one is looked at, and more must be there than not, but for a few that damage may have met. fsck takes the
+ * others out of such a table.
+ */
+static int run_looked_at(struct ash_volume *volume, const struct run *run, uint64_t *missing)
+{
+	struct ash_buffer *buffer;
+	int result = run->number % CHUNK_RUNS == CHUNK_RUNS - 1 ? ash_buffer_get(volume, bitmap_id(run), &buffer) :
+								  -ENOENT;
+
+	if (!result)
+		ash_buffer_put(volume, buffer);
+	if (result != -EUCLEAN)
+		return result == -ENOMEM ? result : 0;
+	++*missing;
+	return *missing > run->number / CHUNK_RUNS / 2 + MISSING_MAX ?
+		       ash_damaged(volume, 0, "inode table: most of its runs are not there") :
+		       0;
+}
+
 static int read_runs(struct ash_volume *volume, const struct ash_tree *tree, uint64_t runs)
 {
+	uint64_t missing = 0;
 	struct ash_extent *segments = NULL;
 	uint32_t room = 0, count;
 	int result = 0;
@@ -962,6 +985,8 @@ static int read_runs(struct ash_volume *volume, const struct ash_tree *tree, uin
 			result = run_create(number, segments, count, &run);
 		if (!result)
 			list_publish(volume->itable, run);
+		if (!result)
+			result = run_looked_at(volume, run, &missing);
 	}
 	free(segments);
 	return result;

@@ -651,6 +651,7 @@ static void expect_claims_cost_nothing(bool last_is_there)
 	if (last_is_there)
 		bitmap_put(&sick.engine, &super, CLAIMED_RUNS - 1, last);
 	memory_limit(100u << 20);
+	cr_expect_eq(engine_try_mount(&sick.engine), -EUCLEAN, "nor does a mount take memory for them");
 	result = check(&sick, ASH_CHECK_NO);
 	cr_expect_gt(result.problems, 0);
 	cr_expect_lt(result.problems, 5000);
