@@ -9,7 +9,7 @@
  * volume, no copies are made: they would not fit, and nobody's disk came to that by a few bad sectors. Data is then owned
  * by who claims least, for it is the others who cannot be right.
  *
- * Time: a word of the maps for each 64 claimed blocks; memory: the claims, and no more losses than blocks and claims.
+ * Time: a word of the maps for each 64 claimed blocks, but for groups that are claimed as a whole again and again; memory: the claims, and no more losses than blocks and claims.
  * No locks: one thread.
  */
 #include "internal.h"
@@ -30,6 +30,7 @@ struct claims {
 	bool copies; /* there are */
 	LIST(struct claim) list;
 	struct block_map system, owned;
+	bool *settled; /* groups of which every block has an owner, since one claimed all of it; without copies only */
 };
 
 static int claim_range(struct claims *claims, uint64_t start, uint64_t count, bool node)
@@ -151,21 +152,31 @@ static bool loss_continues(const struct loss *loss, const struct loss *next)
 	       next->start >= loss->start && next->start <= loss->start + loss->count;
 }
 
-static int lose(struct claims *claims, const struct claim *claim, uint64_t word, uint64_t bits, bool copy)
+static int lose_run(struct claims *claims, const struct claim *claim, uint64_t start, uint64_t count, bool copy)
 {
 	struct checker *checker = claims->checker;
-	struct loss loss = { .ino = claim->ino, .attribute = claim->attribute, .node = claim->node, .copy = copy };
+	struct loss *last = checker->losses.count ? &checker->losses.items[checker->losses.count - 1] : NULL;
+	struct loss loss = { .ino = claim->ino,
+			     .start = start,
+			     .count = count,
+			     .attribute = claim->attribute,
+			     .node = claim->node,
+			     .copy = copy };
+
+	if (!last || !loss_continues(last, &loss) || last->start + last->count != loss.start)
+		return LIST_ADD(&checker->losses, loss);
+	last->count += loss.count;
+	return 0;
+}
+
+static int lose(struct claims *claims, const struct claim *claim, uint64_t word, uint64_t bits, bool copy)
+{
 	int result = 0;
 
 	while (bits && !result) {
-		struct loss *last = checker->losses.count ? &checker->losses.items[checker->losses.count - 1] : NULL;
+		uint64_t first, length = run_take(&bits, &first);
 
-		loss.count = run_take(&bits, &loss.start);
-		loss.start += word;
-		if (last && loss_continues(last, &loss) && last->start + last->count == loss.start)
-			last->count += loss.count;
-		else
-			result = LIST_ADD(&checker->losses, loss);
+		result = lose_run(claims, claim, word + first, length, copy);
 	}
 	return result;
 }
@@ -182,6 +193,20 @@ static int own(struct block_map *map, uint64_t word, uint64_t bits)
 	return result;
 }
 
+/* Does the claim have the whole group that begins there, and was it settled for another that had it? It is from now on. */
+static bool group_settled(struct claims *claims, const struct claim *claim, uint64_t block)
+{
+	uint64_t group = block / ASH_BLOCKS_PER_GROUP;
+	bool settled;
+
+	if (claims->copies || block % ASH_BLOCKS_PER_GROUP || block < claim->start ||
+	    claim->start + claim->count - block < ASH_BLOCKS_PER_GROUP || !claims->checker->twice.full[group])
+		return false;
+	settled = claims->settled[group];
+	claims->settled[group] = true;
+	return settled;
+}
+
 /* What nobody had so far is the claim's. */
 static int settle(struct claims *claims, const struct claim *claim)
 {
@@ -189,8 +214,14 @@ static int settle(struct claims *claims, const struct claim *claim)
 	int result = check_cancelled(claims->checker);
 
 	for (uint64_t word = claim->start & ~63ull; word < end && !result; word += 64) {
-		uint64_t contested = map_word(&claims->checker->twice, word), holes, copies;
+		uint64_t contested, holes, copies;
 
+		if (group_settled(claims, claim, word)) {
+			result = lose_run(claims, claim, word, ASH_BLOCKS_PER_GROUP, false);
+			word += ASH_BLOCKS_PER_GROUP - 64;
+			continue;
+		}
+		contested = map_word(&claims->checker->twice, word);
 		if (word < claim->start)
 			contested &= ~0ull << (claim->start - word);
 		if (end - word < 64)
@@ -309,6 +340,9 @@ int claims_resolve(struct checker *checker)
 
 	if (!result)
 		result = map_open(&claims.owned, checker->block_count, false);
+	claims.settled = calloc(checker->group_count, sizeof(*claims.settled));
+	if (!claims.settled)
+		result = -ENOMEM;
 	if (!result)
 		result = system_blocks(&claims);
 	if (!result)
@@ -325,6 +359,7 @@ int claims_resolve(struct checker *checker)
 		result = decide(&claims);
 	}
 	LIST_FREE(&claims.list);
+	free(claims.settled);
 	map_close(&claims.system);
 	map_close(&claims.owned);
 	return result;

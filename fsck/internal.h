@@ -43,6 +43,7 @@
 
 struct block_map {
 	uint64_t **groups;
+	bool *full; /* groups that were set as a whole: setting one again takes no time */
 	uint64_t group_count;
 	uint64_t block_count;
 	bool fixed; /* a new group starts with its fixed blocks and what lies behind the volume's end */

@@ -34,7 +34,8 @@ int map_open(struct block_map *map, uint64_t block_count, bool fixed)
 	map->block_count = block_count;
 	map->fixed = fixed;
 	map->groups = calloc(map->group_count, sizeof(*map->groups));
-	return map->groups ? 0 : -ENOMEM;
+	map->full = calloc(map->group_count, sizeof(*map->full));
+	return map->groups && map->full ? 0 : -ENOMEM;
 }
 
 void map_close(struct block_map *map)
@@ -42,7 +43,9 @@ void map_close(struct block_map *map)
 	for (uint64_t i = 0; map->groups && i < map->group_count; i++)
 		free(map->groups[i]);
 	free(map->groups);
+	free(map->full);
 	map->groups = NULL;
+	map->full = NULL;
 }
 
 /* The bits of word `word` that lie in [first, end). */
@@ -130,12 +133,31 @@ static int set_in_group(struct block_map *map, uint64_t group, uint64_t first, u
 	return 0;
 }
 
+/* 28 bytes on the device can claim a million blocks, and as many such records the same ones: each costs little then. */
+static int set_whole_group(struct block_map *map, uint64_t group, struct block_map *twice, uint64_t *hits)
+{
+	bool again = map->full[group];
+	int result;
+
+	if (again && (!twice || twice->full[group])) {
+		if (hits)
+			*hits += ASH_BLOCKS_PER_GROUP;
+		return 0;
+	}
+	result = set_in_group(map, group, 0, ASH_BLOCKS_PER_GROUP, twice, hits);
+	map->full[group] = again || !result;
+	if (again && twice && !result)
+		twice->full[group] = true;
+	return result;
+}
+
 int map_set(struct block_map *map, uint64_t start, uint64_t count, struct block_map *twice, uint64_t *hits)
 {
 	while (count) {
 		uint64_t group = start / ASH_BLOCKS_PER_GROUP, first = start % ASH_BLOCKS_PER_GROUP;
 		uint64_t part = ASH_BLOCKS_PER_GROUP - first < count ? ASH_BLOCKS_PER_GROUP - first : count;
-		int result = set_in_group(map, group, first, first + part, twice, hits);
+		int result = part == ASH_BLOCKS_PER_GROUP ? set_whole_group(map, group, twice, hits) :
+							    set_in_group(map, group, first, first + part, twice, hits);
 
 		if (result)
 			return result;
@@ -177,6 +199,7 @@ void map_clear(struct block_map *map, uint64_t start, uint64_t count)
 	for (uint64_t block = start; block < start + count; block++) {
 		uint64_t *words = map->groups[block / ASH_BLOCKS_PER_GROUP], bit = block % ASH_BLOCKS_PER_GROUP;
 
+		map->full[block / ASH_BLOCKS_PER_GROUP] = false;
 		if (words)
 			words[bit / 64] &= htole64(~(1ull << bit % 64));
 	}

@@ -2,6 +2,8 @@
 /* Blocks that are claimed more than once: how much is asked, and what is left when there are too many for copies. */
 #include "forge_fixture.h"
 
+#include <time.h>
+
 #define SPARE 32u /* blocks at both ends of the free space for other things */
 
 /* Free space in one piece, and where it begins. */
@@ -157,4 +159,55 @@ Test(claim, who_claims_least_keeps_most)
 	cr_expect_eq(ash_read(sick.engine.volume, sick.file, back, sizeof(back), 0), sizeof(back));
 	cr_expect_eq(memcmp(text, back, sizeof(back)), 0);
 	engine_close(&sick.engine);
+}
+
+/* ---- Time ---- */
+
+#define LEAVES 12u
+#define LEAF_EXTENTS 140u
+
+/* A file of which each extent is the same part of the volume; processor seconds that a check takes, and a repair. */
+static double claims_check(uint32_t blocks)
+{
+	struct ash_mkfs_options options = { .log_blocks = ASH_LOG_MIN_BLOCKS, .inodes_per_run = 2048 };
+	uint64_t ino = ASH_INO_FIRST_FREE, extents = (uint64_t)LEAVES * LEAF_EXTENTS;
+	struct ash_inode record = { .magic = ash_put32(ASH_MAGIC_INODE), .ino = ash_put64(ino) };
+	char error[BDEV_ERROR_TEXT] = "";
+	struct timespec before, after;
+	uint8_t bytes[ASH_BLOCK_SIZE];
+	struct sick sick = { 0 };
+
+	sick.engine.dev = engine_device("mem:8G");
+	cr_assert_eq(ash_mkfs(sick.engine.dev, &options, error), 0, "%s", error);
+	node_begin(record.data, ASH_DATA_FORK_SIZE, 1);
+	for (uint64_t leaf = 0; leaf < LEAVES; leaf++) {
+		uint64_t block = block_take(&sick.engine);
+		uint8_t *node = tree_block_begin(&sick.engine, bytes, block, ino, 0);
+
+		for (uint64_t i = leaf * LEAF_EXTENTS; i < (leaf + 1) * LEAF_EXTENTS; i++)
+			node_add_extent(node, i * ASH_EXTENT_MAX_BLOCKS, ash_group_start(2) + 100, blocks);
+		block_seal(&sick.engine, bytes);
+		node_add_child(record.data, leaf * LEAF_EXTENTS * ASH_EXTENT_MAX_BLOCKS, block);
+	}
+	record.mode = ash_put32(S_IFREG | 0644);
+	record.nlink = ash_put32(1);
+	record.size = ash_put64(extents * ASH_EXTENT_MAX_BLOCKS << ASH_BLOCK_SHIFT);
+	record.blocks = ash_put64(extents * blocks + LEAVES);
+	file_forge(&sick, ino, &record, extents * blocks + LEAVES, extents * ASH_EXTENT_MAX_BLOCKS);
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
+	cr_expect_gt(check(&sick, ASH_CHECK_NO).problems, 0);
+	cr_expect(strstr(sick.codes, "duplicate-too-many"), "%s", sick.codes);
+	cr_expect_eq(check(&sick, ASH_CHECK_YES).left, 0, "%s", sick.codes);
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
+	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
+	bdev_close(sick.engine.dev);
+	return (double)(after.tv_sec - before.tv_sec) + (double)(after.tv_nsec - before.tv_nsec) / 1e9;
+}
+
+/* An extent costs no more for being thirty times as long. */
+Test(claim, extents_as_long_as_can_be)
+{
+	double one = claims_check(ASH_BLOCKS_PER_GROUP), most = claims_check(ASH_EXTENT_MAX_BLOCKS);
+
+	cr_expect_lt(most, 5 * one + 0.2, "%.2f for a group, %.2f for as much as can be", one, most);
 }
