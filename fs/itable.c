@@ -948,9 +948,9 @@ static int read_segments(struct ash_volume *volume, const struct ash_tree *tree,
 }
 
 /*
- * Is the bitmap there, for all that its place tells? Extents of a few bytes claim millions of runs, and each takes memory: of
- * each thousand one is looked at, and more must be there than not, but for a few that damage may have met. fsck takes the
- * others out of such a table.
+ * Is the bitmap there, for all that its place tells? Extents of a few bytes claim millions of runs, and each takes
+ * memory: of each thousand one is looked at, and more must be there than not, but for a few that damage may have met.
+ * fsck takes the others out of such a table.
  */
 static int run_looked_at(struct ash_volume *volume, const struct run *run, uint64_t *missing)
 {

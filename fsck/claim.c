@@ -9,8 +9,8 @@
  * volume, no copies are made: they would not fit, and nobody's disk came to that by a few bad sectors. Data is then owned
  * by who claims least, for it is the others who cannot be right.
  *
- * Time: a word of the maps for each 64 claimed blocks, but for groups that are claimed as a whole again and again; memory: the claims, and no more losses than blocks and claims.
- * No locks: one thread.
+ * Time: a word of the maps for each 64 claimed blocks, but for groups that are claimed as a whole again and again;
+ * memory: the claims, and no more losses than blocks and claims. No locks: one thread.
  */
 #include "internal.h"
 
@@ -193,7 +193,10 @@ static int own(struct block_map *map, uint64_t word, uint64_t bits)
 	return result;
 }
 
-/* Does the claim have the whole group that begins there, and was it settled for another that had it? It is from now on. */
+/*
+ * Does the claim have the whole group that begins there, and was it settled for another that had it? It is from now
+ * on.
+ */
 static bool group_settled(struct claims *claims, const struct claim *claim, uint64_t block)
 {
 	uint64_t group = block / ASH_BLOCKS_PER_GROUP;

@@ -200,8 +200,8 @@ int block_read(struct checker *checker, uint64_t block, void *data);
  */
 int blocks_read(struct checker *checker, uint64_t first, uint64_t count, void *data, bool *bad);
 /*
- * The first block in [block, end) that may hold anything; `end` where there is none. Holes of an image file are passed over:
- * what is claimed of them costs no time.
+ * The first block in [block, end) that may hold anything; `end` where there is none. Holes of an image file are
+ * passed over: what is claimed of them costs no time.
  */
 uint64_t block_with_data(const struct checker *checker, uint64_t block, uint64_t end);
 void overlay_apply(struct checker *checker, uint64_t first, uint64_t count, uint8_t *data);

@@ -2,9 +2,9 @@
 /*
  * What is known of each inode: its state and links, and its bit in the bitmap of its run.
  *
- * A bitmap of one block can call 32 256 inodes used, or all their records written, of which there is none: so memory is taken
- * in pieces, where something is known, and loops pass over the others. A piece is as much as a few records take on
- * the device. No locks: one thread.
+ * A bitmap of one block can call 32 256 inodes used, or all their records written, of which there is none: so memory
+ * is taken in pieces, where something is known, and loops pass over the others. A piece is as much as a few records
+ * take on the device. No locks: one thread.
  */
 #include "internal.h"
 

@@ -139,8 +139,9 @@ static int keep_extent(struct gather *gather, uint64_t key, uint64_t start, uint
 }
 
 /*
- * A file's part that others own: block by block to new places; pieces that follow each other become one extent. What is a hole
- * of the image becomes one of the file: few bytes of an image that is nearly all hole would have it all written.
+ * A file's part that others own: block by block to new places; pieces that follow each other become one extent. What
+ * is a hole of the image becomes one of the file: few bytes of an image that is nearly all hole would have it all
+ * written.
  */
 static int keep_copy(struct gather *gather, uint64_t key, uint64_t start, uint64_t count)
 {

@@ -304,8 +304,8 @@ struct sight {
 };
 
 /*
- * A run without anything of its own is believed in as one that was damaged. That may happen to a quarter of a GiB of the table,
- * or to a few of the largest runs; what is more must not be more than what is there.
+ * A run without anything of its own is believed in as one that was damaged. That may happen to a quarter of a GiB of
+ * the table, or to a few of the largest runs; what is more must not be more than what is there.
  */
 static bool sight_believes(const struct checker *checker, const struct sight *sight)
 {
@@ -321,7 +321,10 @@ static bool sight_take(struct checker *checker, struct sight *sight, uint64_t ru
 	return sight_believes(checker, sight);
 }
 
-/* Runs without a gap from the first on. Not believed in more of them: those up to the last one of which there is something. */
+/*
+ * Runs without a gap from the first on. Not believed in more of them: those up to the last one of which there is
+ * something.
+ */
 static uint64_t runs_in_front(struct checker *checker, uint64_t last, struct sight *sight)
 {
 	uint64_t run = 0, end = 0;
@@ -357,9 +360,9 @@ static uint64_t runs_behind(struct checker *checker, uint64_t front, uint64_t la
 
 /*
  * The runs that the map has: those without a gap from the first on, and what lies behind a missing one when it is certain
- * that it is a run. An extent somewhere behind is no reason to believe in all that would lie before it. Nor are extents and
- * counts, of which a few bytes claim millions of runs, without anything in the runs: memory, problems and repairs are for
- * what is there.
+ * that it is a run. An extent somewhere behind is no reason to believe in all that would lie before it. Nor are
+ * extents and counts, of which a few bytes claim millions of runs, without anything in the runs: memory, problems and
+ * repairs are for what is there.
  */
 static uint64_t runs_there(struct checker *checker)
 {
@@ -585,8 +588,8 @@ static uint64_t records_block(const struct checker *checker, uint64_t run, uint3
 }
 
 /*
- * The first of the run's blocks of records in [index, end) that may hold something: not what a hole of the image has, which
- * are free records all. What has no place may hold something.
+ * The first of the run's blocks of records in [index, end) that may hold something: not what a hole of the image has,
+ * which are free records all. What has no place may hold something.
  */
 static uint32_t records_with_data(const struct checker *checker, uint64_t run, uint32_t index, uint32_t end)
 {

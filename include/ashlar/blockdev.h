@@ -119,8 +119,9 @@ int bdev_readv(struct bdev *dev, const struct iovec *iov, int count, uint64_t of
 int bdev_writev(struct bdev *dev, const struct iovec *iov, int count, uint64_t offset, unsigned flags);
 
 /*
- * The first byte at or behind `offset` that may be other than zero, the size of the device where there is none: what lies
- * before it is a hole of an image file, which reads as zeroes and need not be read. `offset` itself where that is not known.
+ * The first byte at or behind `offset` that may be other than zero, the size of the device where there is none: what
+ * lies before it is a hole of an image file, which reads as zeroes and need not be read. `offset` itself where that
+ * is not known.
  */
 uint64_t bdev_next_data(struct bdev *dev, uint64_t offset);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Sparse images that claim much of which they hold nothing: a check reads, and a repair writes, what is there. Counted in
- * blocks, since a hole is read fast enough for nobody to see it in a small test.
+ * Sparse images that claim much of which they hold nothing: a check reads, and a repair writes, what is there.
+ * Counted in blocks, since a hole is read fast enough for nobody to see it in a small test.
  */
 #include "forge_fixture.h"
 

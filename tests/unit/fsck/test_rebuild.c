@@ -300,7 +300,10 @@ static double crowd_repair(uint32_t folders, uint32_t lost)
 	return (double)(after.tv_sec - before.tv_sec) + (double)(after.tv_nsec - before.tv_nsec) / 1e9;
 }
 
-/* What waits for a name costs nothing where other directories are written anew: both together take as long as each alone. */
+/*
+ * What waits for a name costs nothing where other directories are written anew: both together take as long as each
+ * alone.
+ */
 Test(rebuild, lost_files_and_rings_of_directories_together)
 {
 	double folders = crowd_repair(CROWD_FOLDERS, 0), lost = crowd_repair(0, CROWD_LOST);

@@ -591,7 +591,10 @@ Test(table, old_backup_of_a_volume_that_has_grown)
 #define CLAIMED_RUNS 4000000u
 #define LEAF_EXTENTS 140u
 
-/* Extents of up to a group each, of blocks that were never written: 28 bytes claim ten thousand runs. The last run's place. */
+/*
+ * Extents of up to a group each, of blocks that were never written: 28 bytes claim ten thousand runs. The last run's
+ * place.
+ */
 static uint64_t runs_claim(struct engine *engine, struct ash_super *super)
 {
 	uint64_t per_group = (ASH_BLOCKS_PER_GROUP - 3) / SMALL_BLOCKS * SMALL_BLOCKS;
