@@ -35,6 +35,7 @@ struct ash_check_problem {
 	uint64_t block;       /* 0 when it is about no block */
 	bool fixed;           /* will be repaired; meaningless in `ask` */
 	bool asked;           /* `ask` decided */
+	bool told;            /* a note for people also when it is not fixed */
 };
 
 struct ash_check_options {

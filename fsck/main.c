@@ -151,8 +151,8 @@ static void on_report(void *context, const struct ash_check_problem *problem)
 		report_json(front, problem);
 		return;
 	}
-	/* Notes are everyday matters (a crash leaves some); shown when they are acted on. A question showed its problem. */
-	if ((problem->severity == ASH_CHECK_NOTE && !problem->fixed) || problem->asked)
+	/* Most notes are everyday matters (a crash leaves some); shown when they are acted on. A question showed its problem. */
+	if ((problem->severity == ASH_CHECK_NOTE && !problem->fixed && !problem->told) || problem->asked)
 		return;
 	bar_clear(front);
 	printf("%s. %s? %s.\n", problem->message, problem->question, problem->fixed ? "yes" : "no");

@@ -13,6 +13,7 @@
 #define NOTE 2u     /* not an inconsistency */
 #define LOSS 4u     /* the repair gives something up */
 #define HOPELESS 8u /* cannot be repaired here */
+#define TOLD 16u    /* a note for people also when it is left */
 
 struct problem_row {
 	const char *code;
@@ -30,7 +31,7 @@ static const struct problem_row rows[PROBLEM_COUNT] = {
 					"Restore it from the backup at block %b" },
 	[PROBLEM_SUPER_TABLE_LOST] = { "super-table-lost", LOSS, "No copy of the inode table's inode is good (%y)",
 				       "Search for the parts of the table" },
-	[PROBLEM_SUPER_ERRORS] = { "super-errors", PREEN | NOTE, "Volume is marked as having met damage",
+	[PROBLEM_SUPER_ERRORS] = { "super-errors", PREEN | NOTE | TOLD, "Volume is marked as having met damage",
 				   "Clear the mark" },
 	[PROBLEM_SUPER_COMPAT] = { "super-compat", PREEN,
 				   "Inodes are immutable or append-only, and the superblock does not say so",
@@ -318,7 +319,11 @@ bool problem(struct checker *checker, enum problem_code code, const struct probl
 	const struct problem_row *row = &rows[code];
 	char message[2048], question[256];
 	struct ash_check_problem report = {
-		.code = row->code, .severity = severity_of(row), .message = message, .question = question
+		.code = row->code,
+		.severity = severity_of(row),
+		.message = message,
+		.question = question,
+		.told = row->flags & TOLD,
 	};
 	bool fix;
 

@@ -596,8 +596,19 @@ Test(problem, backups)
 	engine_close(&sick.engine);
 }
 
+static void note_told(void *context, const struct ash_check_problem *problem)
+{
+	*(unsigned *)context += problem->told && !problem->fixed && problem->severity == ASH_CHECK_NOTE;
+}
+
+/* No inconsistency, but who only looks wants to know of it. */
 Test(problem, mark)
 {
+	unsigned told = 0;
+	const struct ash_check_options look = {
+		.mode = ASH_CHECK_NO, .no_threads = true, .report = note_told, .context = &told
+	};
+	struct ash_check_result result;
 	struct ash_super super;
 	struct sick sick;
 
@@ -605,6 +616,9 @@ Test(problem, mark)
 	image_read(&sick.engine, 0, &super);
 	super.state = ash_put32(ASH_STATE_ERRORS);
 	super_put(&sick.engine, 0, &super);
+	cr_assert_eq(ash_check(sick.engine.dev, &look, &result), 0, "%s", result.error);
+	cr_expect_eq(told, 1);
+	cr_expect_eq(result.problems, 0);
 	expect_healed(&sick, "super-errors");
 	image_read(&sick.engine, 0, &super);
 	cr_expect_eq(ash_get32(super.state), 0);
