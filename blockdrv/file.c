@@ -155,14 +155,21 @@ static void regular_file_geometry(int fd, const struct stat *status, struct bdev
 	geometry->discard_granularity = geometry->discard ? (uint32_t)status->st_blksize : 0;
 }
 
-/* All I/O names its offset: that of the descriptor, which this moves, means nothing to anybody. */
+/*
+ * All I/O names its offset: that of the descriptor, which this moves, means nothing to anybody. A filesystem may take data
+ * that it has not written out yet for a hole (OpenZFS before 2.2.2, its issue 15526): it is told to do so before.
+ */
 uint64_t bdev_file_next_data(struct bdev *dev, uint64_t offset)
 {
+	struct bdev_file *file = bdev_file(dev);
 	off_t data;
 
 	if (dev->geometry.block_device || offset > INT64_MAX)
 		return offset;
-	data = lseek(bdev_file(dev)->fd, (off_t)offset, SEEK_DATA);
+	if (!file->settled && fdatasync(file->fd))
+		return offset;
+	file->settled = true;
+	data = lseek(file->fd, (off_t)offset, SEEK_DATA);
 	if (data < 0)
 		return errno == ENXIO && offset < dev->geometry.size ? dev->geometry.size : offset;
 	return (uint64_t)data;

@@ -14,6 +14,7 @@ struct bdev_file {
 	struct bdev dev;
 	int fd;       /* all I/O, and the owner lock */
 	int claim_fd; /* O_EXCL claim on a block device, else -1 */
+	bool settled; /* what was written before is where SEEK_DATA finds it */
 };
 
 static inline struct bdev_file *bdev_file(struct bdev *dev)
