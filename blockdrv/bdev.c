@@ -436,6 +436,54 @@ int bdev_reap(struct bdev_queue *queue, struct bdev_request **out, unsigned min,
 	return result;
 }
 
+#define RUN_BATCH 64u
+
+/* Offer requests [from, count). How many the queue took; negative errno: the first of them is done, and failed. */
+static int run_submit(struct bdev_queue *queue, struct bdev_request *requests, unsigned from, unsigned count)
+{
+	struct bdev_request *batch[RUN_BATCH];
+	unsigned used = 0;
+	int result;
+
+	while (used < RUN_BATCH && from + used < count)
+		batch[used] = &requests[from + used], used++;
+	result = bdev_submit(queue, batch, used);
+	if (!result && !queue->in_flight)
+		result = -EIO; /* an empty queue that takes nothing */
+	if (result < 0)
+		requests[from].result = result;
+	return result;
+}
+
+int bdev_run(struct bdev_queue *queue, struct bdev_request *requests, unsigned count)
+{
+	struct bdev_request *done[RUN_BATCH];
+	unsigned submitted = 0;
+	int error = 0;
+
+	for (unsigned i = 0; i < count; i++)
+		requests[i].result = -EIO;
+	while (queue->in_flight || (!error && submitted < count)) {
+		int result = !error && submitted < count ? run_submit(queue, requests, submitted, count) : 0;
+
+		if (result < 0)
+			error = result;
+		else
+			submitted += (unsigned)result;
+		if (!queue->in_flight)
+			continue;
+		/* Not one at a time, each of which would cost a call to wait for it and one to submit the next. */
+		unsigned part = error || submitted == count ? queue->in_flight : queue->in_flight / 4 + 1;
+		result = bdev_reap(queue, done, part < RUN_BATCH ? part : RUN_BATCH, RUN_BATCH);
+		if (result < 0)
+			return error ? error : result;
+		for (int i = 0; i < result; i++)
+			if (done[i]->result && !error)
+				error = done[i]->result;
+	}
+	return error;
+}
+
 int bdev_queue_event_fd(struct bdev_queue *queue)
 {
 	return queue->dev->operations->event_fd ? queue->dev->operations->event_fd(queue) : -1;

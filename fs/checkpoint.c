@@ -25,15 +25,11 @@ struct image {
 	bool dropped;
 };
 
-struct piece {
-	struct bdev_request request;
-	struct iovec iov;
-};
-
 /* Of one checkpoint at a time (checkpoint_lock): a checkpoint needs no memory, so that want of it fails no volume. */
 struct ash_checkpoint_memory {
 	struct image images[ASH_CHECKPOINT_BATCH];
-	struct piece pieces[ASH_CHECKPOINT_BATCH];
+	struct bdev_request requests[ASH_CHECKPOINT_BATCH];
+	struct iovec iov[ASH_CHECKPOINT_BATCH];
 };
 
 int ash_checkpoint_open(struct ash_log *log)
@@ -138,42 +134,10 @@ static uint64_t batch_announce(struct ash_volume *volume, struct image *images, 
 	return end;
 }
 
-static int pieces_submit_and_wait(struct ash_log *log, struct piece *pieces, uint32_t count)
-{
-	struct bdev_request *done[64];
-	uint32_t submitted = 0, finished = 0;
-	int error = 0;
-
-	while (finished < submitted || (!error && submitted < count)) {
-		struct bdev_request *next[64];
-		uint32_t n = 0;
-		int result;
-
-		while (!error && n < 64 && submitted + n < count)
-			next[n] = &pieces[submitted + n].request, n++;
-		if (n) {
-			result = bdev_submit(log->queue, next, n);
-			if (result < 0)
-				error = result;
-			else
-				submitted += (uint32_t)result;
-		}
-		if (finished == submitted)
-			continue;
-		result = bdev_reap(log->queue, done, 1, 64);
-		if (result < 0)
-			return result; /* what is in flight stays so until the queue is closed */
-		for (int i = 0; i < result; i++, finished++)
-			if (done[i]->result && !error)
-				error = done[i]->result;
-	}
-	return error;
-}
-
 /* Images lie one behind the other in batch memory, so that neighbours on the device are one transfer. */
 static int batch_write(struct ash_volume *volume, const struct image *images, uint32_t count)
 {
-	struct piece *pieces = volume->log->checkpoint->pieces;
+	struct ash_checkpoint_memory *memory = volume->log->checkpoint;
 	uint32_t n = 0;
 	int error;
 
@@ -187,18 +151,19 @@ static int batch_write(struct ash_volume *volume, const struct image *images, ui
 		while (i + run < count && !images[i + run].dropped && run < 64 &&
 		       images[i + run].buffer->id.block == images[i].buffer->id.block + run)
 			run++;
-		pieces[n].iov = (struct iovec){ images[i].bytes, (size_t)run * ASH_BLOCK_SIZE };
-		pieces[n].request = (struct bdev_request){
+		memory->iov[n] = (struct iovec){ images[i].bytes, (size_t)run * ASH_BLOCK_SIZE };
+		memory->requests[n] = (struct bdev_request){
 			.op = BDEV_WRITE,
 			.offset = images[i].buffer->id.block * ASH_BLOCK_SIZE,
 			.length = (uint64_t)run * ASH_BLOCK_SIZE,
-			.iov = &pieces[n].iov,
+			.iov = &memory->iov[n],
 			.iov_count = 1,
 		};
 		n++;
 		i += run;
 	}
-	error = pieces_submit_and_wait(volume->log, pieces, n);
+	/* What cannot be reaped stays in flight until the queue is closed, and the volume has failed (I6). */
+	error = bdev_run(volume->log->queue, memory->requests, n);
 	atomic_fetch_add(&volume->log->home_writes, count);
 	return error;
 }

@@ -168,6 +168,14 @@ int bdev_submit(struct bdev_queue *queue, struct bdev_request *const *requests, 
 int bdev_reap(struct bdev_queue *queue, struct bdev_request **out, unsigned min, unsigned max);
 
 /*
+ * Submit all requests, as many at a time as the queue takes, and wait until they are done: a blocking call for much at
+ * once. The queue is idle before. Nothing more is submitted after the first failure: its error is returned, and what
+ * did not reach the device has a result of -EIO, too. When reaping fails the queue is not idle afterwards; to close it
+ * then, while the requests live, waits for them.
+ */
+int bdev_run(struct bdev_queue *queue, struct bdev_request *requests, unsigned count);
+
+/*
  * A descriptor that polls readable while completions may be waiting; -1 if the driver has none.
  * Ask before the first submit: requests in flight at the first call need not signal it.
  */

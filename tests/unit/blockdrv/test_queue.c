@@ -166,6 +166,32 @@ DRIVER_TEST(queue, wrong_requests_end_the_batch)
 	cr_assert_eq(bdev_queue_open(device->dev, 100000, &queue), -EINVAL);
 }
 
+/* More requests than the queue takes at a time; then with wrong ones in the middle. */
+DRIVER_TEST(queue, run_does_all_or_tells_where_it_ended)
+{
+	struct bdev_queue *queue;
+	struct batch batch;
+
+	cr_assert_eq(bdev_queue_open(device->dev, 8, &queue), 0);
+	batch_init(&batch, BDEV_WRITE, 64);
+	pattern_fill(batch.memory, 64 * PIECE, 7);
+	cr_assert_eq(bdev_run(queue, batch.requests, 64), 0);
+	for (unsigned i = 0; i < 64; i++)
+		cr_assert_eq(batch.requests[i].result, 0);
+	memset(batch.memory, 0, 64 * PIECE);
+	cr_assert_eq(bdev_read(device->dev, batch.memory, 64 * PIECE, 0), 0);
+	cr_assert(pattern_matches(batch.memory, 64 * PIECE, 7));
+	batch.requests[20].offset = DEVICE_SIZE;
+	cr_assert_eq(bdev_run(queue, batch.requests, 64), -EINVAL);
+	for (unsigned i = 0; i < 64; i++)
+		cr_assert_eq(batch.requests[i].result, i < 20 ? 0 : i == 20 ? -EINVAL : -EIO);
+	cr_assert_eq(bdev_queue_in_flight(queue), 0);
+	cr_assert_eq(bdev_run(queue, batch.requests + 20, 3), -EINVAL, "the first");
+	cr_assert_eq(bdev_run(queue, batch.requests, 0), 0);
+	bdev_queue_close(queue);
+	batch_free(&batch);
+}
+
 DRIVER_TEST(queue, event_descriptor_tells)
 {
 	struct bdev_request *done[4];
