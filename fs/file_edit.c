@@ -139,9 +139,14 @@ void ash_edit_unclaim_last(struct ash_edit *edit)
 	unclaim(edit, &edit->claims[--edit->claim_count]);
 }
 
+bool ash_edit_log_room(const struct ash_edit *edit)
+{
+	return ash_txn_bytes(edit->txn) + ASH_EDIT_STEP_BYTES <= edit->log_bytes;
+}
+
 bool ash_edit_room(const struct ash_edit *edit)
 {
-	return edit->claim_count < ASH_EDIT_CLAIMS && ash_txn_bytes(edit->txn) + ASH_EDIT_STEP_BYTES <= edit->log_bytes;
+	return edit->claim_count < ASH_EDIT_CLAIMS && ash_edit_log_room(edit);
 }
 
 /* ---- The record ---- */
@@ -203,15 +208,21 @@ static uint64_t claim_goal(const struct ash_edit *edit, uint64_t block)
 {
 	struct ash_mapping before;
 
+	if (edit->claim_count) {
+		const struct ash_edit_claim *last = &edit->claims[edit->claim_count - 1];
+
+		if (last->block + last->extent.count == block) /* perhaps not mapped yet */
+			return last->extent.start + last->extent.count;
+	}
 	if (block && edit->record.inode->data_kind == ASH_FORK_TREE &&
 	    !ash_map_get(&edit->tree, block - 1, 1, &before) && before.start)
 		return before.start + before.count;
 	return atomic_load_explicit(&edit->volume->wb->rotor, memory_order_relaxed);
 }
 
-static void remember_claim(struct ash_edit *edit, struct ash_extent extent, unsigned flags)
+static void remember_claim(struct ash_edit *edit, uint64_t block, struct ash_extent extent, unsigned flags)
 {
-	edit->claims[edit->claim_count++] = (struct ash_edit_claim){ extent, flags };
+	edit->claims[edit->claim_count++] = (struct ash_edit_claim){ extent, block, flags };
 	if (flags & ASH_CLAIM_RESERVED) {
 		edit->icore->buffered->reserved -= extent.count;
 		atomic_fetch_sub(&edit->volume->wb->reserved, extent.count);
@@ -230,7 +241,7 @@ static bool use_preallocation(struct ash_edit *edit, uint64_t block, uint64_t wa
 	ahead->count -= out->count;
 	icore->preallocated_at += out->count;
 	ash_claim_used(edit->volume, out->count);
-	remember_claim(edit, *out, 0);
+	remember_claim(edit, block, *out, 0);
 	return true;
 }
 
@@ -268,7 +279,7 @@ int ash_edit_claim(struct ash_edit *edit, uint64_t block, uint64_t wanted, unsig
 	int rc = ash_claim(edit->volume, goal, wanted, flags, out);
 	if (rc)
 		return rc;
-	remember_claim(edit, *out, flags);
+	remember_claim(edit, block, *out, flags);
 	if (!block)
 		atomic_store_explicit(&edit->volume->wb->rotor, out->start + out->count, memory_order_relaxed);
 	preallocate(edit, block, out, wanted);

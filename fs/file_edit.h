@@ -28,6 +28,7 @@
 
 struct ash_edit_claim {
 	struct ash_extent extent;
+	uint64_t block; /* of the file: what it is for */
 	unsigned flags;
 };
 
@@ -78,6 +79,8 @@ static inline uint64_t ash_blocks_of(uint64_t bytes)
 }
 /* Is there room in the transaction for one more step (claim and insert)? */
 bool ash_edit_room(const struct ash_edit *edit);
+/* The same for an insert of what is claimed. */
+bool ash_edit_log_room(const struct ash_edit *edit);
 
 /* Copy of the record's header with the blocks of this transaction counted in; change it and set it. */
 void ash_edit_header(const struct ash_edit *edit, struct ash_inode *header);
@@ -128,6 +131,14 @@ int ash_data_read(struct ash_volume *volume, void *target, uint64_t length, uint
 int ash_data_write(struct ash_volume *volume, const void *source, uint64_t length, uint64_t block);
 int ash_data_zero(struct ash_volume *volume, uint64_t count, uint64_t block); /* `count` blocks */
 int ash_data_writev(struct ash_volume *volume, struct iovec *iov, unsigned count, uint64_t block);
+/* -EUCLEAN, and told, when the extent lies over blocks of the volume; the others here ask themselves. */
+int ash_data_check(struct ash_volume *volume, struct ash_extent extent);
+/*
+ * Writes that are independent of each other, at most IOV_MAX vectors each, together; the caller has checked them. All
+ * are over when it returns, each with its `result`; behind the first that failed some may not have been tried, and
+ * have failed, too.
+ */
+void ash_data_write_many(struct ash_volume *volume, struct bdev_request *requests, unsigned count);
 uint8_t *ash_bounce_get(struct ash_volume *volume); /* ASH_BOUNCE_BYTES, aligned; NULL: out of memory */
 void ash_bounce_put(struct ash_volume *volume, uint8_t *bounce);
 static inline bool ash_memory_aligned(const struct ash_volume *volume, const void *memory)

@@ -10,7 +10,8 @@
  * finished write is announced to the log before the caller can append the record that makes it reachable.
  *
  * Locks: the caller holds the inode's lock, so its extents cannot change (nor their blocks be reused, I3) meanwhile.
- * Spare bounce buffers are kept under the write-behind lock; no device I/O happens under that one.
+ * Spare bounce buffers and queues are kept under the write-behind lock; no device I/O happens under that one. A queue
+ * is in use by one call at a time, which waits for all that it submits: to the holder of locks it is a blocking call.
  */
 #include <limits.h>
 #include "file_edit.h"
@@ -53,13 +54,16 @@ int ash_data_read(struct ash_volume *volume, void *target, uint64_t length, uint
 }
 
 /* A damaged extent over the log, a bitmap, a superblock: the damage of one file must not become the volume's (I8). */
+int ash_data_check(struct ash_volume *volume, struct ash_extent extent)
+{
+	return ash_is_fixed(volume, extent) ?
+		       ash_damaged(volume, extent.start, "a file's extent lies over blocks of the volume") :
+		       0;
+}
+
 static int not_ours(struct ash_volume *volume, uint64_t block, uint64_t length)
 {
-	struct ash_extent extent = { block, ash_blocks_of(length) };
-
-	return ash_is_fixed(volume, extent) ?
-		       ash_damaged(volume, block, "a file's extent lies over blocks of the volume") :
-		       0;
+	return ash_data_check(volume, (struct ash_extent){ block, ash_blocks_of(length) });
 }
 
 int ash_data_write(struct ash_volume *volume, const void *source, uint64_t length, uint64_t block)
@@ -116,6 +120,69 @@ int ash_data_writev(struct ash_volume *volume, struct iovec *iov, unsigned count
 	if (!rc)
 		ash_log_note_data(volume);
 	return rc;
+}
+
+#define MANY_DEPTH 64u
+
+/* NULL: none is to be had. */
+static struct bdev_queue *idle_queue_get(struct ash_volume *volume)
+{
+	struct ash_write_behind *wb = volume->wb;
+	struct bdev_queue *queue = NULL;
+
+	pthread_mutex_lock(&wb->lock);
+	if (wb->idle_queue_count)
+		queue = wb->idle_queues[--wb->idle_queue_count];
+	pthread_mutex_unlock(&wb->lock);
+	if (!queue && bdev_queue_open(volume->dev, MANY_DEPTH, &queue))
+		return NULL;
+	return queue;
+}
+
+static void idle_queue_put(struct ash_volume *volume, struct bdev_queue *queue)
+{
+	struct ash_write_behind *wb = volume->wb;
+
+	pthread_mutex_lock(&wb->lock);
+	if (!bdev_queue_in_flight(queue) && wb->idle_queue_count < ASH_WB_SPARE_QUEUES) {
+		wb->idle_queues[wb->idle_queue_count++] = queue;
+		queue = NULL;
+	}
+	pthread_mutex_unlock(&wb->lock);
+	bdev_queue_close(queue); /* also what could not be reaped has ended then */
+}
+
+/* The shortest path for a single one, and the way without a queue. */
+static void write_in_turn(struct ash_volume *volume, struct bdev_request *requests, unsigned count)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; i < count; i++) {
+		if (!rc)
+			rc = bdev_writev(volume->dev, requests[i].iov, requests[i].iov_count, requests[i].offset, 0);
+		requests[i].result = rc;
+	}
+}
+
+void ash_data_write_many(struct ash_volume *volume, struct bdev_request *requests, unsigned count)
+{
+	bool any = false;
+
+	if (!count)
+		return;
+	ash_wait_begin(volume);
+	struct bdev_queue *queue = count > 1 ? idle_queue_get(volume) : NULL;
+	if (queue) {
+		bdev_run(queue, requests, count);
+		idle_queue_put(volume, queue);
+	} else {
+		write_in_turn(volume, requests, count);
+	}
+	ash_wait_end(volume);
+	for (unsigned i = 0; i < count; i++)
+		any |= !requests[i].result;
+	if (any)
+		ash_log_note_data(volume);
 }
 
 /* Does the mapping hold file content, as opposed to zeroes? */

@@ -96,6 +96,8 @@ void ash_wb_close(struct ash_volume *volume)
 	}
 	while (wb->bounce_count)
 		bdev_buffer_free(wb->bounces[--wb->bounce_count], ASH_BOUNCE_BYTES);
+	while (wb->idle_queue_count)
+		bdev_queue_close(wb->idle_queues[--wb->idle_queue_count]);
 	if (wb->region)
 		bdev_buffer_free(wb->region, wb->region_bytes);
 	free(wb->free_pages);

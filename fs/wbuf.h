@@ -26,6 +26,7 @@
 /* In-core inodes kept for a preallocation or a truncation to zero. */
 #define ASH_WB_KEEPERS 64u
 #define ASH_WB_SPARE_BOUNCES 8u
+#define ASH_WB_SPARE_QUEUES 16u
 #define ASH_WB_SHRINKS 32u
 
 struct ash_wb_page {
@@ -81,6 +82,8 @@ struct ash_write_behind {
 	uint64_t sequence;
 	uint8_t *bounces[ASH_WB_SPARE_BOUNCES];
 	unsigned bounce_count;
+	struct bdev_queue *idle_queues[ASH_WB_SPARE_QUEUES]; /* of ash_data_write_many(), opened when they are needed */
+	unsigned idle_queue_count;
 	struct ash_wb_keeper keepers[ASH_WB_KEEPERS];
 	struct ash_pending_truncation *truncations;
 	unsigned losses;     /* inodes that lost data, of which neither a sync nor an fsync has told yet (I5) */

@@ -3,13 +3,16 @@
  * Writing out what the write-behind buffer holds.
  *
  * Concept: buffered data gets its blocks here (delayed allocation). One inode: its pages in order, each contiguous run
- * one claim and one vectored write, one transaction for as many as fit. Many new files: a batch takes them from the
- * dirty list, claims one run of blocks for all their pages, writes it at once and puts all their records into one
- * transaction; that is what makes many small files cheap.
+ * one claim and one vectored write, one transaction for as many as fit. The runs go in waves: for all of a wave the
+ * places are found or claimed, then all are written together, then, in order, all are mapped. Many new files: a batch
+ * takes them from the dirty list, claims one run of blocks for all their pages, writes it at once and puts all their
+ * records into one transaction; that is what makes many small files cheap.
  *
  * Rules
  * - Data is complete before its record (I2). Pages leave the buffer when the record is appended, under the same lock, and
  *   not before: a sync that finds nothing dirty forces only what the log has (I5).
+ * - All writes of a wave have ended, well or not, before anything else is done. The first of them that failed ends the
+ *   wave as if those behind it had not been begun.
  * - Space was reserved when the data was taken in, for blocks and tree nodes, so claims cannot fail for want of it.
  * - A data or metadata error drops the inode's buffered data and stays on the inode, which the icache keeps in core
  *   therefore, until an fsync has reported it (I5). After ENOMEM, or on a volume turned read-only, the pages stay.
@@ -24,6 +27,7 @@
 #define BATCH_CLAIMS 4u
 #define BATCH_RANGES 4u /* of one file: with BATCH_CLAIMS its extents fit the root */
 #define FLUSH_IOV 1024u
+#define WAVE_STEPS 128u /* written together */
 #define CHANGED_START 64u
 
 /* ---- One inode ---- */
@@ -54,48 +58,160 @@ static unsigned page_vectors(const struct ash_volume *volume, const struct ash_w
 	return used;
 }
 
-static int write_pages(struct ash_edit *edit, uint32_t index, uint32_t count, uint64_t device_block)
-{
-	struct iovec iov[FLUSH_IOV];
-	unsigned used = page_vectors(edit->volume, edit->icore->buffered->pages + index, count, iov, 0);
+/* Pages that lie in one mapping, or get one. */
+struct step {
+	uint32_t index, count; /* pages */
+	unsigned request;      /* which writes them */
+	bool claimed;          /* `extent` is new: to be mapped once it is written */
+	bool unwritten;        /* `extent` is to be marked as written then */
+	struct ash_extent extent;
+};
 
-	return ash_data_writev(edit->volume, iov, used, device_block);
+/* Steps whose writes are under way together. */
+struct wave {
+	unsigned steps, requests, vectors;
+	unsigned changes; /* of the map */
+	struct step step[WAVE_STEPS];
+	struct bdev_request request[WAVE_STEPS];
+	struct iovec iov[FLUSH_IOV];
+};
+
+/*
+ * Only new blocks that adjoin on the device become one write: when one of them cannot be written, the transaction fails
+ * anyway. Of other pages, those that can be written would be lost with those that cannot.
+ */
+static bool joins_last(const struct wave *wave, const struct step *step)
+{
+	if (!wave->steps || !step->claimed)
+		return false;
+	const struct step *last = &wave->step[wave->steps - 1];
+	return last->claimed && last->extent.start + last->extent.count == step->extent.start;
 }
 
-/* Write pages from `index` on that lie in one mapping: *done pages. `*fatal`: the transaction is spoilt. */
-static int flush_step(struct ash_edit *edit, uint32_t index, uint32_t *done, bool *fatal)
+static void wave_append(struct ash_edit *edit, struct wave *wave, struct step step)
 {
-	struct ash_write_buffer *buffer = edit->icore->buffered;
-	uint64_t block = buffer->pages[index].block;
-	uint32_t count = run_length(buffer, index, FLUSH_IOV);
+	const struct ash_wb_page *pages = edit->icore->buffered->pages + step.index;
+
+	if (!joins_last(wave, &step))
+		wave->request[wave->requests++] = (struct bdev_request){
+			.op = BDEV_WRITE,
+			.offset = step.extent.start << ASH_BLOCK_SHIFT,
+			.iov = wave->iov + wave->vectors,
+		};
+	step.request = wave->requests - 1;
+	struct bdev_request *request = &wave->request[step.request];
+	unsigned first = (unsigned)(request->iov - wave->iov), used = (unsigned)request->iov_count;
+	used = page_vectors(edit->volume, pages, step.count, wave->iov + first, used);
+	request->iov_count = (int)used;
+	request->length += (uint64_t)step.count << ASH_BLOCK_SHIFT;
+	wave->vectors = first + used;
+	wave->changes += step.claimed || step.unwritten;
+	wave->step[wave->steps++] = step;
+}
+
+/* The step for up to `count` pages from `index` on: where they go. */
+static int wave_plan(struct ash_edit *edit, struct wave *wave, uint32_t index, uint32_t count)
+{
+	uint64_t block = edit->icore->buffered->pages[index].block;
 	struct ash_mapping mapping;
-	struct ash_extent extent;
 	int rc = ash_edit_map(edit, block, count, &mapping);
 
 	if (rc)
 		return rc;
-	if (mapping.start) {
-		if (!mapping.unwritten)
-			rc = ash_edit_settle_end(edit, block, mapping.count);
-		if (!rc)
-			rc = write_pages(edit, index, (uint32_t)mapping.count, mapping.start);
-		*done = (uint32_t)mapping.count;
-		if (rc || !mapping.unwritten)
-			return rc;
-		*fatal = true;
-		rc = ash_map_set_written(edit->txn, &edit->tree, block, mapping.count);
+	struct step step = { .index = index, .claimed = !mapping.start, .unwritten = mapping.unwritten };
+	if (step.claimed) {
+		rc = ash_edit_claim(edit, block, mapping.count, ASH_CLAIM_RESERVED, &step.extent);
 	} else {
-		rc = ash_edit_claim(edit, block, mapping.count, ASH_CLAIM_RESERVED, &extent);
-		if (rc)
-			return rc;
-		*done = (uint32_t)extent.count;
-		*fatal = true;
-		rc = write_pages(edit, index, *done, extent.start);
-		if (!rc)
-			rc = ash_edit_map_new(edit, block, extent, false);
+		step.extent = (struct ash_extent){ mapping.start, mapping.count };
+		if (!step.unwritten)
+			rc = ash_edit_settle_end(edit, block, mapping.count);
 	}
-	*fatal = rc != 0;
+	if (rc)
+		return rc;
+	rc = ash_data_check(edit->volume, step.extent);
+	if (rc) {
+		if (step.claimed)
+			ash_edit_unclaim_last(edit);
+		return rc;
+	}
+	step.count = (uint32_t)step.extent.count;
+	wave_append(edit, wave, step);
+	return 0;
+}
+
+/* Steps for pages from `index` on, as many as have room. An error is that of the next page. */
+static int wave_fill(struct ash_edit *edit, struct wave *wave, uint32_t index)
+{
+	const struct ash_write_buffer *buffer = edit->icore->buffered;
+	int rc = 0;
+
+	wave->steps = wave->requests = wave->vectors = wave->changes = 0;
+	while (index < buffer->count && wave->steps < WAVE_STEPS && wave->changes < ASH_EDIT_CLAIMS &&
+	       ash_edit_room(edit)) {
+		uint32_t count = run_length(buffer, index, FLUSH_IOV);
+
+		if (wave->vectors + count > FLUSH_IOV)
+			break;
+		rc = wave_plan(edit, wave, index, count);
+		if (rc)
+			break;
+		index += wave->step[wave->steps - 1].count;
+	}
 	return rc;
+}
+
+/* A step is written: what the map has to say of it. */
+static int step_map(struct ash_edit *edit, const struct step *step)
+{
+	uint64_t block = edit->icore->buffered->pages[step->index].block;
+
+	if (step->claimed)
+		return ash_edit_map_new(edit, block, step->extent, false);
+	return step->unwritten ? ash_map_set_written(edit->txn, &edit->tree, block, step->extent.count) : 0;
+}
+
+/*
+ * Map the steps in order, up to the first that was not written, or that does not fit the transaction any more. Its
+ * claim and those behind it go back, and their pages come again. *done: pages that are settled.
+ */
+static int wave_settle(struct ash_edit *edit, struct wave *wave, uint32_t *done, bool *fatal)
+{
+	unsigned i;
+	int rc = 0;
+
+	for (i = 0; i < wave->steps && !rc; i++) {
+		const struct step *step = &wave->step[i];
+		bool changes = step->claimed || step->unwritten;
+
+		if (changes && !ash_edit_log_room(edit))
+			break;
+		rc = wave->request[step->request].result;
+		*fatal = rc && step->claimed;
+		if (rc)
+			break;
+		rc = step_map(edit, step);
+		*fatal = rc != 0;
+		if (!rc)
+			*done += step->count;
+	}
+	for (; i < wave->steps && !*fatal; i++)
+		if (wave->step[i].claimed)
+			ash_edit_unclaim_last(edit);
+	return rc;
+}
+
+/*
+ * Write pages from *done on, in many places of the device at once: one after the other each would take its full time,
+ * under the inode's lock. *done moves on over what is settled. `*fatal`: the transaction is spoilt.
+ */
+static int flush_wave(struct ash_edit *edit, uint32_t *done, bool *fatal)
+{
+	struct wave wave;
+	int planned = wave_fill(edit, &wave, *done);
+
+	ash_data_write_many(edit->volume, wave.request, wave.requests);
+	int rc = wave_settle(edit, &wave, done, fatal);
+	return rc ? rc : planned;
 }
 
 static bool stays_inline(const struct ash_write_buffer *buffer, const struct ash_inode *inode)
@@ -254,7 +370,7 @@ static int flush_piece(struct ash_edit *edit)
 {
 	struct ash_write_buffer *buffer = edit->icore->buffered;
 	uint64_t blocks = ash_get64(edit->record.inode->blocks);
-	uint32_t done = 0, step = 0, nodes = 0;
+	uint32_t done = 0, nodes = 0;
 	bool fatal = false;
 	int rc = 0;
 
@@ -267,11 +383,8 @@ static int flush_piece(struct ash_edit *edit)
 	} else if (edit->record.inode->data_kind == ASH_FORK_INLINE) {
 		ash_edit_set_inline(edit, NULL, 0); /* page 0 holds it */
 	}
-	while (done < buffer->count && !rc && ash_edit_room(edit)) {
-		rc = flush_step(edit, done, &step, &fatal);
-		if (!rc)
-			done += step;
-	}
+	while (done < buffer->count && !rc && ash_edit_room(edit))
+		rc = flush_wave(edit, &done, &fatal);
 	if (!fatal && done) {
 		bool more = done < buffer->count;
 

@@ -1,0 +1,346 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Write-behind: the flush of pages that are scattered over a file writes many of them at once, and what becomes of the
+ * others when one of them fails is as if they had gone one after the other.
+ */
+#include <linux/falloc.h>
+#include <pthread.h>
+#include <stdio.h>
+#include "file_fixture.h"
+#include "fs/volume.h"
+
+#define PAGE 4096u
+#define STRIDE (4 * PAGE)
+#define PAGES 300u
+
+static const struct ash_open_options quiet = { .no_threads = true };
+static bool no_queues;
+
+int __real_bdev_queue_open(struct bdev *dev, unsigned depth, struct bdev_queue **out);
+int __wrap_bdev_queue_open(struct bdev *dev, unsigned depth, struct bdev_queue **out);
+
+int __wrap_bdev_queue_open(struct bdev *dev, unsigned depth, struct bdev_queue **out)
+{
+	return no_queues ? -ENOMEM : __real_bdev_queue_open(dev, depth, out);
+}
+
+/* A volume whose requests are counted; `f->dev` is what counts. */
+static uint64_t open_counted(struct fixture *f)
+{
+	fixture_open(f, "mem:64M", &quiet);
+	uint64_t ino = make_file(f, "f");
+	cr_assert_eq(ash_close(f->volume), 0);
+	cr_assert_eq(bdev_stats_open(f->dev, &f->dev), 0);
+	fixture_mount(f);
+	return ino;
+}
+
+static struct bdev_stats_kind sync_counted(struct fixture *f, uint64_t ino)
+{
+	struct bdev_stats stats;
+
+	bdev_stats_reset(f->dev);
+	cr_assert_eq(ash_fsync(f->volume, ino, false), 0);
+	bdev_stats_get(f->dev, &stats);
+	return stats.write;
+}
+
+/* All blocks of the file, in one piece. */
+static void write_old(struct fixture *f, uint64_t ino, unsigned pages)
+{
+	uint8_t *bytes = aligned((size_t)pages * STRIDE);
+
+	fill(bytes, (size_t)pages * STRIDE, 1);
+	cr_assert_eq(ash_write(f->volume, ino, bytes, (size_t)pages * STRIDE, 0, ASH_WRITE_THROUGH),
+		     (int64_t)pages * STRIDE);
+	cr_assert_eq(ash_sync(f->volume), 0);
+	bdev_buffer_free(bytes, (size_t)pages * STRIDE);
+}
+
+static void page_content(uint8_t bytes[PAGE], unsigned number)
+{
+	fill(bytes, PAGE, 100 + number);
+}
+
+/* One page of each stride is buffered. */
+static void scatter(struct fixture *f, uint64_t ino, unsigned from, unsigned to)
+{
+	uint8_t bytes[PAGE];
+
+	for (unsigned i = from; i < to; i++) {
+		page_content(bytes, i);
+		cr_assert_eq(ash_write(f->volume, ino, bytes, PAGE, (uint64_t)i * STRIDE, 0), PAGE);
+	}
+}
+
+static bool page_is_new(struct fixture *f, uint64_t ino, unsigned number)
+{
+	uint8_t bytes[PAGE], got[PAGE];
+
+	page_content(bytes, number);
+	return ash_read(f->volume, ino, got, PAGE, (uint64_t)number * STRIDE) == PAGE && !memcmp(got, bytes, PAGE);
+}
+
+static void expect_new(struct fixture *f, unsigned from, unsigned to)
+{
+	uint64_t ino = find_file(f, "f");
+
+	for (unsigned i = from; i < to; i++)
+		cr_expect(page_is_new(f, ino, i), "page %u", i);
+}
+
+Test(wbuf_scattered, pages_overwritten_in_place_go_together)
+{
+	struct fixture f;
+	uint64_t ino = open_counted(&f);
+
+	write_old(&f, ino, PAGES);
+	scatter(&f, ino, 0, PAGES);
+	struct bdev_stats_kind writes = sync_counted(&f, ino);
+	cr_expect_geq(writes.requests, PAGES);
+	cr_expect_geq(writes.in_flight_max, 64, "%llu", (unsigned long long)writes.in_flight_max);
+	fixture_crash(&f);
+	expect_new(&f, 0, PAGES);
+	fixture_close(&f);
+}
+
+/* Their blocks lie one behind the other. */
+Test(wbuf_scattered, new_pages_of_a_sparse_file_are_few_writes)
+{
+	struct fixture f;
+	uint64_t ino = open_counted(&f);
+
+	scatter(&f, ino, 0, PAGES);
+	struct bdev_stats_kind writes = sync_counted(&f, ino);
+	cr_expect_lt(writes.requests, PAGES / 10, "%llu", (unsigned long long)writes.requests);
+	fixture_crash(&f);
+	expect_new(&f, 0, PAGES);
+	fixture_close(&f);
+}
+
+/* More changes of the map than a transaction has room for. */
+Test(wbuf_scattered, pages_of_an_unwritten_extent_go_together)
+{
+	uint8_t got[PAGE], zero[PAGE] = { 0 };
+	struct fixture f;
+	uint64_t ino = open_counted(&f);
+
+	cr_assert_eq(ash_fallocate(f.volume, ino, 0, 0, (uint64_t)PAGES * STRIDE), 0);
+	cr_assert_eq(ash_sync(f.volume), 0);
+	scatter(&f, ino, 0, PAGES);
+	struct bdev_stats_kind writes = sync_counted(&f, ino);
+	cr_expect_geq(writes.in_flight_max, 32, "%llu", (unsigned long long)writes.in_flight_max);
+	cr_expect_lt(writes.requests, PAGES * 3 / 2, "%llu", (unsigned long long)writes.requests);
+	fixture_crash(&f);
+	expect_new(&f, 0, PAGES);
+	for (unsigned i = 0; i < PAGES; i++) {
+		cr_assert_eq(ash_read(f.volume, find_file(&f, "f"), got, PAGE, (uint64_t)i * STRIDE + PAGE), PAGE);
+		cr_expect_eq(memcmp(got, zero, PAGE), 0, "behind page %u", i);
+	}
+	fixture_close(&f);
+}
+
+/* Runs that adjoin in the file adjoin on the device, although nothing is mapped yet when the later ones are claimed. */
+Test(wbuf_scattered, a_long_run_stays_in_one_piece)
+{
+	enum { LENGTH = 256 << 10, PARTS = 24 };
+	uint8_t *bytes = aligned(LENGTH);
+	struct fixture f;
+	uint64_t first, block;
+
+	fixture_open(&f, "mem:64M", &quiet);
+	uint64_t ino = make_file(&f, "f");
+	fill(bytes, LENGTH, 1);
+	for (uint64_t i = 0; i < PARTS; i++)
+		cr_assert_eq(ash_write(f.volume, ino, bytes, LENGTH, i * LENGTH, 0), LENGTH);
+	cr_assert_eq(ash_fsync(f.volume, ino, false), 0);
+	cr_assert_eq(ash_bmap(f.volume, ino, 0, &first), 0);
+	for (uint64_t i = 0; i < PARTS * LENGTH / PAGE; i++) {
+		cr_assert_eq(ash_bmap(f.volume, ino, i, &block), 0);
+		cr_assert_eq(block, first + i);
+	}
+	bdev_buffer_free(bytes, LENGTH);
+	fixture_close(&f);
+}
+
+/* No memory or contexts for a queue: one after the other, as ever. */
+Test(wbuf_scattered, without_a_queue_they_are_written_all_the_same)
+{
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &quiet);
+	uint64_t ino = make_file(&f, "f");
+	write_old(&f, ino, PAGES / 2);
+	scatter(&f, ino, 0, PAGES);
+	no_queues = true;
+	cr_assert_eq(ash_fsync(f.volume, ino, false), 0);
+	no_queues = false;
+	fixture_crash(&f);
+	expect_new(&f, 0, PAGES);
+	fixture_close(&f);
+}
+
+/* ---- Several threads, each with a queue ---- */
+
+#define THREADS 3u
+
+struct writer {
+	pthread_t thread;
+	struct fixture *f;
+	uint64_t ino;
+};
+
+static void *writer_main(void *argument)
+{
+	struct writer *writer = argument;
+
+	for (unsigned round = 0; round < 10; round++) {
+		scatter(writer->f, writer->ino, round % 2 * 20, 100);
+		cr_assert_eq(ash_fsync(writer->f->volume, writer->ino, false), 0);
+	}
+	return NULL;
+}
+
+Test(wbuf_scattered, several_files_at_a_time)
+{
+	struct writer writers[THREADS];
+	struct fixture f;
+	char name[8];
+
+	fixture_open(&f, "mem:64M", &quiet);
+	for (unsigned i = 0; i < THREADS; i++) {
+		snprintf(name, sizeof(name), "f%u", i);
+		writers[i] = (struct writer){ .f = &f, .ino = make_file(&f, name) };
+		cr_assert_eq(pthread_create(&writers[i].thread, NULL, writer_main, &writers[i]), 0);
+	}
+	for (unsigned i = 0; i < THREADS; i++) {
+		pthread_join(writers[i].thread, NULL);
+		for (unsigned page = 0; page < 100; page++)
+			cr_expect(page_is_new(&f, writers[i].ino, page), "file %u, page %u", i, page);
+	}
+	fixture_close(&f);
+}
+
+/* ---- One of them fails ---- */
+
+enum { MANY = 100, BAD = 40 };
+
+/* Before anything is buffered: to ask where a block lies writes that out. */
+static void fail_page(struct fixture *f, uint64_t ino, unsigned number, int error)
+{
+	struct fault_rule rule = { .ops = FAULT_OP(BDEV_WRITE), .length = PAGE, .error = error };
+	uint64_t block;
+
+	cr_assert_eq(ash_bmap(f->volume, ino, (uint64_t)number * STRIDE / PAGE, &block), 0);
+	rule.offset = block * PAGE;
+	cr_assert_eq(fault_add(f->dev, &rule), 0);
+}
+
+/* Those before it are durable, it and those behind it are lost, and that is told once. */
+static void one_fails(bool queues)
+{
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &quiet);
+	uint64_t ino = make_file(&f, "f");
+	write_old(&f, ino, MANY);
+	fail_page(&f, ino, BAD, -EIO);
+	scatter(&f, ino, 0, MANY);
+	no_queues = !queues;
+	cr_expect_eq(ash_fsync(f.volume, ino, false), -EIO);
+	cr_expect_eq(fault_hits(f.dev), 2, "once more, as the first of what is left");
+	fault_clear(f.dev);
+	cr_expect_eq(ash_fsync(f.volume, ino, false), 0, "once");
+	no_queues = false;
+	expect_new(&f, 0, BAD);
+	cr_expect_not(page_is_new(&f, ino, BAD));
+	fixture_crash(&f);
+	expect_new(&f, 0, BAD);
+	cr_expect_not(page_is_new(&f, find_file(&f, "f"), BAD));
+	fixture_close(&f);
+}
+
+Test(wbuf_scattered, what_lies_before_a_page_that_fails_is_durable)
+{
+	one_fails(true);
+}
+
+Test(wbuf_scattered, what_lies_before_a_page_that_fails_is_durable_without_a_queue)
+{
+	one_fails(false);
+}
+
+/* The page stays in the buffer, and those behind it. */
+Test(wbuf_scattered, an_error_that_may_go_away_loses_nothing)
+{
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &quiet);
+	uint64_t ino = make_file(&f, "f");
+	write_old(&f, ino, MANY);
+	fail_page(&f, ino, BAD, -ENOSPC);
+	scatter(&f, ino, 0, MANY);
+	cr_expect_eq(ash_fsync(f.volume, ino, false), -ENOSPC);
+	fault_clear(f.dev);
+	expect_new(&f, 0, MANY);
+	cr_expect_eq(ash_fsync(f.volume, ino, false), 0);
+	fixture_crash(&f);
+	expect_new(&f, 0, MANY);
+	fixture_close(&f);
+}
+
+/* A write of new blocks that fails takes its transaction with it: no page of that, no block, no size. */
+Test(wbuf_scattered, new_blocks_that_cannot_be_written_are_given_back)
+{
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &quiet);
+	uint64_t ino = make_file(&f, "f");
+	write_old(&f, ino, 10);
+	uint64_t before = free_blocks(&f);
+	scatter(&f, ino, 0, 30);
+	/* Ten in place, then the new ones. */
+	cr_assert_eq(fault_add(f.dev, &(struct fault_rule){ .ops = FAULT_OP(BDEV_WRITE), .skip = 10, .count = 1 }), 0);
+	cr_expect_eq(ash_fsync(f.volume, ino, false), -EIO);
+	cr_expect_eq(fault_hits(f.dev), 1);
+	fault_clear(f.dev);
+	cr_expect_eq(ash_fsync(f.volume, ino, false), 0, "once");
+	cr_expect_eq(attr_of(&f, ino).size, 10 * STRIDE);
+	cr_expect_eq(free_blocks(&f), before);
+	scatter(&f, ino, 0, 30);
+	cr_expect_eq(ash_fsync(f.volume, ino, false), 0);
+	fixture_crash(&f);
+	expect_new(&f, 0, 30);
+	fixture_close(&f);
+}
+
+/* All kinds in turn, and each of the first writes fails in its turn: pages are whole, and nothing is left of a claim. */
+Test(wbuf_scattered, any_write_may_fail)
+{
+	enum { ALL = 90 };
+
+	for (unsigned skip = 0; skip < 70; skip++) {
+		struct fixture f;
+
+		fixture_open(&f, "mem:64M", &quiet);
+		uint64_t ino = make_file(&f, "f");
+		write_old(&f, ino, 20);
+		cr_assert_eq(ash_fallocate(f.volume, ino, 0, 20 * STRIDE, 20 * STRIDE), 0);
+		cr_assert_eq(ash_fallocate(f.volume, ino, 0, 60 * STRIDE, 10 * STRIDE), 0);
+		cr_assert_eq(ash_sync(f.volume), 0);
+		scatter(&f, ino, 0, ALL);
+		fault_add(f.dev, &(struct fault_rule){ .ops = FAULT_OP(BDEV_WRITE), .skip = skip, .count = 1 });
+		int rc = ash_write_back(f.volume, ino);
+		fault_clear(f.dev);
+		cr_expect(rc == 0 || rc == -EIO);
+		cr_expect_eq(ash_fsync(f.volume, ino, false), rc);
+		if (!rc)
+			expect_new(&f, 0, ALL);
+		/* Again: what is there now must be as good as new. */
+		scatter(&f, ino, 0, ALL);
+		cr_expect_eq(ash_fsync(f.volume, ino, false), 0);
+		fixture_crash(&f);
+		expect_new(&f, 0, ALL);
+		fixture_close(&f);
+	}
+}
