@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Who asks: is the caller an administrator, as capable(CAP_SYS_ADMIN) of the kernel would say? Has he been killed, as
- * fatal_signal_pending() would say?
+ * fatal_signal_pending() would say? Is he writing?
  *
  * A request has a uid, but no capabilities: the root of a container has uid 0 and may have none of them. They stand in
  * /proc/PID/status, PID being the thread that asks. The number is still its own: once a request is read, its caller
@@ -9,12 +9,20 @@
  * nothing here: everybody is given all of them in a namespace of his own. Whatever signal ends a process, each of its
  * threads has a SIGKILL pending then. (INTERRUPT would tell of each signal, also of those that end nobody.)
  *
+ * Which system call he is in stands in /proc/PID/syscall. A GETATTR of an open file comes from write(2), read(2) and
+ * lseek(2), and from the kernel's own reads, as execve(2) reads a script; of calls that write to another file, only
+ * from those that read this one. A 32-bit program's calls have other numbers: it is not known to write.
+ *
  * Rules
  * - Only for ioctl(2) and listxattr(2). A caller in the middle of execve(2) holds locks of its /proc entries. One that
  *   waits in these two is not there, nor is a thread beside it: execve(2) takes those locks when all others are gone.
+ * - caller_writes(): only for a GETATTR of an open file. execve(2) reads files without the lock that /proc/PID/syscall
+ *   takes (since Linux 5.7; before, it holds that lock all the time), and closes files with it, which asks for no
+ *   attributes. No thread beside it waits then, as above.
  * - Where /proc cannot be read (none in a chroot, one of another PID namespace, a caller that we cannot see from ours)
  *   the uid decides: nothing is known against root then, and root must be able to trim, scrub and remount there, too.
- *   What a root without capabilities can do by it costs time, not data.
+ *   What a root without capabilities can do by it costs time, not data. And nobody is known to write: so
+ *   it is for an ordinary user's daemon where Yama forbids to look.
  *
  * No state and no locks.
  */
@@ -25,7 +33,9 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 struct status {
@@ -102,4 +112,80 @@ bool caller_is_killed(fuse_req_t request)
 	if (caller->pid <= 0 || !proc_is_ours() || !status_read(caller->pid, &status))
 		return false;
 	return status.pending >> (SIGKILL - 1) & 1;
+}
+
+/* ---- Writing ---- */
+
+#define PROTOCOL_5_11 33u /* minor version of Linux 5.11: HANDLE_KILLPRIV_V2 came with it */
+#define CALL_ROUNDS 8u
+#define CALL_NS 50000l /* doubled from round to round: 13 ms together */
+
+struct call {
+	long number; /* -1: none */
+	unsigned long arguments[3];
+};
+
+/* He may not sleep yet, having asked just now: "running". False: not known. */
+static bool call_read(uint32_t pid, struct call *out)
+{
+	struct timespec nap = { .tv_nsec = CALL_NS };
+	char path[64], text[256];
+
+	snprintf(path, sizeof(path), "/proc/%" PRIu32 "/syscall", pid);
+	for (unsigned round = 0; round < CALL_ROUNDS; round++, nap.tv_nsec *= 2) {
+		FILE *file = fopen(path, "re");
+		if (!file)
+			return false;
+		bool read = fgets(text, sizeof(text), file) != NULL;
+		fclose(file);
+		if (!read)
+			return false;
+		if (sscanf(text, "%ld %lx %lx %lx", &out->number, &out->arguments[0], &out->arguments[1],
+			   &out->arguments[2]) == 4)
+			return true;
+		if (strncmp(text, "running", 7) != 0)
+			return false;
+		nanosleep(&nap, NULL);
+	}
+	return false;
+}
+
+/* Is this number that of the file behind a descriptor? Asked of /proc alone, not of the file's filesystem. */
+static bool is_open_as(uint32_t pid, unsigned long descriptor, uint64_t ino)
+{
+	char path[64], line[256];
+	uint64_t number;
+	bool same = true; /* in doubt */
+
+	snprintf(path, sizeof(path), "/proc/%" PRIu32 "/fdinfo/%lu", pid, descriptor);
+	FILE *file = fopen(path, "re");
+	while (file && fgets(line, sizeof(line), file))
+		if (sscanf(line, "ino: %" SCNu64, &number) == 1)
+			same = number == ino;
+	if (file)
+		fclose(file);
+	return same;
+}
+
+bool caller_writes(const struct request *request)
+{
+	const uint32_t pid = request->in->pid;
+	struct call call;
+
+	if (request->front->protocol_minor < PROTOCOL_5_11 || !pid || !proc_is_ours() || !call_read(pid, &call))
+		return false;
+	switch (call.number) {
+	case SYS_write:
+	case SYS_pwrite64:
+	case SYS_writev:
+	case SYS_pwritev:
+	case SYS_pwritev2:
+		return true;
+	case SYS_sendfile: /* where it comes from is asked, too */
+		return !is_open_as(pid, call.arguments[1], request->nodeid);
+	case SYS_splice:
+		return !is_open_as(pid, call.arguments[0], request->nodeid);
+	default:
+		return false;
+	}
 }

@@ -9,16 +9,17 @@
  *	fuse_session.c        dispatch: our own handler for an opcode, else libfuse's low-level operations
  *	fuse_ops*.c           the handlers: check, call the volume API (ashlar.h), reply
  *	fuse_sync.c           who waits for the device's flush, writes from the page cache or copies, so that not all workers do
- *	fuse_caller.c         whether who asks is an administrator
+ *	fuse_full.c           whose data found no room: the next write(2) has to fail
+ *	fuse_caller.c         whether who asks is an administrator, or writes
  *
  * and beside it fuse_options.c and fuse_device.c (what the command line says and opens), fuse_mount.c (the
  * kernel's side of mounting), fuse_notify.c (what we tell the kernel unasked), fuse_log.c (what we tell people),
  * fuse_main.c (life and death).
  *
  * Locking. The front end keeps almost nothing that is shared: the leadership (one atomic word), the list of free
- * request buffers, the list of inodes to tell the kernel about, the requests that wait for a flush, lines for people.
- * Each has a lock of its own, a leaf held for a few instructions. No lock of the front end is held while the volume is
- * called or the kernel written to.
+ * request buffers, the list of inodes to tell the kernel about, the requests that wait for a flush, files without
+ * room, lines for people. Each has a lock of its own, a leaf held for a few instructions. No lock of the front end is
+ * held while the volume is called or the kernel written to.
  *
  * Rules
  * - A request buffer belongs to the request in it until the reply is sent. An asynchronous request takes its
@@ -157,6 +158,21 @@ struct syncs {
 	unsigned active, writing, limit; /* workers: wait for a flush; write; of both, unless one writes alone */
 };
 
+/* Files of which the page cache holds data that found no room: fuse_full.c. */
+#define FULL_FILES 64u
+struct full_file {
+	uint64_t ino;
+	uint64_t available; /* bytes, when the last WRITE failed, */
+	uint64_t failed;    /* ns */
+	int error;
+};
+
+struct full_files {
+	_Atomic unsigned count;
+	pthread_mutex_t lock;
+	struct full_file files[FULL_FILES]; /* in the order in which they came */
+};
+
 /* What the kernel is told unasked, by a thread of its own: fuse_notify.c. */
 #define LATE_NOTICES 1024u
 struct late_notice {
@@ -250,6 +266,7 @@ struct front {
 	struct awake awake;
 	struct notifier notifier;
 	struct syncs syncs;
+	struct full_files full;
 	struct front_log log;
 	pthread_mutex_t buffers_lock;
 	struct request *free_buffers;
@@ -389,6 +406,11 @@ void notify_attributes_changed(void *context, uint64_t ino);
 /* Tell the kernel at once that attributes of `ino` changed; the caller holds no lock of the core. */
 void notify_attributes_now(struct front *front, uint64_t ino);
 /*
+ * Tell the kernel soon that what it knows of the attributes of `ino` is not valid. For workers: waits for nothing, and
+ * tells nothing where too much waits to be told already.
+ */
+void notify_attributes_soon(struct front *front, uint64_t ino);
+/*
  * An inode is about to be answered to have lost one of several names; see fuse_notify.c. `others`: what crew_others()
  * said before the name went.
  */
@@ -428,6 +450,20 @@ bool write_keep(struct request *request, bool (*job)(struct request *request));
 /* The worker has dispatched its request: it does what was kept meanwhile, if it was such a WRITE. */
 void write_finish(struct worker *worker);
 
+/* ---- fuse_full.c ---- */
+static inline bool full_empty(const struct front *front)
+{
+	return !atomic_load_explicit(&front->full.count, memory_order_relaxed);
+}
+/* A WRITE from the page cache is about to be answered by this count or error. Asks the volume. */
+void full_written(struct front *front, uint64_t ino, int64_t result);
+/* What was lost of the file matters no more. */
+void full_forget(struct front *front, uint64_t ino);
+/* How long the kernel may believe attributes of the inode: seconds. */
+uint64_t full_validity(struct front *front, uint64_t ino);
+/* A GETATTR came: the error by which write(2) is to fail; 0: answer it. Offers the lead. */
+int full_write_error(struct request *request);
+
 /* ---- fuse_ops*.c: handlers behind libfuse ---- */
 void ops_fill(struct fuse_lowlevel_ops *ops);
 void ops_directory_fill(struct fuse_lowlevel_ops *ops);
@@ -443,6 +479,8 @@ struct front *request_front(fuse_req_t request);
 bool caller_is_administrator(fuse_req_t request);
 /* Only waits for the reply to die. False when that cannot be known. The same rule. */
 bool caller_is_killed(fuse_req_t request);
+/* Is in a call that writes the request's inode. False when that cannot be known. Only for a GETATTR of an open file. */
+bool caller_writes(const struct request *request);
 
 /* ---- handlers of our own: true when the request was kept (its reply comes later) ---- */
 typedef bool (*request_handler)(struct request *request);

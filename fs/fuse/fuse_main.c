@@ -300,6 +300,7 @@ static void front_init(struct front *front)
 	pthread_mutex_init(&front->buffers_lock, NULL);
 	pthread_mutex_init(&front->notifier.lock, NULL);
 	pthread_mutex_init(&front->syncs.lock, NULL);
+	pthread_mutex_init(&front->full.lock, NULL);
 	pthread_mutex_init(&front->log.lock, NULL);
 	pthread_cond_init(&front->log.changed, NULL);
 	pthread_cond_init(&front->notifier.changed, NULL);

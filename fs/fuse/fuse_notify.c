@@ -103,6 +103,11 @@ void notify_attributes_changed(void *context, uint64_t ino)
 	pthread_mutex_unlock(&notifier->lock);
 }
 
+void notify_attributes_soon(struct front *front, uint64_t ino)
+{
+	ring_try(&front->notifier, ino);
+}
+
 void notify_links_changed(struct front *front, uint64_t ino, bool others)
 {
 	struct notifier *notifier = &front->notifier;

@@ -58,7 +58,7 @@ static void attr_to_entry(const struct ash_attr *attr, struct fuse_entry_param *
 	*out = (struct fuse_entry_param){
 		.ino = attr->ino,
 		.generation = attr->generation,
-		.attr_timeout = FRONT_TIMEOUT_SECONDS,
+		.attr_timeout = (double)full_validity(current_worker->front, attr->ino),
 		.entry_timeout = FRONT_TIMEOUT_SECONDS,
 	};
 	attr_to_stat(attr, &out->attr);

@@ -167,6 +167,7 @@ static bool write_back(struct request *request)
 {
 	crew_kick(current_worker);
 	int64_t result = write_pages(request, request->argument);
+	full_written(request->front, request->nodeid, result);
 	write_reply(request, result);
 	/* chattr +i since: the kernel took the data, and would go on showing it. */
 	return result == -EPERM && notify_pages_refused(request);

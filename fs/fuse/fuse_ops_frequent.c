@@ -47,8 +47,10 @@ bool raw_lookup(struct request *request)
 bool raw_getattr(struct request *request)
 {
 	struct ash_attr attr;
-	int rc = ash_getattr(request->front->volume, request->nodeid, &attr);
+	int rc = full_empty(request->front) ? 0 : full_write_error(request);
 
+	if (rc == 0)
+		rc = ash_getattr(request->front->volume, request->nodeid, &attr);
 	return reply_attributes(request, rc, &attr);
 }
 
@@ -114,8 +116,10 @@ bool raw_forget(struct request *request)
 {
 	const struct fuse_forget_in *in = request->argument;
 
-	if (request->argument_length >= sizeof(*in))
-		ash_forget(request->front->volume, request->nodeid, in->nlookup);
+	if (request->argument_length < sizeof(*in))
+		return false;
+	full_forget(request->front, request->nodeid);
+	ash_forget(request->front->volume, request->nodeid, in->nlookup);
 	return false;
 }
 
@@ -127,8 +131,10 @@ bool raw_batch_forget(struct request *request)
 	if (request->argument_length < sizeof(*in))
 		return false;
 	size_t room = (request->argument_length - sizeof(*in)) / sizeof(*one);
-	for (size_t i = 0; i < in->count && i < room; i++)
+	for (size_t i = 0; i < in->count && i < room; i++) {
+		full_forget(request->front, one[i].nodeid);
 		ash_forget(request->front->volume, one[i].nodeid, one[i].nlookup);
+	}
 	return false;
 }
 
@@ -138,7 +144,10 @@ bool raw_fsync(struct request *request)
 {
 	const struct fuse_fsync_in *in = request_argument(request, struct fuse_fsync_in);
 
-	return in && sync_serve(request, in->fsync_flags & FUSE_FSYNC_FDATASYNC ? ASH_FSYNC_DATA : 0);
+	if (!in)
+		return false;
+	full_forget(request->front, request->nodeid);
+	return sync_serve(request, in->fsync_flags & FUSE_FSYNC_FDATASYNC ? ASH_FSYNC_DATA : 0);
 }
 
 /* The kernel checks who may read which namespace. */

@@ -49,19 +49,20 @@ void attr_to_fuse_entry(const struct ash_attr *attr, struct fuse_entry_out *out)
 		.nodeid = attr->ino,
 		.generation = attr->generation,
 		.entry_valid = FRONT_TIMEOUT_SECONDS,
-		.attr_valid = FRONT_TIMEOUT_SECONDS,
+		.attr_valid = full_validity(current_worker->front, attr->ino),
 	};
 	attr_to_fuse(attr, &out->attr);
 }
 
 bool reply_attributes(struct request *request, int result, const struct ash_attr *attr)
 {
-	struct fuse_attr_out out = { .attr_valid = FRONT_TIMEOUT_SECONDS };
+	struct fuse_attr_out out = { 0 };
 
 	if (result) {
 		reply_error(request, result);
 		return false;
 	}
+	out.attr_valid = full_validity(request->front, attr->ino);
 	attr_to_fuse(attr, &out.attr);
 	reply_data(request, &out, sizeof(out));
 	return false;
@@ -159,6 +160,8 @@ bool raw_setattr(struct request *request)
 	int rc = setattr_change(request, in, &change);
 	if (rc == 0)
 		rc = ash_setattr(request->front->volume, request->nodeid, &change, &attr);
+	if (rc == 0 && (in->valid & FATTR_SIZE))
+		full_forget(request->front, request->nodeid);
 	return reply_attributes(request, rc, &attr);
 }
 
@@ -173,7 +176,7 @@ static void attr_to_statx(const struct ash_attr *attr, struct protocol_statx_out
 {
 	notify_attributes_answered(current_worker->front, attr->ino);
 	*out = (struct protocol_statx_out){
-		.attr_valid = FRONT_TIMEOUT_SECONDS,
+		.attr_valid = full_validity(current_worker->front, attr->ino),
 		.mask = STATX_BASIC_STATS | STATX_BTIME,
 		.blksize = ASH_BLOCK_SIZE,
 		.nlink = attr->nlink,

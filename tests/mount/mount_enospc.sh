@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # Acceptance 7: 3 writers fill the volume, everything is deleted, again and again: free blocks come back exactly, fsck is
-# clean, nobody hangs. ENOSPC_CYCLES (3; the long form is 10), ENOSPC_SIZE (256M).
+# clean, nobody hangs. ENOSPC_CYCLES (3; the long form is 10), ENOSPC_SIZE (256M). And write(2) fails when what it wrote
+# before found no room, for as long as that is so.
 . "$(dirname "$0")/lib.sh"
 start
 case ${ASHLAR_TEST_LEVEL:-quick} in long | deep) CYCLES=10 ;; *) CYCLES=3 ;; esac
@@ -105,5 +106,147 @@ numbers = [int(line) for line in open('$WORK/acknowledged')]
 bad = [i for i in numbers if open('$MNT/edge%d' % i, 'rb').read() != bytes([65 + i % 26]) * (90000 + i)]
 print('# bad:', bad) if bad else None
 sys.exit(bool(bad) or not numbers)"
+
+# One line for each behaviour: a name, then "ok" or what was wrong. The kernel is made to write back
+# (POSIX_FADV_DONTNEED), for it need not before a tenth of the memory is dirty.
+cat >"$WORK/full.py" <<'PY'
+import errno, os, sys, time
+os.chdir(sys.argv[1])
+MIB = 1 << 20
+LIMIT = 512 * MIB
+
+def error_of(call, *arguments):
+    try:
+        call(*arguments)
+    except OSError as error:
+        return errno.errorcode[error.errno]
+    return 'no error'
+
+def expect(name, got, want):
+    print('%s\t%s' % (name, 'ok' if got == want else ('got %r' % (got,))[:200]), flush=True)
+
+def pattern(offset, length):
+    return b''.join(b'%015d\n' % at for at in range(offset, offset + length, 16))
+
+def fill(name, left):
+    fd = os.open(name, os.O_CREAT | os.O_WRONLY)
+    size = os.fstat(fd).st_size
+    step = 16 * MIB
+    while step >= 4096:
+        if os.statvfs('.').f_bavail * 4096 > left + step and \
+                error_of(os.posix_fallocate, fd, size, step) == 'no error':
+            size += step
+        else:
+            step //= 2
+    os.close(fd)
+
+# Until it fails: the error.
+def run_away(fd):
+    size = os.fstat(fd).st_size
+    while size < LIMIT:
+        try:
+            size += os.write(fd, pattern(size, MIB))
+        except OSError as error:
+            return errno.errorcode[error.errno]
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        time.sleep(0.002)
+    return 'no error'
+
+def open_for_append(name):
+    return os.open(name, os.O_CREAT | os.O_RDWR | os.O_APPEND)
+
+other = os.open('other', os.O_CREAT | os.O_RDWR)
+os.write(other, b'a' * MIB)
+os.fsync(other)
+room = os.open('room', os.O_CREAT | os.O_RDWR)
+os.posix_fallocate(room, 0, 8 * MIB)
+os.close(room)
+fill('rest', 2 * MIB)
+
+fd = open_for_append('runaway')
+expect('who writes on without looking gets ENOSPC', run_away(fd), 'ENOSPC')
+size = os.fstat(fd).st_size
+direct = os.open('runaway', os.O_RDONLY | os.O_DIRECT)
+scratch = os.open(sys.argv[2], os.O_CREAT | os.O_RDWR | os.O_TRUNC)
+error_of(os.sendfile, scratch, direct, 0, 4096) # reads past the cache are told of the failure, too: once
+print('# %d MiB were taken before' % (size // MIB))
+expect('so does every further write', [error_of(os.write, fd, b'x') for _ in range(20)], ['ENOSPC'] * 20)
+expect('so do its other forms', [error_of(os.writev, fd, [b'x']), error_of(os.pwrite, fd, b'x', size),
+    error_of(os.pwritev, fd, [b'x'], size)], ['ENOSPC'] * 3)
+source = os.open('/proc/self/exe', os.O_RDONLY)
+plain = os.open('runaway', os.O_WRONLY)
+expect('so does sendfile into it', error_of(os.sendfile, plain, source, 0, 4096), 'ENOSPC')
+expect('and by another name of it, opened now', (os.link('runaway', 'runaway2'),
+    error_of(os.write, open_for_append('runaway2'), b'x'))[1], 'ENOSPC')
+
+def readers():
+    yield 'stat', os.stat('runaway').st_size, size
+    yield 'fstat', os.fstat(fd).st_size, size
+    yield 'lseek to the end', os.lseek(fd, 0, os.SEEK_END), size
+    yield 'a read at the end', os.read(fd, 100), b''
+    yield 'a read across the end', os.pread(fd, 8192, size - 100), pattern(size - 112, 112)[12:]
+    yield 'a read within it', os.pread(fd, 4096, 0), pattern(0, 4096)
+    yield 'sendfile from its end', os.sendfile(scratch, fd, size - 100, 8192), 100
+    yield 'sendfile from its end past the cache', os.sendfile(scratch, direct, size - 4096, 8192), 4096
+for name, got, want in readers():
+    expect('%s goes on' % name, got, want)
+wrong = []
+for _ in range(50):
+    try:
+        wrong += [name for name, got, want in readers() if got != want]
+    except OSError as error:
+        wrong.append(str(error))
+expect('again and again, after each answer that is valid for no time', wrong, [])
+expect('another file can be overwritten', os.pwrite(other, b'b' * 65536, 4096), 65536)
+expect('and fsynced', error_of(os.fsync, other), 'no error')
+
+os.unlink('room')
+data = pattern(0, MIB)
+expect('when there is room again the same descriptor writes', error_of(os.write, fd, data), 'no error')
+expect('fsync tells of the data that was lost', error_of(os.fsync, fd), 'ENOSPC')
+expect('once', error_of(os.fsync, fd), 'no error')
+expect('and writes go on', error_of(os.write, fd, data), 'no error')
+expect('fsync, too', error_of(os.fsync, fd), 'no error')
+print('=%d' % size)
+
+fill('rest', 2 * MIB)
+fd = open_for_append('again')
+expect('full again: ENOSPC', run_away(fd), 'ENOSPC')
+expect('fsync tells it', error_of(os.fsync, fd), 'ENOSPC')
+expect('a second one finds nothing to tell', error_of(os.fsync, fd), 'no error')
+plain = os.open('again', os.O_RDWR)
+expect('then blocks that the file has can be overwritten', error_of(os.pwrite, plain, b'c' * 4096, 0), 'no error')
+expect('and fsynced after that', error_of(os.fsync, plain), 'no error')
+expect('ENOSPC once more', run_away(fd), 'ENOSPC')
+expect('each open file is told by fsync', [error_of(os.fsync, fd), error_of(os.fsync, plain)], ['ENOSPC'] * 2)
+expect('and write goes on to fail', error_of(os.write, fd, b'x'), 'ENOSPC')
+os.ftruncate(plain, 4096)
+expect('a truncated file can be written', error_of(os.pwrite, plain, b'd' * 4096, 0), 'no error')
+expect('and fsynced, too', error_of(os.fsync, plain), 'no error')
+PY
+rm -f "$MNT/fill" "$MNT"/edge*
+sync_all
+timeout 300 python3 "$WORK/full.py" "$MNT" "$WORK/scratch" >"$WORK/full.out" 2>"$WORK/full.err"
+check "the looks at a full volume were all made" same $? 0
+sed 's/^/# /' "$WORK/full.err"
+while IFS=$'\t' read -r name result; do
+	case $name in
+	'#'*) note "${name#\# }" ;;
+	=*) size=${name#=} ;;
+	*) check "a full volume: $name" same "$result" ok ;;
+	esac
+done <"$WORK/full.out"
+drop_caches
+check "what was written when there was room again is there" python3 -c "
+import sys
+data = b''.join(b'%015d\n' % at for at in range(0, 1 << 20, 16))
+with open('$MNT/runaway', 'rb') as file:
+    file.seek(${size:-0})
+    sys.exit(file.read() != data * 2)"
+check "and what was overwritten" python3 -c "
+import sys
+a, b = b'a', b'b'
+sys.exit(open('$MNT/other', 'rb').read() != a * 4096 + b * 65536 + a * ((1 << 20) - 4096 - 65536))"
 detach
+fsck_clean "fsck of the full volume"
 finish

@@ -224,6 +224,18 @@ damage 2048
 scrub 4 "a damaged block that nobody has read" "$MNT"
 check "is named with its inode" has "inode $inode, block $block: bad checksum"
 check_fails "errors=remount-ro: the volume is read-only" touch "$MNT/refused"
+# The kernel takes what is written into its cache, until its own WRITE has failed.
+check "and who writes on gets EROFS" python3 -c "
+import errno, os, sys, time
+fd = os.open('$MNT/after', os.O_WRONLY)
+for _ in range(200):
+    try:
+        os.write(fd, b'x' * 65536)
+    except OSError as error:
+        sys.exit(error.errno != errno.EROFS)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    time.sleep(0.01)
+sys.exit(1)"
 check "/proc/mounts shows the kernel's flag all the same" eval 'grep " $MNT " /proc/mounts | grep -q " rw,"'
 "$ASHLARCTL" info "$LOOP" >"$WORK/out"
 check "info does not call it good: the device has the state of before" has "^state +mounted"
