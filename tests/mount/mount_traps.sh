@@ -3,7 +3,10 @@
 # The traps of the FUSE side, one by one. Each one is seen to fail when its rule is broken.
 . "$(dirname "$0")/lib.sh"
 start
-HELPER=$(program mount_helper) || exit 1
+PROGRAM=$(program mount_helper) || exit 1
+# Other users run it, too, and the build may lie where they cannot go (/root).
+HELPER=$WORK/mount_helper
+cp "$PROGRAM" "$HELPER"
 volume 1G
 device_writes() { awk '{ print $5 }' "/sys/block/${LOOP#/dev/}/stat"; }
 # umount(2), and at the very moment it returns: who has the device open? O_EXCL alone does not tell, since the claim is the
