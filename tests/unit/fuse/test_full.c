@@ -91,10 +91,9 @@ static int ask(uint64_t ino)
 	return ask_with(ino, FUSE_GETATTR_FH);
 }
 
-TestSuite(full, .init = setup);
-
 Test(full, the_next_write_fails_while_there_is_no_room)
 {
+	setup();
 	full_written(&front, 7, 4096);
 	cr_assert(full_empty(&front));
 	cr_assert_eq(full_validity(&front, 7), FRONT_TIMEOUT_SECONDS);
@@ -112,6 +111,7 @@ Test(full, the_next_write_fails_while_there_is_no_room)
 
 Test(full, who_does_not_write_is_answered)
 {
+	setup();
 	full_written(&front, 7, -ENOSPC);
 	cr_assert_eq(ask_with(7, 0), 0, "stat(2)");
 	cr_assert_eq(ask(8), 0);
@@ -124,6 +124,7 @@ Test(full, who_does_not_write_is_answered)
 
 Test(full, other_errors_are_left_to_fsync)
 {
+	setup();
 	full_written(&front, 7, -EIO);
 	full_written(&front, 7, -EPERM);
 	cr_assert(full_empty(&front));
@@ -132,6 +133,7 @@ Test(full, other_errors_are_left_to_fsync)
 
 Test(full, room_ends_it)
 {
+	setup();
 	full_written(&front, 7, -ENOSPC);
 	available = MIB - 4096;
 	cr_assert_eq(ask(7), -ENOSPC);
@@ -143,6 +145,7 @@ Test(full, room_ends_it)
 
 Test(full, room_is_less_on_a_small_volume)
 {
+	setup();
 	blocks = 1024;
 	full_written(&front, 7, -ENOSPC);
 	available = 15 * 4096;
@@ -153,6 +156,7 @@ Test(full, room_is_less_on_a_small_volume)
 
 Test(full, room_that_did_not_help_is_not_trusted_at_once)
 {
+	setup();
 	available = 5 * MIB;
 	full_written(&front, 7, -ENOSPC);
 	cr_assert_eq(ask(7), -ENOSPC);
@@ -167,6 +171,7 @@ Test(full, room_that_did_not_help_is_not_trusted_at_once)
 
 Test(full, a_read_only_volume)
 {
+	setup();
 	read_only = true;
 	full_written(&front, 7, -EROFS);
 	available = 100 * MIB;
@@ -179,6 +184,7 @@ Test(full, a_read_only_volume)
 
 Test(full, what_is_written_or_let_go_is_forgotten)
 {
+	setup();
 	full_written(&front, 7, -ENOSPC);
 	full_written(&front, 8, -ENOSPC);
 	full_written(&front, 9, -ENOSPC);
@@ -195,6 +201,7 @@ Test(full, what_is_written_or_let_go_is_forgotten)
 
 Test(full, the_first_goes_when_there_are_too_many)
 {
+	setup();
 	for (uint64_t ino = 1; ino <= FULL_FILES; ino++)
 		full_written(&front, ino, -ENOSPC);
 	full_written(&front, 1, -ENOSPC);
