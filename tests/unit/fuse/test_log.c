@@ -150,4 +150,7 @@ Test(log, the_end_does_not_wait_for_ever, .timeout = 60)
 	front_log(front, ASH_LOG_ERROR, "line 0");
 	cr_expect_not(log_stop(front));
 	reader_goes_on();
+	pthread_join(front->log.thread, NULL);
+	free(front->log.lines);
+	free(front);
 }
