@@ -15,7 +15,7 @@ struct trim {
 	uint32_t run_end;  /* the free run at `bit` is long enough and ends here; 0: not known yet */
 	uint64_t minimum;  /* blocks */
 	uint64_t lacks;    /* of the allocator, when the trim began */
-	ash_stop stop;
+	ash_stop stop;     /* NULL: goes on */
 	void *context;
 	uint64_t *trimmed; /* bytes */
 };
@@ -61,7 +61,7 @@ static int extent_discard(struct ash_volume *volume, struct ash_extent extent, c
 {
 	int error;
 
-	if (trim->stop(trim->context))
+	if (trim->stop && trim->stop(trim->context))
 		return -EINTR;
 	ash_wait_begin(volume);
 	error = bdev_discard(volume->dev, extent.start * ASH_BLOCK_SIZE, extent.count * ASH_BLOCK_SIZE);
@@ -179,13 +179,7 @@ int ash_trim_until(struct ash_volume *volume, uint64_t start, uint64_t length, u
 	return error;
 }
 
-static bool never(void *context)
-{
-	(void)context;
-	return false;
-}
-
 int ash_trim(struct ash_volume *volume, uint64_t start, uint64_t length, uint64_t minimum, uint64_t *trimmed)
 {
-	return ash_trim_until(volume, start, length, minimum, never, NULL, trimmed);
+	return ash_trim_until(volume, start, length, minimum, NULL, NULL, trimmed);
 }

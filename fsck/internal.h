@@ -109,7 +109,7 @@ struct rebuild {
 };
 /* A name that will be added to a directory then. */
 struct addition {
-	uint64_t directory, ino;
+	uint64_t directory, ino; /* in this order: LIST_FROM() */
 	uint8_t type;
 };
 /* Blocks of a fork that it must give up. */
@@ -133,6 +133,12 @@ int list_grow(void *items, size_t *space, size_t count, size_t size);
 	  !list_grow(&(list)->items, &(list)->space, (list)->count, sizeof(*(list)->items))) ? \
 		 ((list)->items[(list)->count++] = (__VA_ARGS__), 0) :                         \
 		 -ENOMEM)
+/*
+ * The first item not below `key`, `count` when there is none: of a list in the order of the uint64_t that its items begin
+ * with.
+ */
+size_t list_from(const void *items, size_t count, size_t size, uint64_t key);
+#define LIST_FROM(list, key) list_from((list)->items, (list)->count, sizeof(*(list)->items), key)
 #define LIST_FREE(list) (free((list)->items), (list)->items = NULL, (list)->count = (list)->space = 0)
 
 struct declined;

@@ -14,19 +14,12 @@ bool extent_inside(const struct checker *checker, uint64_t start, uint64_t count
 	return count && start < checker->block_count && count <= checker->block_count - start;
 }
 
+/* The first block from there on of which the overlay has an answer. */
 static uint64_t image_from(const struct checker *checker, uint64_t block)
 {
-	size_t low = 0, high = checker->images.count;
+	size_t next = LIST_FROM(&checker->images, block);
 
-	while (low < high) {
-		size_t middle = (low + high) / 2;
-
-		if (checker->images.items[middle] < block)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low < checker->images.count ? checker->images.items[low] : UINT64_MAX;
+	return next < checker->images.count ? checker->images.items[next] : UINT64_MAX;
 }
 
 uint64_t block_with_data(const struct checker *checker, uint64_t block, uint64_t end)

@@ -20,8 +20,8 @@
 #define STRANGE_MAX 16u /* blocks of others behind a bitmap, more than of its own, after which it is none of a run's */
 
 struct candidate {
-	uint64_t run, block;
-	uint64_t records; /* of the run, behind the bitmap */
+	uint64_t run, block; /* in this order: LIST_FROM() */
+	uint64_t records;    /* of the run, behind the bitmap */
 };
 
 struct search {
@@ -191,28 +191,12 @@ static int adopt_one(struct search *search, const struct candidate *candidate)
 	return result ? result : rebuild_schedule(checker, ASH_INO_TABLE, false);
 }
 
-/* The first candidate for `run` or one behind it. */
-static size_t candidate_from(const struct search *search, uint64_t run)
-{
-	size_t low = 0, high = search->found.count;
-
-	while (low < high) {
-		size_t middle = (low + high) / 2;
-
-		if (search->found.items[middle].run < run)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low;
-}
-
 /* Takes from an extent of the map what lies in runs that will be put back. */
 static int clear_extent(struct search *search, size_t index)
 {
 	struct checker *checker = search->checker;
 	const struct table_extent extent = checker->table.items[index];
-	size_t i = candidate_from(search, extent.file_block / search->run_blocks);
+	size_t i = LIST_FROM(&search->found, extent.file_block / search->run_blocks);
 	int result = 0;
 
 	for (; i < search->found.count && !result; i++) {

@@ -28,6 +28,23 @@ int list_grow(void *items, size_t *space, size_t count, size_t size)
 	return 0;
 }
 
+size_t list_from(const void *items, size_t count, size_t size, uint64_t key)
+{
+	size_t low = 0, high = count;
+
+	while (low < high) {
+		size_t middle = (low + high) / 2;
+		uint64_t found;
+
+		memcpy(&found, (const uint8_t *)items + middle * size, sizeof(found));
+		if (found < key)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
 int map_open(struct block_map *map, uint64_t block_count, bool fixed)
 {
 	map->group_count = (block_count + ASH_BLOCKS_PER_GROUP - 1) / ASH_BLOCKS_PER_GROUP;

@@ -401,22 +401,6 @@ static int compare_additions(const void *a, const void *b)
 	return x->ino < y->ino ? -1 : x->ino > y->ino;
 }
 
-/* In order, the first for that directory: many may wait for lost+found while thousands of others are written anew. */
-static size_t additions_from(const struct checker *checker, uint64_t directory)
-{
-	size_t low = 0, high = checker->additions.count;
-
-	while (low < high) {
-		size_t middle = (low + high) / 2;
-
-		if (checker->additions.items[middle].directory < directory)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low;
-}
-
 static int gather_additions(struct gather *gather)
 {
 	struct checker *checker = gather->checker;
@@ -424,7 +408,8 @@ static int gather_additions(struct gather *gather)
 	uint64_t *hashes = NULL;
 	int result = 0;
 
-	for (size_t i = additions_from(checker, gather->ino); i < checker->additions.count && !result; i++) {
+	/* many may wait for lost+found while thousands of others are written anew */
+	for (size_t i = LIST_FROM(&checker->additions, gather->ino); i < checker->additions.count && !result; i++) {
 		const struct addition *addition = &checker->additions.items[i];
 		struct ash_dirent_value entry = { .ino = ash_put64(addition->ino), .type = addition->type };
 		uint8_t name[ASH_NAME_MAX] = "lost+found";

@@ -89,6 +89,11 @@ static bool same_user_namespace(pid_t pid)
 	return ours.st_dev == theirs.st_dev && ours.st_ino == theirs.st_ino;
 }
 
+static bool caller_status(const struct fuse_ctx *caller, struct status *out)
+{
+	return caller->pid > 0 && proc_is_ours() && status_read(caller->pid, out);
+}
+
 bool caller_is_administrator(fuse_req_t request)
 {
 	const struct fuse_ctx *caller = fuse_req_ctx(request);
@@ -96,7 +101,7 @@ bool caller_is_administrator(fuse_req_t request)
 
 	if (caller->uid != 0)
 		return false;
-	if (caller->pid <= 0 || !proc_is_ours() || !status_read(caller->pid, &status))
+	if (!caller_status(caller, &status))
 		return true;
 	/* Another user's thread: the kernel asks in the name of root, as overlayfs does when it copies a file up. */
 	if (status.uid != 0)
@@ -106,12 +111,9 @@ bool caller_is_administrator(fuse_req_t request)
 
 bool caller_is_killed(fuse_req_t request)
 {
-	const struct fuse_ctx *caller = fuse_req_ctx(request);
 	struct status status;
 
-	if (caller->pid <= 0 || !proc_is_ours() || !status_read(caller->pid, &status))
-		return false;
-	return status.pending >> (SIGKILL - 1) & 1;
+	return caller_status(fuse_req_ctx(request), &status) && (status.pending >> (SIGKILL - 1) & 1);
 }
 
 /* ---- Writing ---- */

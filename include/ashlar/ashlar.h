@@ -144,7 +144,7 @@ void ash_set_read_only(struct ash_volume *volume, const char *reason);
  */
 int ash_trim(struct ash_volume *volume, uint64_t start, uint64_t length, uint64_t minimum, uint64_t *trimmed);
 /*
- * The same until `stop` is true, which is asked before each discard (of 128 MiB at most), without a lock: -EINTR then.
+ * The same until `stop` (may be NULL) is true, which is asked before each discard (of 128 MiB at most), without a lock: -EINTR then.
  * `trimmed` is what was discarded, whatever is returned.
  */
 typedef bool (*ash_stop)(void *context);

@@ -59,8 +59,22 @@ check "a lookup waits for no flush" below "$LOOKUP" 20000
 check "unmounted in order" detach
 unset ASHLAR_TEST_FLUSH_MS
 export ASHLAR_TEST_WRITE_US=1000
+export PYTHONPATH=$WORK
+cat >"$WORK/lookups.py" <<'PY'
+import os, time
+# Until `end`: how long they take on the average, and at most, in microseconds.
+def lookups(mount, end):
+    took = []
+    while time.time() < end:
+        start = time.time()
+        os.access('%s/absent%d' % (mount, len(took)), os.F_OK)
+        took.append(time.time() - start)
+        time.sleep(0.002)
+    return 1e6 * sum(took) / len(took), 1e6 * max(took)
+PY
 cat >"$WORK/scattered.py" <<'PY'
 import os, sys, time
+from lookups import lookups
 fd = os.open(sys.argv[1] + '/scattered', os.O_RDWR | os.O_CREAT)
 os.ftruncate(fd, 12000 * 8192)
 end, child = time.time() + 4, os.fork()
@@ -71,15 +85,10 @@ if child == 0:
         os.fsync(fd)
         os.ftruncate(fd, 0)
     os._exit(0)
-took = []
-while time.time() < end:
-    start = time.time()
-    os.access('%s/absent%d' % (sys.argv[1], len(took)), os.F_OK)
-    took.append(time.time() - start)
-    time.sleep(0.002)
+took = lookups(sys.argv[1], end)
 os.waitpid(child, 0)
 os.close(fd)
-print('%d %d' % (1e6 * sum(took) / len(took), 1e6 * max(took)))
+print('%d %d' % took)
 PY
 for threads in 8 3; do
 	attach "threads=$threads"
@@ -93,6 +102,7 @@ done
 # As many copies as there are callers.
 cat >"$WORK/copies.py" <<'PY'
 import os, sys, threading, time
+from lookups import lookups
 mount, size = sys.argv[1], 8 << 20
 source = os.open(mount + '/source', os.O_RDWR | os.O_CREAT)
 os.pwrite(source, b'x' * size, 0)
@@ -104,14 +114,9 @@ def copy(number):
         copied[number] += os.copy_file_range(source, fd, size, 0, 0)
 threads = [threading.Thread(target=copy, args=(i,)) for i in range(len(copied))]
 [t.start() for t in threads]
-took = []
-while time.time() < end:
-    start = time.time()
-    os.access('%s/absent%d' % (mount, len(took)), os.F_OK)
-    took.append(time.time() - start)
-    time.sleep(0.002)
+took = lookups(mount, end)
 [t.join() for t in threads]
-print('%d %d %d' % (1e6 * sum(took) / len(took), 1e6 * max(took), min(copied)))
+print('%d %d %d' % (*took, min(copied)))
 PY
 attach threads=8
 LOOKUP=999999 LEAST=0

@@ -16,6 +16,7 @@
 #include "names_fixture.h"
 #include "tests/support/delay.h"
 #include "tests/support/fault.h"
+#include "tests/support/file_device.h"
 
 #define ENTRIES 800u
 
@@ -93,26 +94,6 @@ static inline void fixture_open(struct fixture *f)
 
 	cr_assert_eq(bdev_open("mem:256M", NULL, &memory, error), 0, "%s", error);
 	fixture_open_on(f, memory);
-}
-
-/* For threads: memory that is read and written at once is a race by itself, a file is not. */
-static inline struct bdev *file_device(void)
-{
-	struct bdev_open_options options = { .allow_buffered = true };
-	char path[128], name[140], error[BDEV_ERROR_TEXT] = "";
-	struct bdev *device;
-	int fd;
-
-	snprintf(path, sizeof(path), "%s/ashlar-scrub-XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
-	fd = mkstemp(path);
-	cr_assert_geq(fd, 0);
-	cr_assert_eq(ftruncate(fd, 256 << 20), 0);
-	close(fd);
-	snprintf(name, sizeof(name), "sync:%s", path);
-	fd = bdev_open(name, &options, &device, error);
-	unlink(path);
-	cr_assert_eq(fd, 0, "%s", error);
-	return device;
 }
 
 static inline void fixture_close(struct fixture *f)

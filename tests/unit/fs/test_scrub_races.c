@@ -110,7 +110,7 @@ Test(scrub_races, a_home_write_during_the_read_is_no_damage, .timeout = 120)
 	pthread_t thread;
 	uint32_t offset;
 
-	fixture_open_on(&f, file_device());
+	fixture_open_on(&f, file_device("/tmp", 256u << 20));
 	cr_assert_eq(ash_close(f.names.volume), 0);
 	fault = f.names.dev;
 	cr_assert_eq(delay_open(fault, &f.names.dev), 0);
@@ -241,7 +241,7 @@ Test(scrub_races, no_false_alarm_while_others_work, .timeout = 120)
 	struct result result;
 	struct timespec end, now;
 
-	fixture_open_on(&f, file_device());
+	fixture_open_on(&f, file_device("/tmp", 256u << 20));
 	cr_assert_eq(ash_close(f.names.volume), 0);
 	f.names.options.no_threads = false;
 	f.names.options.cache_bytes = 1 << 20; /* so that blocks come and go */

@@ -236,16 +236,23 @@ static void fail_page(struct fixture *f, uint64_t ino, unsigned number, int erro
 	cr_assert_eq(fault_add(f->dev, &rule), 0);
 }
 
+/* A file of which all is to be overwritten, and BAD fails. */
+static uint64_t open_with_bad(struct fixture *f, int error)
+{
+	fixture_open(f, "mem:64M", &quiet);
+	uint64_t ino = make_file(f, "f");
+	write_old(f, ino, MANY);
+	fail_page(f, ino, BAD, error);
+	scatter(f, ino, 0, MANY);
+	return ino;
+}
+
 /* Those before it are durable, it and those behind it are lost, and that is told once. */
 static void one_fails(bool queues)
 {
 	struct fixture f;
+	uint64_t ino = open_with_bad(&f, -EIO);
 
-	fixture_open(&f, "mem:64M", &quiet);
-	uint64_t ino = make_file(&f, "f");
-	write_old(&f, ino, MANY);
-	fail_page(&f, ino, BAD, -EIO);
-	scatter(&f, ino, 0, MANY);
 	no_queues = !queues;
 	cr_expect_eq(ash_fsync(f.volume, ino, false), -EIO);
 	cr_expect_eq(fault_hits(f.dev), 2, "once more, as the first of what is left");
@@ -274,12 +281,8 @@ Test(wbuf_scattered, what_lies_before_a_page_that_fails_is_durable_without_a_que
 Test(wbuf_scattered, an_error_that_may_go_away_loses_nothing)
 {
 	struct fixture f;
+	uint64_t ino = open_with_bad(&f, -ENOSPC);
 
-	fixture_open(&f, "mem:64M", &quiet);
-	uint64_t ino = make_file(&f, "f");
-	write_old(&f, ino, MANY);
-	fail_page(&f, ino, BAD, -ENOSPC);
-	scatter(&f, ino, 0, MANY);
 	cr_expect_eq(ash_fsync(f.volume, ino, false), -ENOSPC);
 	fault_clear(f.dev);
 	expect_new(&f, 0, MANY);

@@ -4,6 +4,7 @@
  * Counted in blocks, since a hole is read fast enough for nobody to see it in a small test.
  */
 #include "forge_fixture.h"
+#include "tests/support/file_device.h"
 
 #define SPARSE_SIZE (16ull << 30)
 #define LARGE_RUN (1u + ASH_BITS_PER_BITMAP / ASH_INODES_PER_BLOCK) /* blocks */
@@ -25,20 +26,8 @@ static void count_blocks(void *context, const struct bdev_request *request)
 
 static struct bdev *sparse_device(void)
 {
-	struct bdev_open_options options = { .allow_buffered = true };
-	char path[128], name[140], error[BDEV_ERROR_TEXT] = "";
-	struct bdev *device;
-	int fd;
+	struct bdev *device = file_device("/var/tmp", SPARSE_SIZE);
 
-	snprintf(path, sizeof(path), "%s/ashlar-holes-XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/var/tmp");
-	fd = mkstemp(path);
-	cr_assert_geq(fd, 0);
-	cr_assert_eq(ftruncate(fd, SPARSE_SIZE), 0);
-	close(fd);
-	snprintf(name, sizeof(name), "sync:%s", path);
-	fd = bdev_open(name, &options, &device, error);
-	unlink(path);
-	cr_assert_eq(fd, 0, "%s", error);
 	if (bdev_next_data(device, 0) != SPARSE_SIZE) {
 		bdev_close(device);
 		cr_skip_test("no holes in files there");
