@@ -137,9 +137,10 @@ struct crew {
 	_Atomic uint32_t bell;   /* futex: wakes the watcher */
 	_Atomic bool dormant;    /* the watcher sleeps until the bell rings */
 	_Atomic bool stopping;
-	pthread_mutex_t lock; /* the rest */
-	pthread_cond_t changed;
-	bool watching; /* some follower is the watcher */
+	pthread_mutex_t lock;     /* the rest */
+	pthread_cond_t calmer;    /* one more is idle */
+	pthread_cond_t unwatched; /* there is no watcher, or the crew stops */
+	bool watching;            /* some follower is the watcher */
 	unsigned total, idle, limit;
 	struct worker *all;
 };

@@ -249,9 +249,9 @@ static bool follow(struct worker *worker)
 
 	pthread_mutex_lock(&crew->lock);
 	crew->idle++;
-	pthread_cond_broadcast(&crew->changed);
+	pthread_cond_broadcast(&crew->calmer);
 	while (crew->watching && !atomic_load(&crew->stopping))
-		pthread_cond_wait(&crew->changed, &crew->lock);
+		pthread_cond_wait(&crew->unwatched, &crew->lock);
 	crew->watching = true;
 	pthread_mutex_unlock(&crew->lock);
 
@@ -261,7 +261,8 @@ static bool follow(struct worker *worker)
 	crew->watching = false;
 	crew->idle--;
 	bool start = leads && crew->idle == 0 && crew->total < crew->limit;
-	pthread_cond_broadcast(&crew->changed);
+	pthread_cond_signal(
+		&crew->unwatched); /* one watches: the others would wake up for nothing at each change of the lead */
 	pthread_mutex_unlock(&crew->lock);
 	if (start)
 		worker_start(front, false);
@@ -288,7 +289,7 @@ static void *worker_main(void *argument)
 	}
 	pthread_mutex_lock(&front->crew.lock);
 	front->crew.idle++; /* for crew_quiesce() */
-	pthread_cond_broadcast(&front->crew.changed);
+	pthread_cond_broadcast(&front->crew.calmer);
 	pthread_mutex_unlock(&front->crew.lock);
 	if (worker->request)
 		request_put(worker->request);
@@ -330,7 +331,8 @@ int crew_start(struct front *front)
 	struct sigaction action = { .sa_handler = interrupted }; /* no SA_RESTART: ends read(2) */
 
 	pthread_mutex_init(&crew->lock, NULL);
-	pthread_cond_init(&crew->changed, NULL);
+	pthread_cond_init(&crew->calmer, NULL);
+	pthread_cond_init(&crew->unwatched, NULL);
 	sigaction(SIGUSR1, &action, NULL);
 	follow_start(&front->follow);
 	crew->limit = front->options.threads;
@@ -347,7 +349,7 @@ void crew_stop(struct front *front)
 	atomic_store(&crew->stopping, true);
 	bell_ring(crew);
 	pthread_mutex_lock(&crew->lock);
-	pthread_cond_broadcast(&crew->changed);
+	pthread_cond_broadcast(&crew->unwatched);
 	pthread_mutex_unlock(&crew->lock);
 }
 
@@ -407,6 +409,6 @@ void crew_quiesce(struct front *front)
 	pthread_mutex_lock(&crew->lock);
 	/* Also when the crew stops meanwhile: who has left counts as idle. */
 	while (others_busy(crew))
-		pthread_cond_wait(&crew->changed, &crew->lock);
+		pthread_cond_wait(&crew->calmer, &crew->lock);
 	pthread_mutex_unlock(&crew->lock);
 }
