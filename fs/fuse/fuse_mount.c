@@ -24,7 +24,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define READ_AHEAD_KIB 2048 /* two requests of the largest size */
+#define READ_AHEAD_KIB 2048       /* two requests of the largest size */
+#define DIRTY_PART 16u            /* of a volume may be dirty in the page cache, */
+#define DIRTY_MINIMUM (64u << 20) /* bytes; with half of it the kernel begins to write back */
 #define WRITE_BACK_STEP_MS 50
 #define WRITE_BACK_QUIET_MS 250u
 #define WRITE_BACK_LIMIT_MS 30000u /* for a sync(2) of all filesystems */
@@ -276,19 +278,36 @@ void mount_write_back(struct front *front)
 
 /* ---- Limits ---- */
 
-static void write_limit(const struct front *front, const char *name, unsigned value)
+static bool write_limit(const struct front *front, const char *name, uint64_t value)
 {
-	char path[128], text[16];
+	char path[128], text[24];
 
 	snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u%s/%s", major(front->mount_number),
 		 minor(front->mount_number), front->block_device ? "-fuseblk" : "", name);
 	int descriptor = open(path, O_WRONLY | O_CLOEXEC);
 	if (descriptor < 0)
-		return; /* not permitted, or an older kernel: slower, not wrong */
-	int length = snprintf(text, sizeof(text), "%u", value);
-	if (write(descriptor, text, (size_t)length) < 0 && front->options.debug)
+		return false; /* not permitted, or an older kernel: slower, not wrong */
+	int length = snprintf(text, sizeof(text), "%llu", (unsigned long long)value);
+	bool taken = write(descriptor, text, (size_t)length) == length;
+	if (!taken && front->options.debug)
 		fprintf(stderr, "%s: %s\n", path, strerror(errno));
 	close(descriptor);
+	return taken;
+}
+
+/*
+ * The kernel takes a fifth of the memory before it makes writers wait, which may be more than a small volume holds: who
+ * fills it would be told late, and an fsync wait long. The kernel refuses a limit above its own.
+ */
+static void limit_dirty_data(struct front *front)
+{
+	struct ash_statfs statfs;
+
+	if (ash_statfs(front->volume, &statfs))
+		return;
+	uint64_t share = statfs.blocks / DIRTY_PART * statfs.block_size;
+	if (write_limit(front, "max_bytes", share > DIRTY_MINIMUM ? share : DIRTY_MINIMUM)) /* Linux 6.2 */
+		write_limit(front, "strict_limit", 1);
 }
 
 void mount_tune(struct front *front)
@@ -301,4 +320,5 @@ void mount_tune(struct front *front)
 	write_limit(front, "strict_limit", 0);
 	write_limit(front, "max_ratio", 100);
 	write_limit(front, "read_ahead_kb", READ_AHEAD_KIB);
+	limit_dirty_data(front);
 }
