@@ -399,5 +399,7 @@ int ash_file_begin_change(struct ash_volume *volume, struct ash_icore *icore, st
 
 int ash_file_make_durable(struct ash_volume *volume, struct ash_icore *icore, bool data_only)
 {
-	return ash_log_make_durable(volume, atomic_load(data_only ? &icore->data_lsn : &icore->lsn));
+	uint64_t lsn = atomic_load(data_only ? &icore->data_lsn : &icore->lsn);
+
+	return ash_log_defer(volume, lsn) ? 0 : ash_log_make_durable(volume, lsn);
 }

@@ -106,13 +106,17 @@ void ash_fsync_all(struct ash_volume *volume, struct ash_fsync *items, size_t co
 
 	assert(count <= ASH_FSYNC_MAX);
 	/* all of them before the first may report an error: several can be of one file */
-	for (size_t i = 0; i < count; i++)
-		items[i].result = fsync_begin(volume, items[i].ino, &begun[i]);
 	for (size_t i = 0; i < count; i++) {
-		if (!begun[i].icore)
-			continue;
-		items[i].result = fsync_write(volume, items[i].flags, &begun[i], &lsn);
-		ash_icore_put(volume, begun[i].icore);
+		begun[i].icore = NULL;
+		items[i].result = items[i].flags & ASH_FSYNC_LSN ? 0 : fsync_begin(volume, items[i].ino, &begun[i]);
+	}
+	for (size_t i = 0; i < count; i++) {
+		if (begun[i].icore) {
+			items[i].result = fsync_write(volume, items[i].flags, &begun[i], &lsn);
+			ash_icore_put(volume, begun[i].icore);
+		} else {
+			lsn = items[i].lsn;
+		}
 		if (items[i].result)
 			continue;
 		written = true;

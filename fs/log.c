@@ -481,6 +481,46 @@ int ash_log_make_durable(struct ash_volume *volume, uint64_t lsn)
 	return error ? error : flush_data(volume, wanted);
 }
 
+/* ---- Waits that are put off ---- */
+
+static _Thread_local struct {
+	const struct ash_volume *volume; /* NULL: none is */
+	bool due;
+	uint64_t lsn;
+} deferred;
+
+void ash_defer_begin(struct ash_volume *volume)
+{
+	deferred.volume = volume;
+	deferred.due = false;
+	deferred.lsn = 0;
+}
+
+bool ash_defer_is_due(void)
+{
+	return deferred.due;
+}
+
+bool ash_defer_end(uint64_t *lsn)
+{
+	bool due = deferred.due;
+
+	*lsn = deferred.lsn;
+	deferred.volume = NULL;
+	deferred.due = false;
+	return due;
+}
+
+bool ash_log_defer(struct ash_volume *volume, uint64_t lsn)
+{
+	if (deferred.volume != volume)
+		return false;
+	deferred.due = true;
+	if (lsn > deferred.lsn)
+		deferred.lsn = lsn;
+	return true;
+}
+
 /* ---- Control blocks ---- */
 
 int ash_log_write_control(struct ash_volume *volume, uint64_t tail_lsn, bool clean, uint64_t free_blocks,

@@ -28,6 +28,8 @@ void ash_log_note_data(struct ash_volume *volume);
 int ash_log_flush_data(struct ash_volume *volume);
 /* Both: everything before `lsn`, and all data writes noted when it is called, with or without records. */
 int ash_log_make_durable(struct ash_volume *volume, uint64_t lsn);
+/* True: the calling thread puts such waits off (ash_defer_begin()), and this is one of them now. */
+bool ash_log_defer(struct ash_volume *volume, uint64_t lsn);
 /* After home writes and backups: as data. When the flush fails nobody knows what is on the device: the volume fails (I6). */
 int ash_log_flush_home(struct ash_volume *volume);
 /* The orphan set as committed: a malloc'ed list (may be NULL when empty). */

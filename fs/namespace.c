@@ -145,7 +145,7 @@ int ash_finish_sync(struct ash_volume *volume, uint64_t lsn, uint32_t flags)
 {
 	if (!atomic_load(&volume->sync) && !(flags & ASH_INODE_SYNC))
 		return 0;
-	return ash_log_force(volume, lsn);
+	return ash_log_defer(volume, lsn) ? 0 : ash_log_force(volume, lsn);
 }
 
 static int stop_at_entry(void *context, const struct ash_entry *entry, const char *name, size_t length)

@@ -71,6 +71,9 @@ struct worker;
 #define BUFFER_REQUEST_OFFSET (BUFFER_HEAD_ROOM - 80u)
 #define BUFFER_SIZE (BUFFER_HEAD_ROOM + FRONT_MAX_WRITE + 8192u)
 
+/* Bytes of the longest reply to a change: a new inode that is opened with it. */
+#define LATE_REPLY_MAX (sizeof(struct fuse_out_header) + sizeof(struct fuse_entry_out) + sizeof(struct fuse_open_out))
+
 struct request {
 	struct front *front;
 	struct request *next;            /* free list, or the list of the notifier or of fuse_sync.c */
@@ -96,6 +99,11 @@ struct request {
 	uint32_t written;    /* bytes, of a WRITE */
 	bool (*write_job)(struct request *request);
 	uint64_t sync_begin; /* of a SYNCFS: ash_sync_begin() */
+	/* The reply of a change that has to be durable first, because of `-o sync` or chattr +S */
+	uint64_t late_lsn;
+	uint64_t late_links; /* the inode that lost one of several names; 0: none */
+	size_t late_length;  /* bytes; 0: none */
+	_Alignas(8) unsigned char late[LATE_REPLY_MAX];
 };
 
 /* One thread that may lead. */
@@ -440,6 +448,13 @@ void sync_start(struct front *front);
  * True: the request was kept.
  */
 bool sync_serve(struct request *request, unsigned flags);
+/*
+ * A reply without an error to the worker's current request. True: what was done has to be durable first (ash_defer_begin()),
+ * and the reply is kept with the request, for sync_serve_late().
+ */
+bool sync_keep_reply(struct request *request, const struct iovec *iov, int count);
+/* Send it when everything before `lsn` is durable. True: the request was kept. */
+bool sync_serve_late(struct request *request, uint64_t lsn);
 /* The worker has dispatched its request: it serves what was kept meanwhile, if the request waited for a flush. */
 void sync_finish(struct worker *worker);
 

@@ -115,6 +115,10 @@ void notify_links_changed(struct front *front, uint64_t ino, bool others)
 	const bool answered = others || !current_worker->leading;
 	bool room;
 
+	if (ash_defer_is_due()) { /* the kernel counts when the reply comes, which waits: see answer_late() */
+		current_worker->request->late_links = ino;
+		return;
+	}
 	pthread_mutex_lock(&notifier->lock);
 	room = notifier->started && notifier->late_count < LATE_NOTICES;
 	if (room) {

@@ -187,6 +187,8 @@ int reply_error(struct request *request, int error)
 	struct iovec iov = { .iov_base = &out, .iov_len = sizeof(out) };
 
 	request->result = error;
+	if (!error && sync_keep_reply(request, &iov, 1))
+		return 0;
 	return transport_send(request->channel, &iov, 1);
 }
 
@@ -197,6 +199,8 @@ int reply_data(struct request *request, const void *data, size_t length)
 				{ .iov_base = (void *)data, .iov_len = length } };
 
 	request->result = 0;
+	if (sync_keep_reply(request, iov, length ? 2 : 1))
+		return 0;
 	return transport_send(request->channel, iov, length ? 2 : 1);
 }
 
@@ -317,6 +321,7 @@ void session_dispatch(struct worker *worker)
 {
 	struct request *request = worker->request;
 	struct front *front = worker->front;
+	uint64_t lsn;
 	bool kept = false;
 
 	request->argument_length = request->length - sizeof(*request->in);
@@ -324,8 +329,12 @@ void session_dispatch(struct worker *worker)
 	request->unique = request->in->unique;
 	request->nodeid = request->in->nodeid;
 	request->result = 0;
+	request->late_length = 0;
+	request->late_links = 0;
 	if (front->options.debug)
 		request->started = front_now_ns();
+	if (front->volume)
+		ash_defer_begin(front->volume);
 	if (!front->volume)
 		kept = without_volume(request);
 	else if (request->opcode < PROTOCOL_OPCODES && raw_handlers[request->opcode])
@@ -334,6 +343,9 @@ void session_dispatch(struct worker *worker)
 		raw_unsupported(request);
 	else
 		session_pass(request);
+	/* Whoever keeps a request has not replied. */
+	if (ash_defer_end(&lsn) && !kept && request->late_length)
+		kept = sync_serve_late(request, lsn);
 	if (kept) {
 		worker->request = NULL; /* the leader gets another */
 		return;
@@ -394,6 +406,8 @@ static ssize_t session_writev(int descriptor, struct iovec *iov, int count, void
 		if (worker->request->opcode == FUSE_INIT && count == 2 &&
 		    iov[1].iov_len >= sizeof(struct fuse_init_out))
 			init_reply_patch(front, iov[1].iov_base);
+		if (!out->error && sync_keep_reply(worker->request, iov, count))
+			return out->len;
 	}
 	int rc = transport_send(descriptor, iov, count);
 	if (rc == 0)

@@ -2,8 +2,9 @@
 /*
  * Requests that would take all workers, so that nobody else were served.
  *
- * Those that wait for the device's flush: FSYNC, FSYNCDIR, SYNCFS, and WRITE of a file opened with O_SYNC or O_DSYNC
- * once its data is written.
+ * Those that wait for the device's flush: FSYNC, FSYNCDIR, SYNCFS, WRITE of a file opened with O_SYNC or O_DSYNC
+ * once its data is written, and every change once it is made that `-o sync` or chattr +S wants durable: its handler
+ * replies as always, and the reply is kept.
  *
  * A flush takes as long as a hundred requests, and callers that wait for one come in any number. A worker each would
  * leave nobody to serve the others. So at most `limit` workers wait for flushes, two less than there are. While so many
@@ -27,15 +28,48 @@
  */
 #include "fuse_front.h"
 
+#include <assert.h>
+#include <string.h>
+
 /* A worker takes this part of what is kept: all of them have some to write back, and those who come late get some. */
 #define SYNC_SHARE 2u
 #define WRITES_KEPT_BYTES (4u * FRONT_MAX_WRITE)
+
+/* The inode that a reply names, and that thereby has one lookup more. */
+static uint64_t entry_of(const struct request *request)
+{
+	switch (request->opcode) {
+	case FUSE_MKNOD:
+	case FUSE_MKDIR:
+	case FUSE_SYMLINK:
+	case FUSE_LINK:
+	case FUSE_CREATE:
+	case FUSE_TMPFILE:
+		return ((const struct fuse_entry_out *)(request->late + sizeof(struct fuse_out_header)))->nodeid;
+	default:
+		return 0;
+	}
+}
+
+static void answer_late(struct request *request, int error)
+{
+	struct iovec iov = { .iov_base = request->late, .iov_len = request->late_length };
+
+	if (request->late_links)
+		notify_links_changed(request->front, request->late_links, true);
+	int rc = error ? reply_error(request, error) : transport_send(request->channel, &iov, 1);
+
+	if ((error || rc) && entry_of(request))
+		ash_forget(request->front->volume, entry_of(request), 1);
+}
 
 static void answer(struct request *request, int error)
 {
 	struct fuse_write_out out = { .size = request->written };
 
-	if (!error && request->opcode == FUSE_WRITE)
+	if (request->late_length)
+		answer_late(request, error);
+	else if (!error && request->opcode == FUSE_WRITE)
 		reply_data(request, &out, sizeof(out));
 	else
 		reply_error(request, error);
@@ -53,8 +87,9 @@ static void serve(struct front *front, struct request *const *requests, size_t c
 
 	for (size_t i = 0; i < count; i++)
 		if (requests[i]->opcode != FUSE_SYNCFS)
-			items[used++] =
-				(struct ash_fsync){ .ino = requests[i]->nodeid, .flags = requests[i]->sync_flags };
+			items[used++] = (struct ash_fsync){ .ino = requests[i]->nodeid,
+							    .flags = requests[i]->sync_flags,
+							    .lsn = requests[i]->late_lsn };
 		else if (!first || requests[i]->sync_begin < first->sync_begin)
 			first = requests[i];
 	ash_fsync_all(front->volume, items, used);
@@ -123,6 +158,28 @@ bool sync_serve(struct request *request, unsigned flags)
 		return true;
 	serve(front, &request, 1);
 	return false;
+}
+
+bool sync_keep_reply(struct request *request, const struct iovec *iov, int count)
+{
+	size_t length = 0;
+
+	/* What comes to its end in a wait of this request's is another one. */
+	if (!ash_defer_is_due() || !current_worker || current_worker->request != request)
+		return false;
+	for (int i = 0; i < count; i++) {
+		assert(length + iov[i].iov_len <= sizeof(request->late));
+		memcpy(request->late + length, iov[i].iov_base, iov[i].iov_len);
+		length += iov[i].iov_len;
+	}
+	request->late_length = length;
+	return true;
+}
+
+bool sync_serve_late(struct request *request, uint64_t lsn)
+{
+	request->late_lsn = lsn;
+	return sync_serve(request, ASH_FSYNC_LSN);
 }
 
 /* Some of what is kept; 0: nothing, and the worker does not count as one who waits any more. */

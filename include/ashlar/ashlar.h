@@ -286,14 +286,26 @@ int ash_bmap(struct ash_volume *volume, uint64_t ino, uint64_t block, uint64_t *
 int ash_fsync(struct ash_volume *volume, uint64_t ino, bool data_only);
 #define ASH_FSYNC_DATA 1u    /* `data_only` */
 #define ASH_FSYNC_WRITTEN 2u /* what ash_write() has written through, as O_SYNC: write-behind errors stay unreported */
+#define ASH_FSYNC_LSN 4u     /* no inode, but everything before `lsn`, from ash_defer_end() */
 #define ASH_FSYNC_MAX 32u
 struct ash_fsync {
 	uint64_t ino;
 	unsigned flags;
 	int result; /* out: of this one */
+	uint64_t lsn;
 };
 /* At most ASH_FSYNC_MAX at once: all is written before the first wait for the device's flush, which they share. */
 void ash_fsync_all(struct ash_volume *volume, struct ash_fsync *items, size_t count);
+/*
+ * From here on the calling thread's changes of this volume do not wait for the device's flush where ash_set_sync() or the
+ * S flag of an inode wants them to: they return when they are done, and are not durable. Whoever calls this owes the
+ * wait (ASH_FSYNC_LSN), and must not acknowledge them before it. Reads, ash_fsync() and ash_sync() are as always.
+ */
+void ash_defer_begin(struct ash_volume *volume);
+/* Has such a wait been put off since? */
+bool ash_defer_is_due(void);
+/* Waits are not put off any more. True: some were, and `*lsn` is what is to be durable for all of them. */
+bool ash_defer_end(uint64_t *lsn);
 /* Write this inode's buffered data and append its record; durability not included. */
 int ash_write_back(struct ash_volume *volume, uint64_t ino);
 

@@ -2,7 +2,8 @@
 /*
  * mount_flush_load FOLDER THREADS SECONDS KIND: threads write a block to a file each and wait until it is durable,
  * again and again, while one looks up names that are not there, one a millisecond.
- * KIND: fsync, fdatasync, osync (O_DIRECT with O_SYNC), odsync, syncfs, or mixed, all of these in turn.
+ * KIND: fsync, fdatasync, osync (O_DIRECT with O_SYNC), odsync, syncfs, or mixed, all of these in turn. Or names: each
+ * makes, moves and removes files in the folder names0, names1 ..., for volumes where that is durable when it returns.
  *
  * Prints: syncs a second, microseconds of one sync on average, microseconds of a lookup on average, of the longest.
  */
@@ -78,6 +79,25 @@ static void *syncer(void *argument)
 	return NULL;
 }
 
+static void *namer(void *argument)
+{
+	char directory[4096], name[4200], moved[4200];
+
+	snprintf(directory, sizeof(directory), "%s/names%u", folder, (unsigned)(size_t)argument);
+	snprintf(name, sizeof(name), "%s/a", directory);
+	snprintf(moved, sizeof(moved), "%s/b", directory);
+	unlink(name); /* of an earlier run */
+	unlink(moved);
+	for (unsigned i = 0; !stopping; i++) {
+		double start = now_us();
+		if (i % 3 == 0 ? mknod(name, S_IFREG | 0644, 0) : i % 3 == 1 ? rename(name, moved) : unlink(moved))
+			fail(directory);
+		microseconds += (long)(now_us() - start);
+		syncs++;
+	}
+	return NULL;
+}
+
 int main(int argc, char **argv)
 {
 	pthread_t threads[THREADS_MAX];
@@ -90,8 +110,9 @@ int main(int argc, char **argv)
 	folder = argv[1];
 	kind_name = argv[4];
 	const int count = atoi(argv[2]);
+	void *(*const load)(void *) = strcmp(kind_name, "names") ? syncer : namer;
 	for (int i = 0; i < count; i++)
-		if (pthread_create(&threads[i], NULL, syncer, (void *)(size_t)i))
+		if (pthread_create(&threads[i], NULL, load, (void *)(size_t)i))
 			fail("pthread_create");
 	usleep(300000); /* all of them are at it */
 	const long syncs_before = syncs, microseconds_before = microseconds;

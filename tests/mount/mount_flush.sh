@@ -55,6 +55,20 @@ wait "$WRITER"
 check "400 callers" load 400 fsync
 check "a lookup waits for no flush" below "$LOOKUP" 20000
 
+# Changes that are durable when they return.
+mkdir "$MNT"/names{0..63}
+check "unmounted in order" detach
+attach sync
+check "sync: one caller" load 1 names
+ONE=$RATE
+for threads in 8 3; do
+	check "unmounted in order" detach
+	attach "sync,threads=$threads"
+	check "sync, threads=$threads: 64 callers" load 64 names
+	check "sync, threads=$threads: they share flushes" below $((ONE * 8)) "$RATE"
+	check "sync, threads=$threads: a lookup waits for no flush" below "$LOOKUP" 20000
+done
+
 # One file of scattered pages is written back, on a slow disk: the kernel sends them all at once.
 check "unmounted in order" detach
 unset ASHLAR_TEST_FLUSH_MS

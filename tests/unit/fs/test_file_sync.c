@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Several files synced together: they share flushes, and each has a result of its own. */
+#include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -327,4 +328,75 @@ Test(file_sync, a_sync_tells_of_a_loss_that_an_fsync_told_of_meanwhile)
 	cr_expect_eq(ash_sync_since(batch.f.volume, behind), -EIO, "begun before it was told of");
 	cr_expect_eq(ash_sync(batch.f.volume), 0, "it was told of");
 	fixture_close(&batch.f);
+}
+
+/* ---- Waits that are put off ---- */
+
+static void change_much(struct batch *batch)
+{
+	struct ash_volume *volume = batch->f.volume;
+	struct ash_setattr mode = { .valid = ASH_SET_MODE, .mode = 0600 };
+	struct ash_attr attr;
+
+	batch_write(batch, 0);
+	make_file(&batch->f, "made");
+	cr_assert_eq(ash_rename(volume, 1, "made", 1, "moved", 0), 0);
+	cr_assert_eq(ash_link(volume, find_file(&batch->f, "moved"), 1, "linked", &attr), 0);
+	cr_assert_eq(ash_setattr(volume, attr.ino, &mode, &attr), 0);
+	cr_assert_eq(ash_setxattr(volume, attr.ino, "user.a", "b", 1, 0), 0);
+	cr_assert_eq(ash_fallocate(volume, attr.ino, 0, 0, 65536), 0);
+	make_file(&batch->f, "gone");
+	cr_assert_eq(ash_unlink(volume, 1, "gone", NULL), 0);
+}
+
+/* As with `-o sync`: they are made without a flush, then one wait is for all, and then they survive. */
+Test(file_sync, waits_that_are_put_off_are_one)
+{
+	struct batch batch;
+	struct ash_attr attr;
+	uint64_t lsn;
+
+	batch_open(&batch);
+	cr_assert_eq(ash_sync(batch.f.volume), 0);
+	ash_set_sync(batch.f.volume, true);
+	ash_defer_begin(batch.f.volume);
+	cr_expect_not(ash_defer_is_due());
+	uint64_t before = flushes(&batch);
+	change_much(&batch);
+	cr_expect_eq(flushes(&batch), before, "nobody waited");
+	cr_expect(ash_defer_is_due());
+	cr_assert(ash_defer_end(&lsn));
+	struct ash_fsync item = { .flags = ASH_FSYNC_LSN, .lsn = lsn, .result = 1 };
+	ash_fsync_all(batch.f.volume, &item, 1);
+	cr_expect_eq(item.result, 0);
+	cr_expect_gt(flushes(&batch), before);
+	expect_survives(&batch, 0);
+	cr_assert_eq(ash_getattr(batch.f.volume, find_file(&batch.f, "linked"), &attr), 0);
+	cr_expect_eq(attr.mode & 07777, 0600);
+	cr_expect_eq(attr.size, 65536);
+	cr_expect_eq(ash_lookup(batch.f.volume, 1, "gone", &attr), -ENOENT);
+	fixture_close(&batch.f);
+}
+
+Test(file_sync, nothing_is_put_off_unasked)
+{
+	struct batch batch, other;
+	uint64_t lsn;
+
+	batch_open(&batch);
+	batch_open(&other);
+	ash_defer_begin(batch.f.volume);
+	change_much(&batch);
+	cr_expect_not(ash_defer_is_due(), "nothing of that had to be durable");
+	ash_set_sync(other.f.volume, true);
+	uint64_t before = flushes(&other);
+	make_file(&other.f, "made");
+	cr_expect_gt(flushes(&other), before, "another volume waits");
+	cr_expect_not(ash_defer_end(&lsn));
+	ash_set_sync(batch.f.volume, true);
+	before = flushes(&batch);
+	make_file(&batch.f, "waits");
+	cr_expect_gt(flushes(&batch), before, "waits are not put off any more");
+	fixture_close(&batch.f);
+	fixture_close(&other.f);
 }

@@ -6,6 +6,7 @@
 #include "front_stubs.h"
 
 #include <criterion/criterion.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,11 +29,33 @@ int ash_sync_since(struct ash_volume *volume, uint64_t begin)
 	return 0;
 }
 
+static int late_result; /* of a wait that was put off */
+static uint64_t last_lsn;
+
 void ash_fsync_all(struct ash_volume *volume, struct ash_fsync *items, size_t count)
 {
 	(void)volume;
-	for (size_t i = 0; i < count; i++)
-		items[i].result = 0;
+	for (size_t i = 0; i < count; i++) {
+		items[i].result = items[i].flags & ASH_FSYNC_LSN ? late_result : 0;
+		last_lsn = items[i].lsn;
+	}
+}
+
+static uint64_t forgotten;   /* inode of the last ash_forget() */
+static uint64_t links_fewer; /* of the last notify_links_changed() */
+
+void notify_links_changed(struct front *front, uint64_t ino, bool others)
+{
+	(void)front;
+	cr_expect(others, "they may have been served while the reply waited");
+	links_fewer = ino;
+}
+
+void ash_forget(struct ash_volume *volume, uint64_t ino, uint64_t lookups)
+{
+	(void)volume;
+	cr_expect_eq(lookups, 1);
+	forgotten = ino;
 }
 
 void request_attach(struct request *request, struct request *spare)
@@ -86,6 +109,72 @@ Test(sync, one_for_all_counts_from_the_first_that_came)
 	cr_expect_eq(finished, 4);
 	cr_assert_eq(syncs, 3);
 	cr_expect_eq(since[0], 5);
+	free(front);
+}
+
+/* ---- Replies that wait until what they acknowledge is durable ---- */
+
+/* Its reply is kept, and then waits for 12345. */
+static bool reply_late(struct front *front, uint32_t opcode)
+{
+	struct request *request = calloc(1, sizeof(*request));
+	struct fuse_out_header out = { .len = sizeof(out) + sizeof(struct fuse_entry_out), .unique = 7 };
+	struct fuse_entry_out entry = { .nodeid = 77 };
+	const struct iovec iov[2] = { { &out, sizeof(out) }, { &entry, sizeof(entry) } };
+	unsigned before = answered;
+
+	cr_assert_not_null(request);
+	*request = (struct request){ .front = front, .opcode = opcode, .nodeid = 1, .unique = 7 };
+	due = false;
+	cr_expect_not(sync_keep_reply(request, iov, 2), "nothing is to be durable first");
+	due = true;
+	cr_expect_not(sync_keep_reply(request, iov, 2), "the reply to another request");
+	current_worker->request = request;
+	request->late_links = 78;
+	cr_assert(sync_keep_reply(request, iov, 2));
+	cr_expect_eq(request->late_length, out.len);
+	cr_expect_eq(memcmp(request->late + sizeof(out), &entry, sizeof(entry)), 0);
+	bool kept = sync_serve_late(request, 12345);
+	current_worker->request = NULL;
+	if (kept)
+		cr_expect_eq(answered, before);
+	else
+		free(request);
+	return kept;
+}
+
+Test(sync, a_late_reply_waits)
+{
+	struct worker worker;
+	struct front *front = front_open(&worker);
+
+	cr_assert(reply_late(front, FUSE_MKDIR), "as many as may be wait");
+	cr_expect_eq(links_fewer, 0, "the kernel has not counted yet");
+	sync_finish(&worker);
+	cr_expect_eq(last_lsn, 12345);
+	cr_expect_eq(answered, 1);
+	cr_expect_eq(finished, 1);
+	cr_expect_eq(forgotten, 0, "the kernel has the inode now");
+	cr_expect_eq(links_fewer, 78);
+	cr_expect_not(reply_late(front, FUSE_MKDIR), "there is a place");
+	cr_expect_eq(answered, 2);
+	free(front);
+}
+
+/* It was done, but is not durable, and never will be: the caller gets the error, and no inode with it. */
+Test(sync, a_late_reply_becomes_an_error)
+{
+	struct worker worker;
+	struct front *front = front_open(&worker);
+
+	late_result = -EIO;
+	cr_assert(reply_late(front, FUSE_SETATTR));
+	cr_assert(reply_late(front, FUSE_UNLINK));
+	sync_finish(&worker);
+	cr_expect_eq(answered, 2);
+	cr_expect_eq(forgotten, 0, "these give no inode");
+	cr_expect_not(reply_late(front, FUSE_MKDIR));
+	cr_expect_eq(forgotten, 77);
 	free(front);
 }
 
