@@ -26,14 +26,30 @@
 
 #define LAST_LINES_NS 5000000000u /* at the end: a reader that is stuck is not waited for any longer */
 
+/*
+ * One write for one line, whatever other threads print. No stream: exit(3) writes out what is in any of them, that of
+ * dprintf(3) too, and would wait for a reader that we do not wait for any more.
+ */
+static void write_line(const char *text)
+{
+	char line[FRONT_LINE + 16];
+	int length = snprintf(line, sizeof(line), "ashlarfs: %s\n", text);
+
+	for (ssize_t done = 0, more; done < length; done += more) {
+		more = write(STDERR_FILENO, line + done, (size_t)(length - done));
+		if (more <= 0)
+			return; /* there is nobody to tell */
+	}
+}
+
 static void pass_on(bool background, enum ash_log_level level, const char *text)
 {
 	static const int priorities[] = { LOG_ERR, LOG_WARNING, LOG_NOTICE };
 
 	if (background)
 		syslog(priorities[level], "%s", text);
-	else /* one write for one line, whatever other threads print */
-		dprintf(STDERR_FILENO, "ashlarfs: %s\n", text);
+	else
+		write_line(text);
 }
 
 /* The next one, or how many there was no room for. False: there is nothing, and will be nothing. */

@@ -464,8 +464,11 @@ attach errors=continue
 all_met() { [ "$(timeout 20 ls -l "$MNT/folder" 2>&1 >/dev/null | wc -l)" = 1500 ]; }
 check "lines that nobody reads: who meets damage does not wait" all_met
 check "nor do others" timeout 20 touch "$MNT/new"
+umount "$MNT"
+check "nor does the end of the daemon" timeout 30 tail --pid="$DAEMON" -f /dev/null
 kill "$READER"
 wait "$READER" 2>/dev/null
-check "unmounted in order" detach
+check "unmounted in order" wait "$DAEMON"
+DAEMON=
 mv "$WORK/log.before" "$WORK/log"
 finish
