@@ -36,6 +36,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 struct status {
@@ -152,21 +153,64 @@ static bool call_read(uint32_t pid, struct call *out)
 	return false;
 }
 
-/* Is this number that of the file behind a descriptor? Asked of /proc alone, not of the file's filesystem. */
-static bool is_open_as(uint32_t pid, unsigned long descriptor, uint64_t ino)
+/* The file behind a descriptor of somebody. Asked of /proc alone, not of the file's filesystem. */
+struct opened {
+	uint64_t ino;
+	unsigned long mount;
+};
+
+static bool opened_read(uint32_t pid, unsigned long descriptor, struct opened *out)
 {
 	char path[64], line[256];
-	uint64_t number;
-	bool same = true; /* in doubt */
+	bool has_ino = false, has_mount = false;
 
 	snprintf(path, sizeof(path), "/proc/%" PRIu32 "/fdinfo/%lu", pid, descriptor);
 	FILE *file = fopen(path, "re");
-	while (file && fgets(line, sizeof(line), file))
-		if (sscanf(line, "ino: %" SCNu64, &number) == 1)
-			same = number == ino;
+	if (!file)
+		return false;
+	while (!(has_ino && has_mount) && fgets(line, sizeof(line), file))
+		if (sscanf(line, "ino: %" SCNu64, &out->ino) == 1)
+			has_ino = true;
+		else if (sscanf(line, "mnt_id: %lu", &out->mount) == 1)
+			has_mount = true;
+	fclose(file);
+	return has_ino && has_mount;
+}
+
+/* False: not of this volume, or not known, for it is not among those that he sees. */
+static bool mount_is_ours(const struct front *front, uint32_t pid, unsigned long mount)
+{
+	char path[64], *line = NULL;
+	unsigned long number;
+	unsigned in_major, in_minor;
+	size_t size = 0; /* there are paths in it */
+	bool ours = false, found = false;
+
+	snprintf(path, sizeof(path), "/proc/%" PRIu32 "/mountinfo", pid);
+	FILE *file = fopen(path, "re");
+	while (file && !found && getline(&line, &size, file) > 0) {
+		found = sscanf(line, "%lu %*u %u:%u ", &number, &in_major, &in_minor) == 3 && number == mount;
+		ours = found && makedev(in_major, in_minor) == front->mount_number;
+	}
+	free(line);
 	if (file)
 		fclose(file);
-	return same;
+	return ours;
+}
+
+/*
+ * Of two files, which one is asked about? Not what is read, if that has another number. It may have the same one where
+ * it lies on another filesystem: so have the first files of each of two Ashlar volumes. In doubt it is read.
+ */
+static bool is_written(const struct request *request, unsigned long in, unsigned long out)
+{
+	const uint32_t pid = request->in->pid;
+	struct opened from, to;
+
+	if (!opened_read(pid, in, &from))
+		return false;
+	return from.ino != request->nodeid || (opened_read(pid, out, &to) && to.ino == request->nodeid &&
+					       mount_is_ours(request->front, pid, to.mount));
 }
 
 bool caller_writes(const struct request *request)
@@ -184,9 +228,10 @@ bool caller_writes(const struct request *request)
 	case SYS_pwritev2:
 		return true;
 	case SYS_sendfile: /* where it comes from is asked, too */
-		return !is_open_as(pid, call.arguments[1], request->nodeid);
+		return is_written(request, call.arguments[1], call.arguments[0]);
 	case SYS_splice:
-		return !is_open_as(pid, call.arguments[0], request->nodeid);
+	case SYS_copy_file_range: /* between two filesystems */
+		return is_written(request, call.arguments[0], call.arguments[2]);
 	default:
 		return false;
 	}

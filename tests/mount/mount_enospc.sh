@@ -255,6 +255,89 @@ check "and what was overwritten" python3 -c "
 import sys
 a, b = b'a', b'b'
 sys.exit(open('$MNT/other', 'rb').read() != a * 4096 + b * 65536 + a * ((1 << 20) - 4096 - 65536))"
+
+# From one Ashlar volume to another: files of both may have the same number.
+cat >"$WORK/between.py" <<'PY'
+import errno, os, sys, time
+full, second = sys.argv[1:]
+MIB = 1 << 20
+
+def same_number():
+    names = {}
+    for i in range(300):
+        for mount in (full, second):
+            name = '%s/number%d' % (mount, i)
+            os.mknod(name)
+            other = names.setdefault(os.stat(name).st_ino, name)
+            if os.path.dirname(other) != mount:
+                return (name, other) if mount == full else (other, name)
+
+# Until it fails or the file ends: the error, and how much.
+def run(copy, source, target):
+    source, target = os.open(source, os.O_RDONLY), os.open(target, os.O_WRONLY | os.O_TRUNC)
+    done = 0
+    try:
+        while True:
+            more = copy(source, target)
+            done += more
+            if more == 0:
+                return 'no error', done
+            os.posix_fadvise(target, 0, 0, os.POSIX_FADV_DONTNEED)
+            time.sleep(0.002)
+    except OSError as error:
+        return errno.errorcode[error.errno], done
+
+def with_splice(source, target):
+    ends = os.pipe()
+    try:
+        done = os.splice(source, ends[1], 65536)
+        while done and os.splice(ends[0], target, done) == 0:
+            pass
+        return done
+    finally:
+        os.close(ends[0])
+        os.close(ends[1])
+
+copies = (('sendfile', lambda source, target: os.sendfile(target, source, None, MIB)),
+    ('copy_file_range', lambda source, target: os.copy_file_range(source, target, MIB)))
+if hasattr(os, 'splice'): # Python 3.10
+    copies += ('splice', with_splice),
+target, source = same_number()
+with open(source, 'wb') as file:
+    for _ in range(256):
+        file.write(b'x' * MIB)
+        file.flush()
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+for name, copy in copies:
+    print('%s to a full one\t%s' % (name, run(copy, source, target)[0]), flush=True)
+os.mknod(second + '/copy')
+size = os.stat(target).st_size
+for other in second + '/copy', source: # the second has its number
+    for name, copy in copies:
+        error, done = run(copy, target, other)
+        print('%s of its file to another one\t%s' % (name, error if done == size else '%d of %d' % (done, size)), flush=True)
+PY
+mkdir "$WORK/second"
+truncate -s 1G "$WORK/image2"
+SECOND=$(loop_attach "$WORK/image2")
+"$MKFS" -q "$SECOND"
+"$ASHLARFS" "$SECOND" "$WORK/second" -f 2>>"$WORK/log" &
+BESIDE=$!
+for _ in $(seq 200); do
+	mountpoint -q "$WORK/second" && break
+	sleep 0.05
+done
+timeout 120 python3 "$WORK/between.py" "$MNT" "$WORK/second" >"$WORK/between.out"
+check "copies between two volumes came to an end" same $? 0
+while IFS=$'\t' read -r name result; do
+	case $name in
+	*full*) check "a full volume: $name" same "$result" ENOSPC ;;
+	*) check "a full volume: $name" same "$result" "no error" ;;
+	esac
+done <"$WORK/between.out"
+umount "$WORK/second"
+wait "$BESIDE"
+losetup -d "$SECOND"
 detach
 fsck_clean "fsck of the full volume"
 finish
