@@ -90,12 +90,12 @@ static void *log_main(void *argument)
 	return NULL;
 }
 
-/* A pipe or socket that polls writable has room for a line. */
+/* A pipe or socket that polls writable has room for a line; a terminal may have it for one byte. */
 static bool stderr_takes_a_line(void)
 {
 	struct pollfd poll_stderr = { .fd = STDERR_FILENO, .events = POLLOUT };
 
-	return poll(&poll_stderr, 1, 0) == 1;
+	return !isatty(STDERR_FILENO) && poll(&poll_stderr, 1, 0) == 1;
 }
 
 /* Lock held. */

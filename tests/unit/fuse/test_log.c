@@ -4,6 +4,7 @@
 #include "mkfs/standard.h"
 
 #include <criterion/criterion.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -122,6 +123,38 @@ Test(log, nobody_waits_for_the_reader_of_a_pipe, .timeout = 20)
 	cr_expect_gt(told, LOG_LINES);
 	cr_expect_eq(told + lost, LINES);
 	fclose(reader);
+	free(front);
+}
+
+/* And a terminal, which polls writable when it has room for a part of a line. */
+Test(log, nobody_waits_for_the_reader_of_a_terminal, .timeout = 20)
+{
+	const int reader = posix_openpt(O_RDWR | O_NOCTTY);
+	char text[2 * FRONT_LINE];
+
+	cr_assert_geq(reader, 0);
+	cr_assert_eq(grantpt(reader) | unlockpt(reader), 0);
+	const int terminal = open(ptsname(reader), O_RDWR | O_NOCTTY);
+	cr_assert_geq(terminal, 0);
+	const int before = dup(STDERR_FILENO);
+	dup2(terminal, STDERR_FILENO);
+	struct front *front = front_open(false);
+	for (unsigned i = 0; i < LINES; i++)
+		front_log(front, ASH_LOG_ERROR, "line %u %*s", i, 500, "");
+	fcntl(reader, F_SETFL, O_NONBLOCK);
+	bool ended = false;
+	while (!ended) {
+		while (read(reader, text, sizeof(text)) > 0)
+			;
+		pthread_mutex_lock(&front->log.lock);
+		ended = !front->log.count && !front->log.lost && !front->log.passing;
+		pthread_mutex_unlock(&front->log.lock);
+		usleep(1000);
+	}
+	cr_expect(log_stop(front));
+	dup2(before, STDERR_FILENO);
+	close(terminal);
+	close(reader);
 	free(front);
 }
 
