@@ -163,7 +163,6 @@ struct syncs {
 	struct request *writes; /* from the page cache, and copies, in the order of arrival */
 	struct request **writes_end;
 	unsigned writes_count;
-	size_t writes_bytes;
 	unsigned active, writing, limit; /* workers: wait for a flush; write; of both, unless one writes alone */
 };
 

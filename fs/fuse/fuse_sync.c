@@ -20,7 +20,7 @@
  * does copy_file_range(2), which is much work in one request, and of which there are as many as callers.
  * Together with those who wait for flushes they take all workers but two; one of them is let in always, for others may
  * wait for it before they sync. Further ones are kept here with their data, and whoever has finished one takes the
- * next. Only so much data is kept: a large WRITE is worth a worker, and its buffer would be cold when it is its turn.
+ * next: as many as the kernel sends at once, which may be 64 MiB of data.
  * None is kept unless some worker writes, and that one leaves only when none is: crew_quiesce() and crew_join() wait
  * for them, too.
  *
@@ -33,7 +33,6 @@
 
 /* A worker takes this part of what is kept: all of them have some to write back, and those who come late get some. */
 #define SYNC_SHARE 2u
-#define WRITES_KEPT_BYTES (4u * FRONT_MAX_WRITE)
 
 /* The inode that a reply names, and that thereby has one lookup more. */
 static uint64_t entry_of(const struct request *request)
@@ -221,10 +220,10 @@ void sync_finish(struct worker *worker)
 /* ---- WRITEs from the page cache, and copies ---- */
 
 /* Lock held. */
-static bool write_has_to_wait(const struct syncs *syncs, const struct request *request)
+static bool write_has_to_wait(const struct syncs *syncs)
 {
 	return syncs->writing && syncs->writing + syncs->active >= syncs->limit &&
-	       syncs->writes_count < FRONT_QUEUE_DEPTH && syncs->writes_bytes + request->length <= WRITES_KEPT_BYTES;
+	       syncs->writes_count < FRONT_QUEUE_DEPTH;
 }
 
 bool write_keep(struct request *request, bool (*job)(struct request *request))
@@ -232,14 +231,13 @@ bool write_keep(struct request *request, bool (*job)(struct request *request))
 	struct syncs *syncs = &request->front->syncs;
 
 	pthread_mutex_lock(&syncs->lock);
-	bool keep = write_has_to_wait(syncs, request);
+	bool keep = write_has_to_wait(syncs);
 	if (keep) {
 		request->next = NULL;
 		request->write_job = job;
 		*syncs->writes_end = request;
 		syncs->writes_end = &request->next;
 		syncs->writes_count++;
-		syncs->writes_bytes += request->length;
 	} else {
 		syncs->writing++;
 		current_worker->writing = true;
@@ -256,7 +254,6 @@ static struct request *take_write(struct syncs *syncs)
 	if (request) {
 		syncs->writes = request->next;
 		syncs->writes_count--;
-		syncs->writes_bytes -= request->length;
 		if (!syncs->writes)
 			syncs->writes_end = &syncs->writes;
 	} else {
