@@ -98,6 +98,7 @@ struct request {
 	unsigned sync_flags; /* of struct ash_fsync */
 	uint32_t written;    /* bytes, of a WRITE */
 	bool (*write_job)(struct request *request);
+	struct fuse_copy_file_range_in copy; /* arguments of a copy */
 	uint64_t sync_begin; /* of a SYNCFS: ash_sync_begin() */
 	/* The reply of a change that has to be durable first, because of `-o sync` or chattr +S */
 	uint64_t late_lsn;
@@ -162,7 +163,7 @@ struct syncs {
 	size_t kept_count;
 	struct request *writes; /* from the page cache, and copies, in the order of arrival */
 	struct request **writes_end;
-	unsigned writes_count;
+	unsigned writes_count; /* of WRITEs, which have their data with them */
 	unsigned active, writing, limit; /* workers: wait for a flush; write; of both, unless one writes alone */
 };
 

@@ -239,7 +239,7 @@ bool raw_seek(struct request *request)
  */
 static bool copy_range(struct request *request)
 {
-	const struct fuse_copy_file_range_in *in = request->argument;
+	const struct fuse_copy_file_range_in *in = &request->copy;
 	bool wide = request->opcode != FUSE_COPY_FILE_RANGE;
 	uint64_t length = in->len < COPY_RANGE_MAX ? in->len : COPY_RANGE_MAX;
 	int64_t copied = in->flags ? -EINVAL :
@@ -255,7 +255,10 @@ static bool copy_range(struct request *request)
 
 bool raw_copy_range(struct request *request)
 {
-	if (!request_argument(request, struct fuse_copy_file_range_in))
+	const struct fuse_copy_file_range_in *in = request_argument(request, struct fuse_copy_file_range_in);
+
+	if (!in)
 		return false;
+	request->copy = *in;
 	return write_keep(request, copy_range) || copy_range(request);
 }

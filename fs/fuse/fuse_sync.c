@@ -20,7 +20,8 @@
  * does copy_file_range(2), which is much work in one request, and of which there are as many as callers.
  * Together with those who wait for flushes they take all workers but two; one of them is let in always, for others may
  * wait for it before they sync. Further ones are kept here with their data, and whoever has finished one takes the
- * next: as many as the kernel sends at once, which may be 64 MiB of data.
+ * next: as many WRITEs as the kernel sends at once, which may be 64 MiB of data, and any number of copies, which need no
+ * buffer.
  * None is kept unless some worker writes, and that one leaves only when none is: crew_quiesce() and crew_join() wait
  * for them, too.
  *
@@ -219,30 +220,37 @@ void sync_finish(struct worker *worker)
 
 /* ---- WRITEs from the page cache, and copies ---- */
 
-/* Lock held. */
-static bool write_has_to_wait(const struct syncs *syncs)
+/* Lock held. A copy that has to wait gives its buffer to `spare`. */
+static bool write_has_to_wait(const struct syncs *syncs, struct request *request, struct request **spare)
 {
-	return syncs->writing && syncs->writing + syncs->active >= syncs->limit &&
-	       syncs->writes_count < FRONT_QUEUE_DEPTH;
+	if (!syncs->writing || syncs->writing + syncs->active < syncs->limit)
+		return false;
+	if (request->opcode == FUSE_WRITE)
+		return syncs->writes_count < FRONT_QUEUE_DEPTH;
+	*spare = request_detach(request);
+	return *spare;
 }
 
 bool write_keep(struct request *request, bool (*job)(struct request *request))
 {
 	struct syncs *syncs = &request->front->syncs;
+	struct request *spare = NULL;
 
 	pthread_mutex_lock(&syncs->lock);
-	bool keep = write_has_to_wait(syncs);
+	bool keep = write_has_to_wait(syncs, request, &spare);
 	if (keep) {
 		request->next = NULL;
 		request->write_job = job;
 		*syncs->writes_end = request;
 		syncs->writes_end = &request->next;
-		syncs->writes_count++;
+		syncs->writes_count += request->opcode == FUSE_WRITE;
 	} else {
 		syncs->writing++;
 		current_worker->writing = true;
 	}
 	pthread_mutex_unlock(&syncs->lock);
+	if (spare)
+		request_put(spare);
 	return keep;
 }
 
@@ -253,7 +261,7 @@ static struct request *take_write(struct syncs *syncs)
 	struct request *request = syncs->writes;
 	if (request) {
 		syncs->writes = request->next;
-		syncs->writes_count--;
+		syncs->writes_count -= request->opcode == FUSE_WRITE;
 		if (!syncs->writes)
 			syncs->writes_end = &syncs->writes;
 	} else {

@@ -143,11 +143,11 @@ export ASHLAR_TEST_WRITE_US=1000
 cat >"$WORK/copies.py" <<'PY'
 import os, sys, threading, time
 from lookups import lookups
-mount, size = sys.argv[1], 8 << 20
+mount, size = sys.argv[1], int(sys.argv[3])
 source = os.open(mount + '/source', os.O_RDWR | os.O_CREAT)
 os.pwrite(source, b'x' * size, 0)
 os.fsync(source)
-end, copied = time.time() + 4, [0] * 16
+end, copied = time.time() + 4, [0] * int(sys.argv[2])
 def copy(number):
     fd = os.open('%s/copy%d' % (mount, number), os.O_RDWR | os.O_CREAT)
     while time.time() < end:
@@ -158,14 +158,18 @@ took = lookups(mount, end)
 [t.join() for t in threads]
 print('%d %d %d' % (*took, min(copied)))
 PY
-attach threads=8
-LOOKUP=999999 LEAST=0
-read -r LOOKUP LONGEST LEAST < <(timeout 100 python3 "$WORK/copies.py" "$MNT")
-note "a lookup $LOOKUP us, the longest $LONGEST us; each caller copied $LEAST bytes at least"
-check "a lookup waits for no copies" below "$LOOKUP" 20000
-check "each of 16 callers copies" below 0 "$LEAST"
-rm "$MNT"/copy* "$MNT/source"
-check "unmounted in order" detach
+for callers in 16 120; do
+	attach threads=8
+	LOOKUP=999999 LEAST=0
+	timeout 100 python3 "$WORK/copies.py" "$MNT" "$callers" $(((128 << 20) / callers)) >"$WORK/copied"
+	read -r LOOKUP LONGEST LEAST <"$WORK/copied"
+	note "a lookup $LOOKUP us, the longest $LONGEST us; each caller copied $LEAST bytes at least"
+	check "a lookup waits for no copies of $callers callers" below "$LOOKUP" 20000
+	check "each of $callers callers copies" below 0 "$LEAST"
+	rm "$MNT"/copy* "$MNT/source"
+	check "unmounted in order" detach
+	export ASHLAR_TEST_WRITE_US=10000
+done
 unset ASHLAR_TEST_WRITE_US
 export ASHLAR_TEST_FLUSH_MS=20
 attach

@@ -193,17 +193,21 @@ static bool write_job(struct request *request)
 	return true;
 }
 
-static bool keep_write(struct front *front, uint64_t number)
+static bool keep(struct front *front, uint32_t opcode, uint64_t number)
 {
 	struct request *request = calloc(1, sizeof(*request));
 
 	cr_assert_not_null(request);
-	*request =
-		(struct request){ .front = front, .opcode = FUSE_WRITE, .nodeid = number, .length = FRONT_MAX_WRITE };
+	*request = (struct request){ .front = front, .opcode = opcode, .nodeid = number, .length = FRONT_MAX_WRITE };
 	bool kept = write_keep(request, write_job);
 	if (!kept)
 		free(request);
 	return kept;
+}
+
+static bool keep_write(struct front *front, uint64_t number)
+{
+	return keep(front, FUSE_WRITE, number);
 }
 
 /* All workers but two, whatever they wait for; what the kernel sends beyond that is done afterwards. */
@@ -261,5 +265,24 @@ Test(sync, kept_writes_are_bounded)
 	write_finish(&worker);
 	cr_expect_eq(front->syncs.writing, 1);
 	cr_expect_eq(written, FRONT_QUEUE_DEPTH);
+	free(front);
+}
+
+/* There are as many as callers. The kernel's WRITEs find room beside them. */
+Test(sync, any_number_of_copies_is_kept)
+{
+	struct worker worker;
+	struct front *front = front_open(&worker);
+	unsigned number = 0;
+
+	cr_expect_not(keep(front, FUSE_COPY_FILE_RANGE, 0));
+	while (number < 4 * FRONT_QUEUE_DEPTH)
+		cr_expect(keep(front, FUSE_COPY_FILE_RANGE, number++));
+	for (unsigned i = 0; i < FRONT_QUEUE_DEPTH; i++)
+		cr_expect(keep_write(front, number++));
+	cr_expect_not(keep_write(front, 0));
+	write_finish(&worker);
+	cr_expect_eq(written, number);
+	cr_expect_eq(front->syncs.writes_count, 0);
 	free(front);
 }
