@@ -242,9 +242,13 @@ static bool copy_range(struct request *request)
 	const struct fuse_copy_file_range_in *in = &request->copy;
 	bool wide = request->opcode != FUSE_COPY_FILE_RANGE;
 	uint64_t length = in->len < COPY_RANGE_MAX ? in->len : COPY_RANGE_MAX;
-	int64_t copied = in->flags ? -EINVAL :
-				     ash_copy_range(request->front->volume, request->nodeid, in->off_in, in->nodeid_out,
-						    in->off_out, length);
+	int64_t copied = -EINVAL;
+
+	if (atomic_load(&request->front->crew.stopping))
+		copied = -EIO; /* it was kept, and the connection has ended: nobody would get the answer */
+	else if (!in->flags)
+		copied = ash_copy_range(request->front->volume, request->nodeid, in->off_in, in->nodeid_out,
+					in->off_out, length);
 	struct protocol_copy_range_out out = { .bytes_copied = (uint64_t)copied };
 	if (wide && copied >= 0)
 		reply_data(request, &out, sizeof(out));

@@ -19,6 +19,15 @@ load() {
 # A lookup takes less than one flush, on the average; with a worker for each who waits it was 80 ms to 13 s.
 below() { [ "$1" -lt "$2" ] || { note "$1 is not below $2"; return 1; }; }
 
+# ended PID [TWENTIETHS OF A SECOND]
+ended() {
+	for _ in $(seq "${2:-200}"); do
+		kill -0 "$1" 2>/dev/null || return 0
+		sleep 0.05
+	done
+	return 1
+}
+
 for threads in 8 3 2; do
 	attach "threads=$threads"
 	for kind in fsync mixed; do
@@ -170,6 +179,41 @@ for callers in 16 120; do
 	check "unmounted in order" detach
 	export ASHLAR_TEST_WRITE_US=10000
 done
+# The connection ends while copies wait: they are needed no more. All of them would take a quarter of a minute.
+export ASHLAR_TEST_WRITE_US=500000
+cat >"$WORK/copies_cut.py" <<'PY'
+import os, sys, threading
+mount, size = sys.argv[1], 2 << 20
+source = os.open(mount + '/source', os.O_RDWR | os.O_CREAT)
+os.pwrite(source, b'x' * size, 0)
+os.fsync(source)
+def copy(number):
+    fd = os.open('%s/copy%d' % (mount, number), os.O_RDWR | os.O_CREAT)
+    try:
+        while True:
+            os.copy_file_range(source, fd, size, 0, 0)
+    except OSError:
+        pass
+threads = [threading.Thread(target=copy, args=(i,)) for i in range(100)]
+[t.start() for t in threads]
+open(sys.argv[2], 'w').close()
+[t.join() for t in threads]
+PY
+attach threads=8
+python3 "$WORK/copies_cut.py" "$MNT" "$WORK/all_copy" &
+CALLER=$!
+for _ in $(seq 600); do
+	[ -e "$WORK/all_copy" ] && break
+	sleep 0.05
+done
+sleep 2
+abort_connection "$(mountpoint -d "$MNT")"
+check "the connection is cut: the copies end" ended "$CALLER"
+check "the connection is cut: the daemon does not do those that wait" ended "$DAEMON" 160
+wait "$CALLER" "$DAEMON" 2>/dev/null
+DAEMON=
+umount -l "$MNT" 2>/dev/null
+device_comes_free
 unset ASHLAR_TEST_WRITE_US
 export ASHLAR_TEST_FLUSH_MS=20
 attach
@@ -226,14 +270,6 @@ check "what was acknowledged is there" acknowledged_is_there
 CALLER=$!
 sleep 1
 abort_connection "$(mountpoint -d "$MNT")"
-# ended PID [TWENTIETHS OF A SECOND]
-ended() {
-	for _ in $(seq "${2:-200}"); do
-		kill -0 "$1" 2>/dev/null || return 0
-		sleep 0.05
-	done
-	return 1
-}
 check "the connection is cut: the callers are answered" ended "$CALLER"
 check "the connection is cut: the daemon ends" ended "$DAEMON"
 wait "$CALLER" "$DAEMON" 2>/dev/null
