@@ -14,8 +14,9 @@
  * from those that read this one. A 32-bit program's calls have other numbers: it is not known to write.
  *
  * Rules
- * - Only for ioctl(2) and listxattr(2). A caller in the middle of execve(2) holds locks of its /proc entries. One that
- *   waits in these two is not there, nor is a thread beside it: execve(2) takes those locks when all others are gone.
+ * - Only for ioctl(2), listxattr(2) and copy_file_range(2). A caller in the middle of execve(2) holds locks of its
+ *   /proc entries. One that waits in these is not there, nor is a thread beside it: execve(2) takes those locks when
+ *   all others are gone.
  * - caller_writes(): only for a GETATTR of an open file. execve(2) reads files without the lock that /proc/PID/syscall
  *   takes (since Linux 5.7; before, it holds that lock all the time), and closes files with it, which asks for no
  *   attributes. No thread beside it waits then, as above.
@@ -90,9 +91,9 @@ static bool same_user_namespace(pid_t pid)
 	return ours.st_dev == theirs.st_dev && ours.st_ino == theirs.st_ino;
 }
 
-static bool caller_status(const struct fuse_ctx *caller, struct status *out)
+static bool caller_status(pid_t pid, struct status *out)
 {
-	return caller->pid > 0 && proc_is_ours() && status_read(caller->pid, out);
+	return pid > 0 && proc_is_ours() && status_read(pid, out);
 }
 
 bool caller_is_administrator(fuse_req_t request)
@@ -102,7 +103,7 @@ bool caller_is_administrator(fuse_req_t request)
 
 	if (caller->uid != 0)
 		return false;
-	if (!caller_status(caller, &status))
+	if (!caller_status(caller->pid, &status))
 		return true;
 	/* Another user's thread: the kernel asks in the name of root, as overlayfs does when it copies a file up. */
 	if (status.uid != 0)
@@ -110,11 +111,11 @@ bool caller_is_administrator(fuse_req_t request)
 	return (status.effective >> CAP_SYS_ADMIN & 1) && same_user_namespace(caller->pid);
 }
 
-bool caller_is_killed(fuse_req_t request)
+bool caller_is_killed(pid_t pid)
 {
 	struct status status;
 
-	return caller_status(fuse_req_ctx(request), &status) && (status.pending >> (SIGKILL - 1) & 1);
+	return caller_status(pid, &status) && (status.pending >> (SIGKILL - 1) & 1);
 }
 
 /* ---- Writing ---- */

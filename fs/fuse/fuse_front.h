@@ -98,8 +98,9 @@ struct request {
 	unsigned sync_flags; /* of struct ash_fsync */
 	uint32_t written;    /* bytes, of a WRITE */
 	bool (*write_job)(struct request *request);
-	struct fuse_copy_file_range_in copy; /* arguments of a copy */
-	uint64_t sync_begin; /* of a SYNCFS: ash_sync_begin() */
+	struct fuse_copy_file_range_in copy; /* arguments of a copy, */
+	pid_t copies_for;                    /* and the thread that waits for it */
+	uint64_t sync_begin;                 /* of a SYNCFS: ash_sync_begin() */
 	/* The reply of a change that has to be durable first, because of `-o sync` or chattr +S */
 	uint64_t late_lsn;
 	uint64_t late_links; /* the inode that lost one of several names; 0: none */
@@ -163,7 +164,7 @@ struct syncs {
 	size_t kept_count;
 	struct request *writes; /* from the page cache, and copies, in the order of arrival */
 	struct request **writes_end;
-	unsigned writes_count; /* of WRITEs, which have their data with them */
+	unsigned writes_count;           /* of WRITEs, which have their data with them */
 	unsigned active, writing, limit; /* workers: wait for a flush; write; of both, unless one writes alone */
 };
 
@@ -491,10 +492,10 @@ void ops_ioctl_fill(struct fuse_lowlevel_ops *ops);
 struct front *request_front(fuse_req_t request);
 
 /* ---- fuse_caller.c ---- */
-/* uid 0 with CAP_SYS_ADMIN. Reads /proc: only for requests of ioctl(2) and listxattr(2), see fuse_caller.c. */
+/* uid 0 with CAP_SYS_ADMIN. Reads /proc: only for requests of some system calls, see fuse_caller.c. */
 bool caller_is_administrator(fuse_req_t request);
-/* Only waits for the reply to die. False when that cannot be known. The same rule. */
-bool caller_is_killed(fuse_req_t request);
+/* The thread, which only waits for the reply to die. False when that cannot be known. The same rule. */
+bool caller_is_killed(pid_t pid);
 /* Is in a call that writes the request's inode. False when that cannot be known. Only for a GETATTR of an open file. */
 bool caller_writes(const struct request *request);
 

@@ -246,6 +246,8 @@ static bool copy_range(struct request *request)
 
 	if (atomic_load(&request->front->crew.stopping))
 		copied = -EIO; /* it was kept, and the connection has ended: nobody would get the answer */
+	else if (!request->memory && caller_is_killed(request->copies_for))
+		copied = -EINTR; /* it was kept, and others wait behind it */
 	else if (!in->flags)
 		copied = ash_copy_range(request->front->volume, request->nodeid, in->off_in, in->nodeid_out,
 					in->off_out, length);
@@ -264,5 +266,6 @@ bool raw_copy_range(struct request *request)
 	if (!in)
 		return false;
 	request->copy = *in;
+	request->copies_for = (pid_t)request->in->pid;
 	return write_keep(request, copy_range) || copy_range(request);
 }

@@ -175,7 +175,7 @@ static void reply_version(fuse_req_t request, struct front *front, uint64_t ino,
 
 static bool trim_stops(void *request)
 {
-	return caller_is_killed(request);
+	return caller_is_killed(fuse_req_ctx(request)->pid);
 }
 
 static void trim(fuse_req_t request, struct front *front, const void *in, size_t in_size, size_t out_size)

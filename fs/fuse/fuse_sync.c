@@ -20,8 +20,8 @@
  * does copy_file_range(2), which is much work in one request, and of which there are as many as callers.
  * Together with those who wait for flushes they take all workers but two; one of them is let in always, for others may
  * wait for it before they sync. Further ones are kept here with their data, and whoever has finished one takes the
- * next: as many WRITEs as the kernel sends at once, which may be 64 MiB of data, and any number of copies, which need no
- * buffer.
+ * next: as many WRITEs as the kernel sends at once, which may be 64 MiB of data, and any number of copies, which need
+ * no buffer, and are not made when their callers are gone.
  * None is kept unless some worker writes, and that one leaves only when none is: crew_quiesce() and crew_join() wait
  * for them, too.
  *

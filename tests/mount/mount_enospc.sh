@@ -315,7 +315,9 @@ size = os.stat(target).st_size
 for other in second + '/copy', source: # the second has its number
     for name, copy in copies:
         error, done = run(copy, target, other)
-        print('%s of its file to another one\t%s' % (name, error if done == size else '%d of %d' % (done, size)), flush=True)
+        if done != size:
+            error = '%d of %d' % (done, size)
+        print('%s of its file to another one\t%s' % (name, error), flush=True)
 PY
 mkdir "$WORK/second"
 truncate -s 1G "$WORK/image2"

@@ -179,7 +179,8 @@ for callers in 16 120; do
 	check "unmounted in order" detach
 	export ASHLAR_TEST_WRITE_US=10000
 done
-# The connection ends while copies wait: they are needed no more. All of them would take a quarter of a minute.
+# Callers are killed, or the connection ends, while copies wait: they are needed no more. All of them would take a
+# quarter of a minute.
 export ASHLAR_TEST_WRITE_US=500000
 cat >"$WORK/copies_cut.py" <<'PY'
 import os, sys, threading
@@ -200,13 +201,21 @@ open(sys.argv[2], 'w').close()
 [t.join() for t in threads]
 PY
 attach threads=8
-python3 "$WORK/copies_cut.py" "$MNT" "$WORK/all_copy" &
-CALLER=$!
-for _ in $(seq 600); do
-	[ -e "$WORK/all_copy" ] && break
-	sleep 0.05
-done
-sleep 2
+all_copy() {
+	rm -f "$WORK/all_copy"
+	python3 "$WORK/copies_cut.py" "$MNT" "$WORK/all_copy" &
+	CALLER=$!
+	for _ in $(seq 600); do
+		[ -e "$WORK/all_copy" ] && break
+		sleep 0.05
+	done
+	sleep 2
+}
+all_copy
+kill -KILL "$CALLER"
+check "kill -9: nobody waits for copies of those who are killed" ended "$CALLER" 160
+wait "$CALLER" 2>/dev/null
+all_copy
 abort_connection "$(mountpoint -d "$MNT")"
 check "the connection is cut: the copies end" ended "$CALLER"
 check "the connection is cut: the daemon does not do those that wait" ended "$DAEMON" 160
