@@ -9,13 +9,15 @@
  *
  * Locks: wb->lock for the table; the inode's lock for the preallocation itself. The table is emptied by trying the
  * inode locks, so it may be done from anywhere; an inode that is busy stays. Who lacks space, and so holds none of these
- * locks, tries again.
+ * locks, waits for it.
  */
 #include "file_edit.h"
 
 #include <time.h>
 
 #define SETTLE_NS (10ull * 1000 * 1000 * 1000)
+#define NO_KEEPER ASH_WB_KEEPERS
+#define BUSY_NS (100 * 1000 * 1000) /* for one file, then others have their turn */
 
 void ash_drop_preallocation(struct ash_volume *volume, struct ash_icore *icore)
 {
@@ -112,14 +114,19 @@ static struct ash_icore *take_kept(struct ash_write_behind *wb, unsigned index, 
 	return icore;
 }
 
-/* `*busy` becomes true when some stay because they are busy. */
-static bool drop_kept(struct ash_volume *volume, uint64_t before_ns, bool *busy)
+/* `*busy`: the first entry, in turn from `first` on, that stays because its inode is busy; NO_KEEPER: none does. */
+static bool drop_kept(struct ash_volume *volume, uint64_t before_ns, unsigned first, unsigned *busy)
 {
 	bool came_back = false;
 
+	*busy = NO_KEEPER;
 	for (unsigned i = 0; i < ASH_WB_KEEPERS; i++) {
-		struct ash_icore *icore = take_kept(volume->wb, i, before_ns, busy);
+		unsigned index = (first + i) % ASH_WB_KEEPERS;
+		bool stays = false;
+		struct ash_icore *icore = take_kept(volume->wb, index, before_ns, &stays);
 
+		if (stays && *busy == NO_KEEPER)
+			*busy = index;
 		if (!icore)
 			continue;
 		came_back |= icore->preallocated.count != 0;
@@ -132,9 +139,9 @@ static bool drop_kept(struct ash_volume *volume, uint64_t before_ns, bool *busy)
 
 bool ash_wb_drop_kept(struct ash_volume *volume, uint64_t before_ns)
 {
-	bool busy = false;
+	unsigned busy;
 
-	return drop_kept(volume, before_ns, &busy);
+	return drop_kept(volume, before_ns, 0, &busy);
 }
 
 void ash_wb_drop_preallocations(struct ash_volume *volume)
@@ -157,20 +164,73 @@ static void settle_pause(struct ash_volume *volume)
 	ash_wait_end(volume);
 }
 
+/* The inode's lock, waited for a while. By the realtime clock, the only one that ThreadSanitizer knows here. */
+static bool lock_in_time(struct ash_volume *volume, struct ash_icore *icore)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_nsec += BUSY_NS;
+	if (until.tv_nsec >= 1000000000) {
+		until.tv_nsec -= 1000000000;
+		until.tv_sec++;
+	}
+	ash_wait_begin(volume);
+	bool locked = !pthread_rwlock_timedwrlock(&icore->lock, &until);
+	ash_wait_end(volume);
+	return locked;
+}
+
+/* 0: nobody is there any more. */
+static uint64_t kept_ino(struct ash_write_behind *wb, unsigned index)
+{
+	pthread_mutex_lock(&wb->lock);
+	uint64_t ino = wb->keepers[index].icore ? wb->keepers[index].icore->ino : 0;
+	pthread_mutex_unlock(&wb->lock);
+	return ino;
+}
+
+/*
+ * What a busy file has ahead. Its lock is waited for in the queue: of a file that several read all the time it is never
+ * free when one only looks. True: blocks came back.
+ */
+static bool drop_busy(struct ash_volume *volume, unsigned index)
+{
+	uint64_t ino = kept_ino(volume->wb, index);
+	struct ash_icore *icore;
+	bool came_back = false;
+
+	if (!ino || ash_async_reap_own(volume))
+		return false;
+	if (ash_icore_get(volume, ino, &icore)) {
+		settle_pause(volume);
+		return false;
+	}
+	if (lock_in_time(volume, icore)) {
+		came_back = icore->preallocated.count != 0;
+		ash_drop_preallocation(volume, icore);
+		ash_wb_unkeep(volume, icore);
+		ash_icore_unlock(icore);
+	}
+	ash_icore_put(volume, icore);
+	return came_back;
+}
+
 /*
  * Give all back that growing files have ahead. Who is at such a file may keep it busy over the device, and there is
- * space: it is waited for until he pauses, or has set other blocks aside. Bounded, for a device may hang. True: blocks
- * came back.
+ * space: it is waited for until he pauses, or has set other blocks aside, one file after the other. Bounded, for a
+ * device may hang. True: blocks came back.
  */
 static bool settle_kept(struct ash_volume *volume, uint64_t end)
 {
 	uint64_t begin = ash_monotonic_ns();
-	bool busy = false, came_back = drop_kept(volume, UINT64_MAX, &busy);
+	unsigned busy;
+	bool came_back = drop_kept(volume, UINT64_MAX, 0, &busy);
 
-	while (busy && ash_alloc_ahead(volume) && !atomic_load(&volume->failed) && ash_monotonic_ns() <= end) {
-		settle_pause(volume);
-		busy = false;
-		came_back |= drop_kept(volume, begin, &busy);
+	while (busy != NO_KEEPER && ash_alloc_ahead(volume) && !atomic_load(&volume->failed) &&
+	       ash_monotonic_ns() <= end) {
+		came_back |= drop_busy(volume, busy);
+		came_back |= drop_kept(volume, begin, busy + 1, &busy);
 	}
 	return came_back;
 }

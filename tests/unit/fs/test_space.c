@@ -563,3 +563,53 @@ Test(space, blocks_ahead_of_a_busy_file_are_waited_for, .timeout = 60)
 	bdev_buffer_free(bytes, PIECE);
 	fixture_close(&f);
 }
+
+#define READERS 4u
+
+struct tail {
+	struct fixture *f;
+	uint64_t ino;
+	_Atomic bool stop;
+};
+
+static void *read_on(void *context)
+{
+	uint8_t *bytes = aligned(PIECE / 16);
+	struct tail *tail = context;
+
+	while (!tail->stop)
+		cr_expect_eq(ash_read(tail->f->volume, tail->ino, bytes, PIECE / 16, 0), PIECE / 16);
+	bdev_buffer_free(bytes, PIECE / 16);
+	return NULL;
+}
+
+/* Some reader is at it at any time: whoever only looks whether the file is free would never find it so. */
+Test(space, blocks_ahead_of_a_file_that_is_read_all_the_time_are_had, .timeout = 120)
+{
+	const struct delay_rule slow = { .ops = DELAY_OP(BDEV_READ), .nanoseconds = 20000000 };
+	uint8_t *bytes = aligned(PIECE);
+	pthread_t readers[READERS];
+	struct fixture f;
+	struct tail tail = { .f = &f };
+
+	memset(bytes, 7, PIECE);
+	leave(&f, open_full(&f, bytes), 600);
+	tail.ino = make_file(&f, "f");
+	uint64_t other = make_file(&f, "other");
+	for (uint64_t at = 0; at < PIECE / 2 || !f.volume->alloc->ahead; at += PIECE / 16)
+		cr_assert_eq(ash_write(f.volume, tail.ino, bytes, PIECE / 16, at, ASH_WRITE_THROUGH), PIECE / 16);
+	cr_assert_eq(ash_sync(f.volume), 0);
+	delay_set(f.dev, &slow);
+	for (unsigned i = 0; i < READERS; i++) {
+		cr_assert_eq(pthread_create(&readers[i], NULL, read_on, &tail), 0);
+		usleep(20000 / READERS);
+	}
+	uint64_t ahead = f.volume->alloc->ahead;
+	cr_assert_gt(ahead, 8);
+	cr_expect_eq(ash_fallocate(f.volume, other, 0, 0, (available(&f) - ahead / 2) * 4096), 0);
+	tail.stop = true;
+	for (unsigned i = 0; i < READERS; i++)
+		pthread_join(readers[i], NULL);
+	bdev_buffer_free(bytes, PIECE);
+	fixture_close(&f);
+}
