@@ -9,6 +9,10 @@
  * bitmap must be those of the run, too: a run in several pieces is left alone. What a block is taken for costs a bounded
  * number of reads, whatever else the volume holds.
  *
+ * A run whose bitmap is lost as well is found by its records, which are sealed with the secret and tell its number and
+ * their places in it. They do not tell their address, and a file may hold a copy: so they count only for a run that the
+ * table should have and has nothing of, and of the places where they lie the one with most of them.
+ *
  * Nothing is written here: the table's inode is written anew by rebuild.c, and with it the primary superblock, which
  * until then is left as it is, so that an interrupted run comes here again.
  */
@@ -30,6 +34,7 @@ struct search {
 	uint8_t *block;
 	uint64_t end; /* of the last candidate with records: no run begins within another */
 	LIST(struct candidate) found;
+	LIST(struct candidate) sighted;  /* by records alone */
 	LIST(struct table_extent) added; /* to the map, at the end: it is searched until then */
 };
 
@@ -99,6 +104,55 @@ static bool records_match(struct search *search, uint64_t run, uint64_t block, u
 	return lost && own >= strange;
 }
 
+/* Records of the run in a block where `first_ino` would be the first of them, under right checksums. */
+static uint32_t records_sealed(const struct checker *checker, const struct ash_inode *records, uint64_t first_ino)
+{
+	uint32_t count = 0;
+
+	for (uint32_t i = 0; i < ASH_INODES_PER_BLOCK; i++)
+		count += ash_get32(records[i].magic) == ASH_MAGIC_INODE && ash_get64(records[i].ino) == first_ino + i &&
+			 ash_get32(records[i].crc) == ash_inode_crc(checker->seed, &records[i]);
+	return count;
+}
+
+/* Should the table have the run, while nothing of it has a place? */
+static bool run_missing(struct search *search, uint64_t run)
+{
+	struct checker *checker = search->checker;
+
+	return run < checker->block_count / search->run_blocks &&
+	       (checker->stale_super || run < ash_get64(checker->super->inode_runs)) &&
+	       !table_mapped(checker, run * search->run_blocks, search->run_blocks);
+}
+
+static int look_at_records(struct search *search, const struct ash_inode *records, uint64_t block)
+{
+	struct checker *checker = search->checker;
+	struct candidate *last = search->sighted.count ? &search->sighted.items[search->sighted.count - 1] : NULL;
+	struct candidate sighted;
+	uint64_t first_ino, index;
+	uint32_t i = 0;
+
+	while (i < ASH_INODES_PER_BLOCK && ash_get32(records[i].magic) != ASH_MAGIC_INODE)
+		i++;
+	if (i == ASH_INODES_PER_BLOCK || ash_get64(records[i].ino) % ASH_INODES_PER_BLOCK != i)
+		return 0;
+	first_ino = ash_get64(records[i].ino) - i;
+	index = first_ino % checker->inodes_per_run / ASH_INODES_PER_BLOCK;
+	sighted = (struct candidate){ .run = first_ino / checker->inodes_per_run, .block = block - 1 - index };
+	if (block <= 1 + index || !run_missing(search, sighted.run) ||
+	    !extent_inside(checker, sighted.block, search->run_blocks))
+		return 0;
+	sighted.records = records_sealed(checker, records, first_ino);
+	if (!sighted.records)
+		return 0;
+	if (last && last->run == sighted.run && last->block == sighted.block) {
+		last->records += sighted.records;
+		return 0;
+	}
+	return LIST_ADD(&search->sighted, sighted);
+}
+
 static int look_at(struct search *search, const uint8_t *data, uint64_t block)
 {
 	struct checker *checker = search->checker;
@@ -106,8 +160,11 @@ static int look_at(struct search *search, const uint8_t *data, uint64_t block)
 	struct candidate candidate = { .run = ash_get64(bitmap->header.owner), .block = block };
 	uint64_t run = candidate.run;
 
-	if (ash_get32(bitmap->header.magic) != ASH_MAGIC_INODE_BITMAP ||
-	    run >= checker->block_count / search->run_blocks || block < search->end ||
+	if (block < search->end)
+		return 0;
+	if (ash_get32(bitmap->header.magic) != ASH_MAGIC_INODE_BITMAP)
+		return look_at_records(search, (const void *)data, block);
+	if (run >= checker->block_count / search->run_blocks ||
 	    block_wrong(checker, data, block, ASH_MAGIC_INODE_BITMAP, run) ||
 	    !extent_inside(checker, block, search->run_blocks))
 		return 0;
@@ -154,6 +211,35 @@ static int compare_candidates(const void *a, const void *b)
 	if (x->records != y->records)
 		return x->records > y->records ? -1 : 1;
 	return x->block < y->block ? -1 : x->block > y->block;
+}
+
+/* With a good bitmap before them the records are a copy of the run, or were refused together with it. */
+static bool sighted_with_bitmap(struct search *search, const struct candidate *sighted)
+{
+	const struct ash_block_header *header = (const void *)search->block;
+
+	return !block_read(search->checker, sighted->block, search->block) &&
+	       !block_wrong(search->checker, search->block, ash_get64(header->address), ASH_MAGIC_INODE_BITMAP,
+			    sighted->run);
+}
+
+/* Runs that have been sighted, and of which no bitmap was found, are candidates as well. */
+static int sighted_take(struct search *search)
+{
+	size_t named = search->found.count;
+	const struct candidate *list = search->sighted.items;
+	int result = 0;
+
+	if (named)
+		qsort(search->found.items, named, sizeof(*search->found.items), compare_candidates);
+	for (size_t i = 0; i < search->sighted.count && !result; i++) {
+		size_t at = list_from(search->found.items, named, sizeof(*search->found.items), list[i].run);
+
+		if ((at == named || search->found.items[at].run != list[i].run) &&
+		    !sighted_with_bitmap(search, &list[i]))
+			result = LIST_ADD(&search->found, list[i]);
+	}
+	return result;
 }
 
 static int table_clear(struct search *search, uint64_t first, uint64_t count)
@@ -269,8 +355,11 @@ int lost_runs_find(struct checker *checker)
 		if (!(checker->group_flags[group] & ASH_GROUP_UNINIT))
 			result = search_group(&search, group, buffer);
 	if (!result)
+		result = sighted_take(&search);
+	if (!result)
 		result = adopt(&search);
 	LIST_FREE(&search.found);
+	LIST_FREE(&search.sighted);
 	LIST_FREE(&search.added);
 	bdev_buffer_free(buffer, size);
 	return result;

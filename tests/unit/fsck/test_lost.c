@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Runs of the inode table that are found by their bitmap blocks: what is taken for one, and what the search costs.
+ * Runs of the inode table that are found by their bitmap blocks, or by their records: what is taken for one, and what
+ * the search costs.
  */
 #include "forge_fixture.h"
 
@@ -155,5 +156,66 @@ Test(lost, run_with_a_hole_is_not_taken_for_one_piece)
 	engine_mount(&sick.engine);
 	cr_expect_eq(ash_read(sick.engine.volume, sick.file, back, sizeof(back), 0), sizeof(back));
 	cr_expect_str_eq(back, text);
+	engine_close(&sick.engine);
+}
+
+static const uint8_t nothing[ASH_BLOCK_SIZE];
+
+/* The tree block with the table's extents is lost, and with it the bitmap of the only run. */
+static void table_and_bitmap_lose(struct sick *sick, uint64_t *start, uint64_t *count)
+{
+	struct ash_super super;
+	uint64_t last;
+
+	image_read(&sick->engine, 0, &super);
+	last = ash_get64(super.block_count) - 1;
+	table_extent(&super, start, count);
+	node_begin(super.table_inode.data, ASH_DATA_FORK_SIZE, 1);
+	node_add_child(super.table_inode.data, 0, last - 5);
+	super_put(&sick->engine, 0, &super);
+	super_put(&sick->engine, last, &super);
+	image_write(&sick->engine, *start, nothing);
+}
+
+Test(lost, run_without_a_bitmap_is_found_by_its_records)
+{
+	uint64_t start, count;
+	struct sick sick;
+
+	sick_open(&sick, true);
+	table_and_bitmap_lose(&sick, &start, &count);
+	expect_healed(&sick, "table-lost-run");
+	expect_names(&sick);
+	engine_close(&sick.engine);
+}
+
+/* A copy, as a file may hold it, lies before the run, and both have the same records. The copy's bitmap tells. */
+Test(lost, copy_of_a_run_is_not_taken_for_the_run)
+{
+	uint64_t start, count, found, last;
+	uint8_t bytes[ASH_BLOCK_SIZE];
+	struct ash_super super;
+	struct sick sick;
+
+	sick_open(&sick, true);
+	image_read(&sick.engine, 0, &super);
+	last = ash_get64(super.block_count) - 1;
+	table_extent(&super, &start, &count);
+	for (uint64_t i = 0; i < count; i++) { /* the run moves to the end, the copy to where it was has a bitmap */
+		image_read(&sick.engine, start + i, bytes);
+		image_write(&sick.engine, last - 10 - count + i, bytes);
+	}
+	image_write(&sick.engine, last - 10 - count, nothing);
+	image_read(&sick.engine, start, bytes);
+	table_and_bitmap_lose(&sick, &start, &count);
+	((struct ash_block_header *)(void *)bytes)->address = ash_put64(start + 1);
+	((struct ash_block_header *)(void *)bytes)->crc =
+		ash_put32(ash_block_crc(ash_get32(super.checksum_seed), bytes));
+	image_write(&sick.engine, start, bytes);
+	expect_healed(&sick, "table-lost-run");
+	image_read(&sick.engine, 0, &super);
+	table_extent(&super, &found, &count);
+	cr_expect_eq(found, last - 10 - count);
+	expect_names(&sick);
 	engine_close(&sick.engine);
 }
