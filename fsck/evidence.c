@@ -91,17 +91,6 @@ static bool table_readable(const struct ash_super *super)
 	return !ash_node_check(super->table_inode.data, ASH_DATA_FORK_SIZE, 0);
 }
 
-bool table_leads_further(struct checker *checker, const struct ash_super *super, const struct ash_super *than)
-{
-	if (!table_readable(super) || !table_readable(than))
-		return false;
-	for (uint64_t run = 0; run < EVIDENCE_RUNS; run++)
-		if (run_found(checker, super, run) &&
-		    (!run_found(checker, than, run) || run_completed(super, than, run)))
-			return true;
-	return false;
-}
-
 /* Is any block of the tree where the root says? */
 static bool tree_found(struct checker *checker, const struct ash_super *super)
 {
@@ -119,6 +108,23 @@ static bool tree_found(struct checker *checker, const struct ash_super *super)
 		if (bears(checker, super, ash_get64(child), ASH_MAGIC_TREE_NODE, ASH_INO_TABLE))
 			return true;
 	}
+	return false;
+}
+
+/*
+ * Not all of a tree is looked at here. But runs only become more, and a backup knows of none before the primary does:
+ * one that has more of them is newer than a primary whose last write was lost.
+ */
+bool table_leads_further(struct checker *checker, const struct ash_super *super, const struct ash_super *than)
+{
+	if (!table_readable(super))
+		return ash_get64(super->inode_runs) > ash_get64(than->inode_runs) && tree_found(checker, super);
+	if (!table_readable(than))
+		return false;
+	for (uint64_t run = 0; run < EVIDENCE_RUNS; run++)
+		if (run_found(checker, super, run) &&
+		    (!run_found(checker, than, run) || run_completed(super, than, run)))
+			return true;
 	return false;
 }
 

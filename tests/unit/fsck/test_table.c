@@ -584,6 +584,35 @@ Test(table, old_backup_of_a_volume_that_has_grown)
 	engine_close(&sick.engine);
 }
 
+/* The table has grown runs and a tree. What was written to block 0 since then never got there; the backups have it. */
+Test(table, primary_whose_last_write_was_lost)
+{
+	struct ash_mkfs_options options = { .log_blocks = ASH_LOG_MIN_BLOCKS, .inodes_per_run = 16 };
+	char error[BDEV_ERROR_TEXT] = "";
+	struct ash_super old, super;
+	struct sick sick = { 0 };
+
+	cr_assert_eq(fault_open(engine_device("mem:16M"), &sick.engine.dev), 0);
+	cr_assert_eq(ash_mkfs(sick.engine.dev, &options, error), 0, "%s", error);
+	image_read(&sick.engine, 0, &old);
+	sick.engine.options.no_threads = true;
+	engine_mount(&sick.engine);
+	files_make(&sick);
+	cr_assert_eq(ash_close(sick.engine.volume), 0);
+	sick.engine.volume = NULL;
+	image_read(&sick.engine, 0, &super);
+	cr_assert_gt(ash_get64(super.inode_runs), ash_get64(old.inode_runs));
+	table_grow_tree(&sick, ash_get64(super.block_count) - 100);
+	image_read(&sick.engine, 0, &super);
+	super_put(&sick.engine, ash_get64(super.block_count) - 1, &super);
+	super_put(&sick.engine, 0, &old);
+	cr_expect_eq(check(&sick, ASH_CHECK_YES).left, 0, "%s", sick.codes);
+	cr_expect(strstr(sick.codes, "super-table-inode"), "%s", sick.codes);
+	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
+	cr_expect_eq(names_left(&sick), FILES);
+	engine_close(&sick.engine);
+}
+
 /* ---- Runs that are not there ---- */
 
 #define SMALL_RUN 16u /* inodes: the fewest */
