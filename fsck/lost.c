@@ -253,6 +253,15 @@ static int table_clear(struct search *search, uint64_t first, uint64_t count)
 	return result;
 }
 
+/*
+ * Runs are numbered without gaps, so that what follows a gap behind `runs` others is none; but where the superblock
+ * counts it, the gap is what damage left of a run (table.c).
+ */
+static bool run_fits(const struct checker *checker, uint64_t run, uint64_t runs)
+{
+	return run <= runs || run < ash_get64(checker->super->inode_runs);
+}
+
 static int adopt_one(struct search *search, const struct candidate *candidate)
 {
 	struct checker *checker = search->checker;
@@ -261,8 +270,8 @@ static int adopt_one(struct search *search, const struct candidate *candidate)
 	size_t added = search->added.count;
 	int result = 0;
 
-	/* Runs are numbered without gaps: what follows a gap stays lost. A second candidate comes too late. */
-	if (candidate->run > checker->run_count || run_good(search, candidate->run) ||
+	/* A second candidate comes too late. */
+	if (!run_fits(checker, candidate->run, checker->run_count) || run_good(search, candidate->run) ||
 	    (added && search->added.items[added - 1].file_block == extent.file_block))
 		return 0;
 	if (!problem(checker, PROBLEM_TABLE_LOST_RUN, &context))
@@ -272,7 +281,8 @@ static int adopt_one(struct search *search, const struct candidate *candidate)
 		result = map_set(&checker->found, extent.start, extent.count, NULL, NULL);
 		if (!result)
 			result = LIST_ADD(&search->added, extent);
-		checker->run_count += candidate->run == checker->run_count;
+		if (candidate->run >= checker->run_count)
+			checker->run_count = candidate->run + 1;
 	}
 	return result ? result : rebuild_schedule(checker, ASH_INO_TABLE, false);
 }
@@ -304,7 +314,8 @@ static int clear_way(struct search *search)
 	int result = 0;
 
 	for (size_t i = 0; i < search->found.count; i++)
-		runs += search->found.items[i].run == runs; /* in order: a run behind a gap is not put back */
+		if (search->found.items[i].run >= runs && run_fits(checker, search->found.items[i].run, runs))
+			runs = search->found.items[i].run + 1; /* they are in order */
 	for (size_t i = 0; i < count && search->found.count && !result; i++)
 		result = clear_extent(search, i);
 	if (!result && search->found.count)

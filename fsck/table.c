@@ -406,12 +406,16 @@ static int behind_drop(struct checker *checker)
 	return result;
 }
 
-/* What even lost.c did not find cannot be put back: its records, and where they belong, are unknown. */
+/*
+ * What even lost.c did not find cannot be put back: its records, and where they belong, are unknown. But for the first
+ * run, with the root, what lies behind it need not be lost, too: where the superblock counts them, they are holes.
+ */
 static int runs_whole(struct checker *checker)
 {
 	uint64_t run = 0;
 
-	while (run < checker->run_count && run_there(checker, run))
+	while (run < checker->run_count &&
+	       (run_there(checker, run) || (run && run < ash_get64(checker->super->inode_runs))))
 		run++;
 	if (!checker->repair || (run && run == checker->run_count))
 		return 0;

@@ -725,8 +725,22 @@ static void many_files(struct sick *sick)
 	sick->engine.volume = NULL;
 }
 
+/* The tree block with the table's extents is lost; nothing else tells where runs are but themselves. */
+static void table_map_lose(struct sick *sick)
+{
+	struct ash_super super;
+	uint64_t last;
+
+	image_read(&sick->engine, 0, &super);
+	last = ash_get64(super.block_count) - 1;
+	node_begin(super.table_inode.data, ASH_DATA_FORK_SIZE, 1);
+	node_add_child(super.table_inode.data, 0, last - 5);
+	super_put(&sick->engine, 0, &super);
+	super_put(&sick->engine, last, &super);
+}
+
 /* Where most runs were wiped, the few behind them are not given up. */
-Test(table, runs_behind_a_wide_damage)
+static void expect_runs_behind(bool map_too)
 {
 	struct ash_mkfs_options options = { .log_blocks = ASH_LOG_MIN_BLOCKS, .inodes_per_run = SMALL_RUN };
 	static const uint8_t nothing[ASH_BLOCK_SIZE];
@@ -754,10 +768,22 @@ Test(table, runs_behind_a_wide_damage)
 	sick.engine.volume = NULL;
 	for (uint64_t i = 0; i < count; i++)
 		image_write(&sick.engine, wiped[i], nothing);
+	if (map_too)
+		table_map_lose(&sick);
 	cr_expect_eq(check(&sick, ASH_CHECK_YES).left, 0, "%s", sick.codes);
 	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
 	engine_mount(&sick.engine);
 	cr_expect_eq(ash_lookup(sick.engine.volume, ASH_INO_ROOT, "file0", &attr), 0);
 	cr_expect_eq(ash_lookup(sick.engine.volume, ASH_INO_ROOT, "file2999", &attr), 0);
 	engine_close(&sick.engine);
+}
+
+Test(table, runs_behind_a_wide_damage)
+{
+	expect_runs_behind(false);
+}
+
+Test(table, runs_behind_a_wide_damage_to_the_map_as_well)
+{
+	expect_runs_behind(true);
 }
