@@ -294,6 +294,15 @@ static inline bool front_direct_writes_drop_pages(const struct front *front)
 	return front->protocol_minor >= 39;
 }
 
+/*
+ * Can a limit be set for its dirty pages? Before Linux 6.14 a strict one fell to nothing while a mount was idle, and then
+ * held writers up.
+ */
+static inline bool front_limits_dirty_data(const struct front *front)
+{
+	return front->protocol_minor >= 42;
+}
+
 /* ---- fuse_log.c ---- */
 /* One line for people: stderr before the daemon is in the background, syslog afterwards. Any lock may be held. */
 void front_log(struct front *front, enum ash_log_level level, const char *format, ...)

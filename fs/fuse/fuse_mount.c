@@ -27,6 +27,7 @@
 #define READ_AHEAD_KIB 2048       /* two requests of the largest size */
 #define DIRTY_PART 16u            /* of a volume may be dirty in the page cache, */
 #define DIRTY_MINIMUM (64u << 20) /* bytes; with half of it the kernel begins to write back */
+#define DIRTY_START_PART 8u       /* of that from the beginning */
 #define WRITE_BACK_STEP_MS 50
 #define WRITE_BACK_QUIET_MS 250u
 #define WRITE_BACK_LIMIT_MS 30000u /* for a sync(2) of all filesystems */
@@ -303,11 +304,15 @@ static void limit_dirty_data(struct front *front)
 {
 	struct ash_statfs statfs;
 
-	if (ash_statfs(front->volume, &statfs))
+	if (!front_limits_dirty_data(front) || ash_statfs(front->volume, &statfs))
 		return;
 	uint64_t share = statfs.blocks / DIRTY_PART * statfs.block_size;
-	if (write_limit(front, "max_bytes", share > DIRTY_MINIMUM ? share : DIRTY_MINIMUM)) /* Linux 6.2 */
-		write_limit(front, "strict_limit", 1);
+	uint64_t limit = share > DIRTY_MINIMUM ? share : DIRTY_MINIMUM;
+	if (!write_limit(front, "max_bytes", limit))
+		return;
+	write_limit(front, "strict_limit", 1);
+	/* It has the share of what the kernel has written lately, and begins with hardly any. */
+	write_limit(front, "min_bytes", limit / DIRTY_START_PART);
 }
 
 void mount_tune(struct front *front)

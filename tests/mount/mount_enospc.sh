@@ -233,7 +233,7 @@ expect('and fsynced, too', error_of(os.fsync, plain), 'no error')
 PY
 rm -f "$MNT/fill" "$MNT"/edge*
 sync_all
-limited=$(compgen -G '/sys/class/bdi/*-fuseblk/max_bytes' >/dev/null && echo limited) # Linux 6.2
+limited=$(kernel_since 6.14 && echo limited)
 timeout 300 python3 "$WORK/full.py" "$MNT" "$WORK/scratch" "$limited" >"$WORK/full.out" 2>"$WORK/full.err"
 check "the looks at a full volume were all made" same $? 0
 sed 's/^/# /' "$WORK/full.err"
