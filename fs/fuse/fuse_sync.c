@@ -108,6 +108,8 @@ static void serve(struct front *front, struct request *const *requests, size_t c
 /* Is there a place among those who wait? Lock held. */
 static bool enter(struct syncs *syncs)
 {
+	if (current_worker->syncing)
+		return true;
 	if (syncs->active >= syncs->limit)
 		return false;
 	syncs->active++;

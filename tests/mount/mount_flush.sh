@@ -76,6 +76,7 @@ for threads in 8 3; do
 	check "sync, threads=$threads: 64 callers" load 64 names
 	check "sync, threads=$threads: they share flushes" below $((ONE * 8)) "$RATE"
 	check "sync, threads=$threads: a lookup waits for no flush" below "$LOOKUP" 20000
+	check "sync, threads=$threads: mixed by 64 callers is answered" load 64 mixed
 done
 
 # One file of scattered pages is written back, on a slow disk: the kernel sends them all at once.

@@ -77,7 +77,9 @@ static void keep_syncfs(struct front *front, uint64_t begin)
 	cr_assert(sync_serve(request, 0), "kept");
 }
 
-/* As many workers as may wait do so. */
+static struct worker dispatcher;
+
+/* As many workers as may wait do so: this one. */
 static struct front *front_open(struct worker *worker)
 {
 	struct front *front = aligned_alloc(_Alignof(struct front), sizeof(*front));
@@ -89,7 +91,8 @@ static struct front *front_open(struct worker *worker)
 	front->syncs.writes_end = &front->syncs.writes;
 	front->syncs.limit = front->syncs.active = 1;
 	*worker = (struct worker){ .front = front, .syncing = true };
-	current_worker = worker;
+	dispatcher = (struct worker){ .front = front };
+	current_worker = &dispatcher;
 	return front;
 }
 
@@ -158,6 +161,26 @@ Test(sync, a_late_reply_waits)
 	cr_expect_eq(links_fewer, 78);
 	cr_expect_not(reply_late(front, FUSE_MKDIR), "there is a place");
 	cr_expect_eq(answered, 2);
+	free(front);
+}
+
+/* A write with O_SYNC of a file with chattr +S waits for its own sake, and then its reply does: one place for both. */
+Test(sync, who_waits_twice_has_one_place)
+{
+	struct worker worker;
+	struct front *front = front_open(&worker);
+	struct request *request = calloc(1, sizeof(*request));
+
+	cr_assert_not_null(request);
+	sync_finish(&worker);
+	cr_expect_eq(front->syncs.active, 0);
+	*request = (struct request){ .front = front, .opcode = FUSE_WRITE, .written = 4096 };
+	cr_expect_not(sync_serve(request, ASH_FSYNC_WRITTEN));
+	cr_expect_not(sync_serve_late(request, 1));
+	cr_expect_eq(front->syncs.active, 1);
+	sync_finish(&dispatcher);
+	cr_expect_eq(front->syncs.active, 0);
+	free(request);
 	free(front);
 }
 
@@ -242,10 +265,9 @@ Test(sync, a_write_is_let_in_when_all_others_wait_for_flushes)
 {
 	struct worker worker;
 	struct front *front = front_open(&worker);
-
 	cr_expect_not(keep_write(front, 0));
 	cr_expect(keep_write(front, 0));
-	write_finish(&worker);
+	write_finish(&dispatcher);
 	cr_expect_eq(written, 1);
 	cr_expect_not(keep_write(front, 0));
 	free(front);
@@ -256,13 +278,12 @@ Test(sync, kept_writes_are_bounded)
 {
 	struct worker worker;
 	struct front *front = front_open(&worker);
-
 	cr_expect_not(keep_write(front, 0));
 	for (unsigned i = 0; i < FRONT_QUEUE_DEPTH; i++)
 		cr_expect(keep_write(front, i));
 	cr_expect_not(keep_write(front, 0));
 	cr_expect_eq(front->syncs.writing, 2);
-	write_finish(&worker);
+	write_finish(&dispatcher);
 	cr_expect_eq(front->syncs.writing, 1);
 	cr_expect_eq(written, FRONT_QUEUE_DEPTH);
 	free(front);
@@ -281,7 +302,7 @@ Test(sync, any_number_of_copies_is_kept)
 	for (unsigned i = 0; i < FRONT_QUEUE_DEPTH; i++)
 		cr_expect(keep_write(front, number++));
 	cr_expect_not(keep_write(front, 0));
-	write_finish(&worker);
+	write_finish(&dispatcher);
 	cr_expect_eq(written, number);
 	cr_expect_eq(front->syncs.writes_count, 0);
 	free(front);
