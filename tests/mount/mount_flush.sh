@@ -96,58 +96,50 @@ def lookups(mount, end):
         time.sleep(0.002)
     return 1e6 * sum(took) / len(took), 1e6 * max(took)
 PY
-cat >"$WORK/scattered.py" <<'PY'
+cat >"$WORK/pages.py" <<'PY'
 import os, sys, time
 from lookups import lookups
-fd = os.open(sys.argv[1] + '/scattered', os.O_RDWR | os.O_CREAT)
-os.ftruncate(fd, 12000 * 8192)
+
+# What is written in the cache, again and again, and has to be written back.
+def scattered(fd):
+    for i in range(12000):
+        os.pwrite(fd, b'x' * 4096, i * 8192)
+    os.fsync(fd)
+    os.ftruncate(fd, 0)
+
+def large(fd):
+    for i in range(150):
+        if time.time() < end:
+            os.pwrite(fd, b'x' * (1 << 20), i << 20)
+
+fd = os.open(sys.argv[1] + '/pages', os.O_RDWR | os.O_CREAT)
 end, child = time.time() + 4, os.fork()
 if child == 0:
     while time.time() < end:
-        for i in range(12000):
-            os.pwrite(fd, b'x' * 4096, i * 8192)
-        os.fsync(fd)
-        os.ftruncate(fd, 0)
+        globals()[sys.argv[2]](fd)
     os._exit(0)
 took = lookups(sys.argv[1], end)
 os.waitpid(child, 0)
 os.close(fd)
 print('%d %d' % took)
 PY
-for threads in 8 3; do
-	attach "threads=$threads"
-	LOOKUP=999999
-	read -r LOOKUP LONGEST < <(timeout 100 python3 "$WORK/scattered.py" "$MNT")
-	note "a lookup $LOOKUP us, the longest $LONGEST us"
-	check "threads=$threads: a lookup waits for no other file's pages" below "$LOOKUP" 20000
-	rm "$MNT/scattered"
-	check "threads=$threads: unmounted in order" detach
-done
-# A large file is written, to a disk of 100 MB/s: the kernel sends its pages in 64 WRITEs of a megabyte at once.
-cat >"$WORK/large.py" <<'PY'
-import os, sys, time
-from lookups import lookups
-end, child = time.time() + 4, os.fork()
-if child == 0:
-    fd, i = os.open(sys.argv[1] + '/large', os.O_RDWR | os.O_CREAT), 0
-    while time.time() < end:
-        os.pwrite(fd, b'x' * (1 << 20), (i % 150) << 20)
-        i += 1
-    os._exit(0)
-took = lookups(sys.argv[1], end)
-os.waitpid(child, 0)
-print('%d %d' % took)
-PY
+# write_back KIND: a lookup waits for no other file's pages.
+write_back() {
+	local threads
+	for threads in 8 3; do
+		attach "threads=$threads"
+		LOOKUP=999999
+		read -r LOOKUP LONGEST < <(timeout 100 python3 "$WORK/pages.py" "$MNT" "$1")
+		note "a lookup $LOOKUP us, the longest $LONGEST us"
+		check "threads=$threads: a lookup waits for no $1 pages of a file" below "$LOOKUP" 20000
+		rm "$MNT/pages"
+		check "threads=$threads: unmounted in order" detach
+	done
+}
+write_back scattered
+# To a disk of 100 MB/s: the kernel sends the pages of a large file in 64 WRITEs of a megabyte at once.
 export ASHLAR_TEST_WRITE_US=10000
-for threads in 8 3; do
-	attach "threads=$threads"
-	LOOKUP=999999
-	read -r LOOKUP LONGEST < <(timeout 100 python3 "$WORK/large.py" "$MNT")
-	note "a lookup $LOOKUP us, the longest $LONGEST us"
-	check "threads=$threads: a lookup waits for no large file's pages" below "$LOOKUP" 20000
-	rm "$MNT/large"
-	check "threads=$threads: unmounted in order" detach
-done
+write_back large
 export ASHLAR_TEST_WRITE_US=1000
 # As many copies as there are callers.
 cat >"$WORK/copies.py" <<'PY'
