@@ -197,7 +197,8 @@ bool raw_write(struct request *request)
 	/* The kernel goes on believing in the old mode: a set-user-id that is gone must not be executed. */
 	if (result > 0 && (flags & ASH_WRITE_KILL_SUIDGID))
 		notify_attributes_now(request->front, request->nodeid);
-	if (result > 0 && durable) {
+	/* On a sync volume, or with chattr +S, its reply waits anyway, for all of this (ash_defer_begin()). */
+	if (result > 0 && durable && !ash_defer_is_due()) {
 		request->written = (uint32_t)result;
 		return sync_serve(request, ASH_FSYNC_WRITTEN | (durable & ASH_WRITE_SYNC ? 0 : ASH_FSYNC_DATA));
 	}
