@@ -105,13 +105,18 @@ static void serve(struct front *front, struct request *const *requests, size_t c
 			answer(requests[i], error);
 }
 
-/* Is there a place among those who wait? Lock held. */
+/*
+ * Is there a place among those who wait? Lock held. Whoever writes waits for his own flush only, and is counted among
+ * those who write: of syncs there may be no end, and what is kept of WRITEs and copies may wait for this worker alone.
+ */
 static bool enter(struct syncs *syncs)
 {
 	if (current_worker->syncing)
 		return true;
 	if (syncs->active >= syncs->limit)
 		return false;
+	if (current_worker->writing)
+		return true;
 	syncs->active++;
 	current_worker->syncing = true;
 	return true;

@@ -307,3 +307,26 @@ Test(sync, any_number_of_copies_is_kept)
 	cr_expect_eq(front->syncs.writes_count, 0);
 	free(front);
 }
+
+/* Syncs may come without end: it would never come back to what is kept of WRITEs. */
+Test(sync, who_writes_serves_no_syncs_of_others)
+{
+	struct worker worker;
+	struct front *front = front_open(&worker);
+
+	front->syncs.active = 0;
+	worker.syncing = false;
+	cr_expect_not(keep_write(front, 0));
+	cr_expect_not(reply_late(front, FUSE_WRITE), "its own sync it waits for");
+	cr_expect_eq(answered, 1);
+	cr_expect_not(worker.syncing);
+	cr_expect_eq(front->syncs.active, 0);
+	front->syncs.active = front->syncs.limit;
+	cr_expect(reply_late(front, FUSE_WRITE), "others wait, who take it along");
+	write_finish(&worker);
+	worker.syncing = true;
+	sync_finish(&worker);
+	cr_expect_eq(answered, 2);
+	cr_expect_eq(front->syncs.writing, 0);
+	free(front);
+}
