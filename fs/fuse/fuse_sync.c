@@ -51,10 +51,35 @@ static uint64_t entry_of(const struct request *request)
 	}
 }
 
+/*
+ * Attributes of an inode that others know are as old as the wait is long. Of what has changed since, the kernel may
+ * have been told already: it would go on showing what was before.
+ */
+static void attributes_renew(struct request *request)
+{
+	void *reply = request->late + sizeof(struct fuse_out_header);
+	struct fuse_attr_out *out = reply;
+	struct ash_attr attr;
+
+	if (request->opcode != FUSE_SETATTR && request->opcode != FUSE_LINK)
+		return;
+	uint64_t ino = request->opcode == FUSE_LINK ? entry_of(request) : request->nodeid;
+	if (ash_getattr(request->front->volume, ino, &attr))
+		return;
+	if (request->opcode == FUSE_LINK) {
+		attr_to_fuse_entry(&attr, reply);
+	} else {
+		out->attr_valid = full_validity(request->front, ino);
+		attr_to_fuse(&attr, &out->attr);
+	}
+}
+
 static void answer_late(struct request *request, int error)
 {
 	struct iovec iov = { .iov_base = request->late, .iov_len = request->late_length };
 
+	if (!error)
+		attributes_renew(request);
 	if (request->late_links)
 		notify_links_changed(request->front, request->late_links, true);
 	int rc = error ? reply_error(request, error) : transport_send(request->channel, &iov, 1);
@@ -111,8 +136,6 @@ static void serve(struct front *front, struct request *const *requests, size_t c
  */
 static bool enter(struct syncs *syncs)
 {
-	if (current_worker->syncing)
-		return true;
 	if (syncs->active >= syncs->limit)
 		return false;
 	if (current_worker->writing)

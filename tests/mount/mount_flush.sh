@@ -79,6 +79,41 @@ for threads in 8 3; do
 	check "sync, threads=$threads: mixed by 64 callers is answered" load 64 mixed
 done
 
+# What changes while a reply waits is shown afterwards, though the reply says what was before.
+check "unmounted in order" detach
+export ASHLAR_TEST_FLUSH_MS=500
+cat >"$WORK/meanwhile.py" <<'PY'
+import mmap, os, sys, threading, time
+mount = sys.argv[1]
+name = mount + '/read'
+os.mkdir(mount + '/linked')
+fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_DIRECT)
+os.pwrite(fd, mmap.mmap(-1, 4096), 0)
+os.system('chattr +S %s %s/linked' % (name, mount))
+def reads_meanwhile(change):
+    os.utime(name, (1000, 2000))
+    change = threading.Thread(target=change)
+    change.start()
+    time.sleep(0.2)
+    os.preadv(fd, [mmap.mmap(-1, 4096)], 0)
+    waits = change.is_alive()
+    change.join()
+    return waits and os.stat(name).st_atime > 1000
+def counts_meanwhile():
+    change = threading.Thread(target=lambda: os.unlink(mount + '/linked/name'))
+    change.start()
+    time.sleep(0.2)
+    os.stat(name)
+    change.join()
+    return os.stat(name).st_nlink
+print(reads_meanwhile(lambda: os.chmod(name, 0o600)), reads_meanwhile(lambda: os.link(name, mount + '/linked/name')),
+      counts_meanwhile())
+PY
+attach
+timeout 60 python3 "$WORK/meanwhile.py" "$MNT" >"$WORK/shown"
+check "chattr +S: a file read while chmod and link wait, a name that goes" same "$(cat "$WORK/shown")" "True True 1"
+rm -r "$MNT/read" "$MNT/linked"
+
 # One file of scattered pages is written back, on a slow disk: the kernel sends them all at once.
 check "unmounted in order" detach
 unset ASHLAR_TEST_FLUSH_MS
