@@ -395,7 +395,8 @@ int connect_check(struct checker *checker);
 
 /* `names_known`: pass 2 ran to its end; else directories' trees wait for the next round. */
 int rebuild_all(struct checker *checker, bool names_known);
-int block_allocate(struct checker *checker, uint64_t *block);
+/* 1 to `most` free blocks in one piece: 0, -ENOSPC, -ENOMEM. */
+int blocks_allocate(struct checker *checker, uint32_t most, uint64_t *block, uint32_t *count);
 
 /* ---- bitmap.c ---- */
 

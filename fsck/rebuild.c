@@ -64,7 +64,12 @@ static bool group_words_free(struct checker *checker, uint64_t group, bool stric
 	return any;
 }
 
-static int allocate_from(struct checker *checker, bool strict, uint64_t *block)
+static bool word_bit(const uint64_t words[GROUP_WORDS], uint32_t bit)
+{
+	return le64toh(words[bit / 64]) >> (bit % 64) & 1;
+}
+
+static int allocate_from(struct checker *checker, bool strict, uint32_t most, uint64_t *block, uint32_t *count)
 {
 	uint64_t words[GROUP_WORDS], start = checker->next_free_block;
 
@@ -75,26 +80,30 @@ static int allocate_from(struct checker *checker, bool strict, uint64_t *block)
 		if (!group_words_free(checker, group, strict, words))
 			continue;
 		for (uint32_t bit = first; bit < ASH_BITS_PER_BITMAP; bit++) {
-			if (le64toh(words[bit / 64]) >> (bit % 64) & 1)
+			if (word_bit(words, bit))
 				continue;
 			*block = ash_group_start(group) + bit;
-			checker->next_free_block = (*block + 1) % checker->block_count;
-			return map_set(&checker->found, *block, 1, NULL, NULL);
+			for (*count = 1; *count < most && bit + *count < ASH_BITS_PER_BITMAP; ++*count)
+				if (word_bit(words, bit + *count))
+					break;
+			checker->next_free_block = (*block + *count) % checker->block_count;
+			return map_set(&checker->found, *block, *count, NULL, NULL);
 		}
 	}
 	return -ENOSPC;
 }
 
-int block_allocate(struct checker *checker, uint64_t *block)
+int blocks_allocate(struct checker *checker, uint32_t most, uint64_t *block, uint32_t *count)
 {
-	int result = allocate_from(checker, true, block);
+	int result = allocate_from(checker, true, most, block, count);
 
-	return result == -ENOSPC ? allocate_from(checker, false, block) : result;
+	return result == -ENOSPC ? allocate_from(checker, false, most, block, count) : result;
 }
 
 static int take_block(struct gather *gather, uint64_t *block)
 {
-	int result = block_allocate(gather->checker, block);
+	uint32_t count;
+	int result = blocks_allocate(gather->checker, 1, block, &count);
 	struct block_run *last = gather->taken.count ? &gather->taken.items[gather->taken.count - 1] : NULL;
 
 	if (!result && last && last->start + last->count == *block) {

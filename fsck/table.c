@@ -481,26 +481,38 @@ static int hole_inodes(struct checker *checker, const struct table_hole *hole)
 	return result;
 }
 
-static int hole_fill(struct checker *checker, const struct table_hole *hole)
+/* A hole of the image is zero as it is: few bytes of such an image can claim more runs than a disk has room for. */
+static int blocks_zero(struct checker *checker, uint64_t block, uint32_t count)
 {
+	uint64_t end = block + count;
 	int result = 0;
 
-	for (uint64_t i = 0; i < hole->count && !result; i++) {
-		struct table_extent *last =
-			&checker->table.items[checker->table.count - 1]; /* not empty: a run is there */
-		uint64_t block;
+	memset(checker->scratch, 0, ASH_BLOCK_SIZE);
+	for (; !result && (block = block_with_data(checker, block, end)) < end; block++)
+		result = block_write_raw(checker, block, checker->scratch, 1);
+	return result;
+}
+
+static int hole_fill(struct checker *checker, const struct table_hole *hole)
+{
+	uint64_t block = 0, end = 0; /* of the last piece */
+	uint32_t count = 0;
+	int result = 0;
+
+	for (uint64_t done = 0; done < hole->count && !result; done += count) {
+		uint64_t rest = hole->count - done;
 
 		result = check_cancelled(checker);
 		if (!result)
-			result = block_allocate(checker, &block);
-		if (result)
-			break;
-		memset(checker->scratch, 0, ASH_BLOCK_SIZE);
-		result = block_write_raw(checker, block, checker->scratch, 1);
-		if (!result && i && block == last->start + last->count)
-			last->count++;
+			result = blocks_allocate(checker, rest < PIECE_BLOCKS ? (uint32_t)rest : PIECE_BLOCKS, &block,
+						 &count);
+		if (!result)
+			result = blocks_zero(checker, block, count);
+		if (!result && block == end)
+			checker->table.items[checker->table.count - 1].count += count;
 		else if (!result)
-			result = LIST_ADD(&checker->table, (struct table_extent){ hole->first + i, block, 1 });
+			result = LIST_ADD(&checker->table, (struct table_extent){ hole->first + done, block, count });
+		end = block + count;
 	}
 	return result;
 }

@@ -146,6 +146,65 @@ Test(holes, search_for_a_run)
 	engine_close(&sick.engine);
 }
 
+#define FOUND_RUNS 40u
+
+/* The superblock, with a table of so many runs, and its backup, so that nothing else is to be repaired about it. */
+static void table_put(struct engine *engine, struct ash_super *super, uint64_t runs)
+{
+	super->inode_runs = ash_put64(runs);
+	super->table_inode.size = ash_put64(runs * LARGE_RUN << ASH_BLOCK_SHIFT);
+	super_put(engine, ash_get64(super->block_count) - 1, super);
+	super_put(engine, 0, super);
+}
+
+/* What is repaired takes few writes, and the table has all the runs then. */
+static void expect_table_repaired(struct sick *sick, const char *code, uint64_t runs)
+{
+	struct ash_check_result result;
+
+	blocks_written = 0;
+	cr_expect_eq(check(sick, ASH_CHECK_YES).left, 0, "%s", sick->codes);
+	cr_expect(strstr(sick->codes, code), "%s", sick->codes);
+	cr_expect_lt(blocks_written, FEW, "%llu", (unsigned long long)blocks_written);
+	result = check(sick, ASH_CHECK_NO);
+	cr_expect_eq(result.problems, 0, "%s", sick->codes);
+	cr_expect_eq(result.inodes, runs * ASH_BITS_PER_BITMAP);
+}
+
+/*
+ * The table's extents are lost, and every other run: one block is there of each run that is found. A free block that is
+ * no hole becomes empty.
+ */
+Test(holes, runs_between_those_that_are_found)
+{
+	const uint64_t old = ash_group_start(3) + 10000;
+	uint8_t bytes[ASH_BLOCK_SIZE], empty[ASH_BLOCK_SIZE] = { 0 };
+	struct ash_super super;
+	struct sick sick;
+
+	sparse_open(&sick, ASH_BITS_PER_BITMAP);
+	groups_touched(&sick.engine);
+	image_read(&sick.engine, 0, &super);
+	for (uint64_t i = 0; i < FOUND_RUNS; i++) {
+		uint64_t start = ash_group_start(2 + i) + 2;
+		struct ash_inode records[ASH_INODES_PER_BLOCK] = { 0 };
+
+		records[0].magic = ash_put32(ASH_MAGIC_INODE);
+		records[0].ino = ash_put64(2 * (i + 1) * ASH_BITS_PER_BITMAP);
+		records[0].crc = ash_put32(ash_inode_crc(ash_get32(super.checksum_seed), &records[0]));
+		image_write(&sick.engine, start + 1, records);
+	}
+	node_begin(super.table_inode.data, ASH_DATA_FORK_SIZE, 1);
+	node_add_child(super.table_inode.data, 0, ash_group_start(1) + 100);
+	table_put(&sick.engine, &super, 2 * FOUND_RUNS + 1);
+	memset(bytes, 'x', sizeof(bytes));
+	image_write(&sick.engine, old, bytes);
+	expect_table_repaired(&sick, "table-lost-run", 2 * FOUND_RUNS + 1);
+	image_read(&sick.engine, old, bytes);
+	cr_expect_arr_eq(bytes, empty, sizeof(bytes));
+	engine_close(&sick.engine);
+}
+
 #define CLAIMED (1u << 17)
 
 static void claim(struct engine *engine, uint64_t ino, uint64_t block)
