@@ -77,21 +77,23 @@ static struct records records_count(const struct ash_inode *records, uint64_t fi
 /*
  * Do the initialized blocks behind the bitmap hold the records of this run? Damaged ones may be among them. A run whose
  * bitmap is where the map says is lost only when there are records for which the map has no place: else nothing tells that it
- * lies in one piece, and what it lacks is filled with empty blocks (table.c).
+ * lies in one piece, and what it lacks is filled with empty blocks (table.c). Holes of the image hold no records.
  */
 static bool records_match(struct search *search, uint64_t run, uint64_t block, uint32_t initialized, uint64_t *records)
 {
 	struct checker *checker = search->checker;
 	bool lost = table_block(checker, run * search->run_blocks) != block;
 	uint64_t own = 0, strange = 0, own_blocks = 0, strange_blocks = 0;
+	uint64_t end = block + 1 + (initialized < search->run_blocks - 1 ? initialized : search->run_blocks - 1);
 
-	for (uint32_t i = 0; i < initialized && i + 1 < search->run_blocks; i++) {
+	for (uint64_t at = block + 1; (at = block_with_data(checker, at, end)) < end; at++) {
 		struct records count;
+		uint64_t i = at - block - 1;
 
-		if (block_read(checker, block + 1 + i, search->block))
+		if (block_read(checker, at, search->block))
 			continue;
 		count = records_count((const void *)search->block,
-				      run * checker->inodes_per_run + (uint64_t)i * ASH_INODES_PER_BLOCK);
+				      run * checker->inodes_per_run + i * ASH_INODES_PER_BLOCK);
 		own += count.own;
 		strange += count.strange;
 		own_blocks += count.own > 0;

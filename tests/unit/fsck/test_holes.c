@@ -148,6 +148,24 @@ Test(holes, search_for_a_run)
 
 #define FOUND_RUNS 40u
 
+/* Bitmaps that say that all records behind them were written. There is nothing. */
+Test(holes, search_for_a_run_among_bitmaps)
+{
+	struct ash_super super;
+	struct sick sick;
+
+	sparse_open(&sick, ASH_BITS_PER_BITMAP);
+	groups_touched(&sick.engine);
+	image_read(&sick.engine, 0, &super);
+	for (uint64_t i = 0; i < FOUND_RUNS / 2; i++)
+		run_put(&sick.engine, &super, 2 + i, ash_group_start(2 + i) + 2);
+	blocks_read = 0;
+	check(&sick, ASH_CHECK_NO);
+	cr_expect(strstr(sick.codes, "table-size"), "%s", sick.codes);
+	cr_expect_lt(blocks_read, FEW, "%llu", (unsigned long long)blocks_read);
+	engine_close(&sick.engine);
+}
+
 /* The superblock, with a table of so many runs, and its backup, so that nothing else is to be repaired about it. */
 static void table_put(struct engine *engine, struct ash_super *super, uint64_t runs)
 {
