@@ -215,6 +215,15 @@ static void run_bits(const struct checker *checker, uint64_t run, uint8_t bits[A
 		if ((state & INODE_TYPE) || ((state & INODE_DAMAGED) && inode_bit(checker, ino)))
 			bit_set(bits, ino - first, true);
 	}
+	for (size_t i = LIST_FROM(&checker->unplaced, first); i < checker->unplaced.count; i++) {
+		const struct inode_range *range = &checker->unplaced.items[i];
+
+		if (range->first >= end)
+			break;
+		for (uint64_t ino = range->first; ino < range->end; ino++)
+			if (inode_bit(checker, ino))
+				bit_set(bits, ino - first, true);
+	}
 }
 
 static int check_run(struct checker *checker, uint64_t run)

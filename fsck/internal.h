@@ -96,6 +96,11 @@ struct table_hole {
 	bool fill; /* at the end of the round */
 };
 
+/* [first, end) */
+struct inode_range {
+	uint64_t first, end;
+};
+
 struct run_info {
 	uint64_t bitmap_block;
 	uint32_t initialized; /* inode blocks to look at */
@@ -179,6 +184,7 @@ struct checker {
 	uint64_t inode_count;                    /* run_count * inodes_per_run */
 	struct known **known;                    /* see known.c; a piece is NULL where nothing is known */
 	uint8_t **inode_bits;                    /* as on disk, run by run; likewise */
+	LIST(struct inode_range) unplaced;       /* inodes in holes of the table: INODE_DAMAGED; ascending */
 	LIST(struct directory_info) directories; /* by ascending number */
 	LIST(struct rebuild) rebuilds;
 	LIST(struct addition) additions;

@@ -4,7 +4,8 @@
  *
  * A bitmap of one block can call 32 256 inodes used, or all their records written, of which there is none: so memory
  * is taken in pieces, where something is known, and loops pass over the others. A piece is as much as a few records
- * take on the device. No locks: one thread.
+ * take on the device. Nor do inodes in holes of the table take any, of which a bitmap is enough to claim as many. No
+ * locks: one thread.
  */
 #include "internal.h"
 
@@ -33,15 +34,24 @@ void known_close(struct checker *checker)
 		free(checker->inode_bits[i]);
 	free(checker->known);
 	free(checker->inode_bits);
+	LIST_FREE(&checker->unplaced);
 	checker->known = NULL;
 	checker->inode_bits = NULL;
+}
+
+static bool inode_unplaced(const struct checker *checker, uint64_t ino)
+{
+	size_t behind = LIST_FROM(&checker->unplaced, ino + 1);
+
+	return behind && ino < checker->unplaced.items[behind - 1].end;
 }
 
 uint8_t inode_state(const struct checker *checker, uint64_t ino)
 {
 	const struct known *known = checker->known[ino / PIECE];
+	uint8_t state = known ? known->state[ino % PIECE] : 0;
 
-	return known ? known->state[ino % PIECE] : 0;
+	return checker->unplaced.count && inode_unplaced(checker, ino) ? state | INODE_DAMAGED : state;
 }
 
 int inode_state_add(struct checker *checker, uint64_t ino, uint8_t bits)

@@ -41,6 +41,12 @@ static uint64_t run_blocks(const struct checker *checker)
 	return 1 + checker->inodes_per_run / ASH_INODES_PER_BLOCK;
 }
 
+/* The number of the first inode in the run's block of records `index`. */
+static uint64_t records_first(const struct checker *checker, uint64_t run, uint64_t index)
+{
+	return run * checker->inodes_per_run + index * ASH_INODES_PER_BLOCK;
+}
+
 /* NULL: hole. */
 static const struct table_extent *extent_of(const struct checker *checker, uint64_t file_block)
 {
@@ -451,32 +457,26 @@ static int holes_check(struct checker *checker)
 	return !result && at < end ? hole_check(checker, at, end) : result;
 }
 
-/* The inodes there are damaged: names and numbers stay as they are, as long as the hole does. */
-static int hole_block_inodes(struct checker *checker, uint64_t at)
-{
-	uint64_t run = at / run_blocks(checker), index = at % run_blocks(checker);
-	uint64_t ino = run * checker->inodes_per_run + (index - 1) * ASH_INODES_PER_BLOCK;
-
-	int result = 0;
-
-	for (uint32_t i = 0; index && i < ASH_INODES_PER_BLOCK && !result; i++)
-		result = inode_state_add(checker, ino + i, INODE_DAMAGED);
-	return result;
-}
-
-/* Not of runs of which there is nothing: nobody has names in them, and their states are memory never taken. */
+/*
+ * The inodes there are damaged: names and numbers stay as they are, as long as the hole does. Not those of runs of
+ * which there is nothing: nobody has names in them.
+ */
 static int hole_inodes(struct checker *checker, const struct table_hole *hole)
 {
 	uint64_t end = hole->first + hole->count, run_end;
 	int result = 0;
 
 	for (uint64_t at = hole->first; at < end && !result; at = run_end) {
-		uint64_t run = at / run_blocks(checker);
+		uint64_t run = at / run_blocks(checker), from = at % run_blocks(checker), to;
 
 		run_end = (run + 1) * run_blocks(checker);
-		if (run_there(checker, run))
-			for (uint64_t i = at; i < run_end && i < end && !result; i++)
-				result = hole_block_inodes(checker, i);
+		to = (run_end < end ? run_end : end) - run * run_blocks(checker);
+		if (!from) /* the bitmap */
+			from++;
+		if (from < to && run_there(checker, run))
+			result = LIST_ADD(&checker->unplaced,
+					  (struct inode_range){ records_first(checker, run, from - 1),
+								records_first(checker, run, to - 1) });
 	}
 	return result;
 }
@@ -624,11 +624,6 @@ static uint32_t records_with_data(const struct checker *checker, uint64_t run, u
 			break;
 	}
 	return index;
-}
-
-static uint64_t records_first(const struct checker *checker, uint64_t run, uint32_t index)
-{
-	return run * checker->inodes_per_run + (uint64_t)index * ASH_INODES_PER_BLOCK;
 }
 
 /* What a damaged bitmap says of its initialized blocks, when it is this run's by its header; 0: nothing. */

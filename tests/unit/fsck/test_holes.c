@@ -223,6 +223,43 @@ Test(holes, runs_between_those_that_are_found)
 	engine_close(&sick.engine);
 }
 
+#define LEAF_RUNS 120u
+#define LEAVES 5u
+
+/* The table's extents lead to the bitmap of each run, and to no block of its records. */
+Test(holes, runs_that_are_only_bitmaps)
+{
+	uint64_t start, count, run = 1, block = ash_group_start(2) + 2;
+	struct ash_super super;
+	struct sick sick;
+
+	sparse_open(&sick, ASH_BITS_PER_BITMAP);
+	groups_touched(&sick.engine);
+	image_read(&sick.engine, 0, &super);
+	table_extent(&super, &start, &count);
+	node_begin(super.table_inode.data, ASH_DATA_FORK_SIZE, 1);
+	for (unsigned i = 0; i < LEAVES; i++) {
+		uint8_t bytes[ASH_BLOCK_SIZE];
+		uint8_t *node = tree_block_begin(&sick.engine, bytes, block, ASH_INO_TABLE, 0);
+
+		node_add_child(super.table_inode.data, i ? run * LARGE_RUN : 0, block++);
+		if (!i)
+			node_add_extent(node, 0, start, LARGE_RUN);
+		for (unsigned j = 0; j < LEAF_RUNS; j++, run++, block++) {
+			node_add_extent(node, run * LARGE_RUN, block, 1);
+			run_put(&sick.engine, &super, run, block);
+		}
+		block_seal(&sick.engine, bytes);
+	}
+	super.table_inode.blocks = ash_put64(LARGE_RUN + run - 1 + LEAVES);
+	table_put(&sick.engine, &super, run);
+	memory_limit(50u << 20); /* for twenty million inodes */
+	check(&sick, ASH_CHECK_NO);
+	cr_expect(strstr(sick.codes, "table-hole"), "%s", sick.codes);
+	expect_table_repaired(&sick, "table-hole", run);
+	engine_close(&sick.engine);
+}
+
 #define CLAIMED (1u << 17)
 
 static void claim(struct engine *engine, uint64_t ino, uint64_t block)
