@@ -167,14 +167,8 @@ static void settle_pause(struct ash_volume *volume)
 /* The inode's lock, waited for a while. By the realtime clock, the only one that ThreadSanitizer knows here. */
 static bool lock_in_time(struct ash_volume *volume, struct ash_icore *icore)
 {
-	struct timespec until;
+	const struct timespec until = ash_deadline(CLOCK_REALTIME, BUSY_NS);
 
-	clock_gettime(CLOCK_REALTIME, &until);
-	until.tv_nsec += BUSY_NS;
-	if (until.tv_nsec >= 1000000000) {
-		until.tv_nsec -= 1000000000;
-		until.tv_sec++;
-	}
 	ash_wait_begin(volume);
 	bool locked = !pthread_rwlock_timedwrlock(&icore->lock, &until);
 	ash_wait_end(volume);

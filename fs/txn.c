@@ -236,14 +236,8 @@ static int wait_for_room(struct ash_volume *volume, uint64_t need, enum kept_set
 		}
 		/* only the reservations of open transactions stand in the way: each ends by itself */
 		if (log->reserved_blocks) {
-			struct timespec until;
+			const struct timespec until = ash_deadline(CLOCK_MONOTONIC, 2000000);
 
-			clock_gettime(CLOCK_MONOTONIC, &until);
-			until.tv_nsec += 2000000;
-			if (until.tv_nsec >= 1000000000) {
-				until.tv_sec++;
-				until.tv_nsec -= 1000000000;
-			}
 			ash_wait_begin(volume);
 			pthread_cond_clockwait(&log->changed, &log->lock, CLOCK_MONOTONIC, &until);
 			ash_wait_end(volume);

@@ -93,6 +93,19 @@ static inline void ash_lock_long(struct ash_volume *volume, pthread_mutex_t *loc
 }
 /* Now, as time stamps want it. */
 struct timespec ash_now(void);
+/* Less than a second from now, for waits that have an end. */
+static inline struct timespec ash_deadline(clockid_t clock, long ns)
+{
+	struct timespec until;
+
+	clock_gettime(clock, &until);
+	until.tv_nsec += ns;
+	if (until.tv_nsec >= 1000000000) {
+		until.tv_nsec -= 1000000000;
+		until.tv_sec++;
+	}
+	return until;
+}
 /* -EROFS (or the failure) when nothing may be changed, else 0. */
 static inline int ash_check_writable(const struct ash_volume *volume)
 {

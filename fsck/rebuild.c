@@ -64,11 +64,6 @@ static bool group_words_free(struct checker *checker, uint64_t group, bool stric
 	return any;
 }
 
-static bool word_bit(const uint64_t words[GROUP_WORDS], uint32_t bit)
-{
-	return le64toh(words[bit / 64]) >> (bit % 64) & 1;
-}
-
 static int allocate_from(struct checker *checker, bool strict, uint32_t most, uint64_t *block, uint32_t *count)
 {
 	uint64_t words[GROUP_WORDS], start = checker->next_free_block;
@@ -80,11 +75,11 @@ static int allocate_from(struct checker *checker, bool strict, uint32_t most, ui
 		if (!group_words_free(checker, group, strict, words))
 			continue;
 		for (uint32_t bit = first; bit < ASH_BITS_PER_BITMAP; bit++) {
-			if (word_bit(words, bit))
+			if (bit_test((const uint8_t *)words, bit))
 				continue;
 			*block = ash_group_start(group) + bit;
 			for (*count = 1; *count < most && bit + *count < ASH_BITS_PER_BITMAP; ++*count)
-				if (word_bit(words, bit + *count))
+				if (bit_test((const uint8_t *)words, bit + *count))
 					break;
 			checker->next_free_block = (*block + *count) % checker->block_count;
 			return map_set(&checker->found, *block, *count, NULL, NULL);

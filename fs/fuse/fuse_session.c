@@ -333,8 +333,7 @@ void session_dispatch(struct worker *worker)
 	request->late_links = 0;
 	if (front->options.debug)
 		request->started = front_now_ns();
-	if (front->volume)
-		ash_defer_begin(front->volume);
+	ash_defer_begin(front->volume);
 	if (!front->volume)
 		kept = without_volume(request);
 	else if (request->opcode < PROTOCOL_OPCODES && raw_handlers[request->opcode])

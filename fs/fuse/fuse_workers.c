@@ -261,8 +261,8 @@ static bool follow(struct worker *worker)
 	crew->watching = false;
 	crew->idle--;
 	bool start = leads && crew->idle == 0 && crew->total < crew->limit;
-	pthread_cond_signal(
-		&crew->unwatched); /* one watches: the others would wake up for nothing at each change of the lead */
+	/* One watches: the others would wake up for nothing at each change of the lead. */
+	pthread_cond_signal(&crew->unwatched);
 	pthread_mutex_unlock(&crew->lock);
 	if (start)
 		worker_start(front, false);

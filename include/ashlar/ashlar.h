@@ -299,7 +299,8 @@ void ash_fsync_all(struct ash_volume *volume, struct ash_fsync *items, size_t co
 /*
  * From here on the calling thread's changes of this volume do not wait for the device's flush where ash_set_sync() or the
  * S flag of an inode wants them to: they return when they are done, and are not durable. Whoever calls this owes the
- * wait (ASH_FSYNC_LSN), and must not acknowledge them before it. Reads, ash_fsync() and ash_sync() are as always.
+ * wait (ASH_FSYNC_LSN), and must not acknowledge them before it. Reads, ash_fsync() and ash_sync() are as always. NULL: of
+ * none.
  */
 void ash_defer_begin(struct ash_volume *volume);
 /* Has such a wait been put off since? */

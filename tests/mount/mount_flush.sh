@@ -19,6 +19,14 @@ load() {
 # A lookup takes less than one flush, on the average; with a worker for each who waits it was 80 ms to 13 s.
 below() { [ "$1" -lt "$2" ] || { note "$1 is not below $2"; return 1; }; }
 
+# appears FILE: or half a minute has gone.
+appears() {
+	for _ in $(seq 600); do
+		[ -e "$1" ] && break
+		sleep 0.05
+	done
+}
+
 # ended PID [TWENTIETHS OF A SECOND]
 ended() {
 	for _ in $(seq "${2:-200}"); do
@@ -265,10 +273,7 @@ all_copy() {
 	rm -f "$WORK/all_copy"
 	python3 "$WORK/copies_cut.py" "$MNT" "$WORK/all_copy" &
 	CALLER=$!
-	for _ in $(seq 600); do
-		[ -e "$WORK/all_copy" ] && break
-		sleep 0.05
-	done
+	appears "$WORK/all_copy"
 	sleep 2
 }
 all_copy
@@ -315,10 +320,7 @@ PY
 python3 "$WORK/numbers.py" "$MNT" "$WORK/all_did" >"$WORK/acknowledged" &
 CALLER=$!
 # On a busy machine it takes a while until each of them was answered twice.
-for _ in $(seq 600); do
-	[ -e "$WORK/all_did" ] && break
-	sleep 0.05
-done
+appears "$WORK/all_did"
 sleep 1
 crash
 check "kill -9: the callers come to an end" wait "$CALLER"
