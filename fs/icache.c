@@ -44,7 +44,7 @@ struct shard {
 	size_t bucket_mask, count;
 	struct entry *idle_first, *idle_last; /* last: used longest ago */
 	unsigned idle_count, spare_count;
-	struct entry *spare; /* free entries with their lock initialised, linked by core.hash_next */
+	struct entry *spare; /* free entries, linked by core.hash_next */
 } __attribute__((aligned(64)));
 
 struct ash_icache {
@@ -146,24 +146,23 @@ static struct entry *allocate(struct ash_volume *volume, struct shard *shard)
 	if (entry) {
 		shard->spare = (struct entry *)entry->core.hash_next;
 		shard->spare_count--;
-		return entry;
+	} else {
+		entry = malloc(sizeof(*entry));
 	}
-	entry = malloc(sizeof(*entry));
 	if (entry)
 		pthread_rwlock_init(&entry->core.lock, &volume->icache->lock_kind);
 	return entry;
 }
 
-static void destroy(struct entry *entry)
-{
-	pthread_rwlock_destroy(&entry->core.lock);
-	free(entry);
-}
-
+/*
+ * The next user makes the lock anew: what a checker has learnt of the order among locks holds for the inodes that they
+ * belonged to.
+ */
 static void recycle(struct shard *shard, struct entry *entry)
 {
+	pthread_rwlock_destroy(&entry->core.lock);
 	if (shard->spare_count == SPARE_MAX) {
-		destroy(entry);
+		free(entry);
 		return;
 	}
 	entry->core.hash_next = (struct ash_icore *)shard->spare;
@@ -513,12 +512,14 @@ int ash_icache_open(struct ash_volume *volume)
 	return result;
 }
 
-static void chain_destroy(struct ash_icore *core)
+static void chain_free(struct ash_icore *core, bool locks)
 {
 	while (core) {
 		struct ash_icore *next = core->hash_next;
 
-		destroy((struct entry *)core);
+		if (locks)
+			pthread_rwlock_destroy(&core->lock);
+		free(core);
 		core = next;
 	}
 }
@@ -533,8 +534,8 @@ void ash_icache_close(struct ash_volume *volume)
 		struct shard *shard = &icache->shards[i];
 
 		for (size_t b = 0; shard->buckets && b <= shard->bucket_mask; b++)
-			chain_destroy(shard->buckets[b]);
-		chain_destroy((struct ash_icore *)shard->spare);
+			chain_free(shard->buckets[b], true);
+		chain_free((struct ash_icore *)shard->spare, false);
 		free(shard->buckets);
 		pthread_mutex_destroy(&shard->wait_lock);
 		pthread_cond_destroy(&shard->changed);
