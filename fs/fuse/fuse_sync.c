@@ -21,7 +21,7 @@
  * Together with those who wait for flushes they take all workers but two; one of them is let in always, for others may
  * wait for it before they sync. Further ones are kept here with their data, and whoever has finished one takes the
  * next: as many WRITEs as the kernel sends at once, which may be 64 MiB of data, and any number of copies, which need
- * no buffer, and are not made when their callers are gone.
+ * no buffer, and are not made when their callers are gone. Those that have to be durable share a flush, a few at a time.
  * None is kept unless some worker writes, and that one leaves only when none is: crew_quiesce() and crew_join() wait
  * for them, too.
  *
@@ -34,6 +34,8 @@
 
 /* A worker takes this part of what is kept: all of them have some to write back, and those who come late get some. */
 #define SYNC_SHARE 2u
+/* So many WRITEs and copies share a flush: the first one's reply waits until the data of all is written, too. */
+#define WRITES_SHARE 8u
 
 /* The inode that a reply names, and that thereby has one lookup more. */
 static uint64_t entry_of(const struct request *request)
@@ -284,8 +286,8 @@ bool write_keep(struct request *request, bool (*job)(struct request *request))
 	return keep;
 }
 
-/* NULL: nothing is kept, and the worker does not count as one who writes any more. */
-static struct request *take_write(struct syncs *syncs)
+/* NULL: nothing is kept; with `leaves` the worker does not count as one who writes any more then. */
+static struct request *take_write(struct syncs *syncs, bool leaves)
 {
 	pthread_mutex_lock(&syncs->lock);
 	struct request *request = syncs->writes;
@@ -294,22 +296,57 @@ static struct request *take_write(struct syncs *syncs)
 		syncs->writes_count -= request->opcode == FUSE_WRITE;
 		if (!syncs->writes)
 			syncs->writes_end = &syncs->writes;
-	} else {
+	} else if (leaves) {
 		syncs->writing--;
 	}
 	pthread_mutex_unlock(&syncs->lock);
 	return request;
 }
 
+/* True: its reply waits until what was written is durable. Else it is answered and finished. */
+static bool write_kept(struct worker *worker, struct request *request)
+{
+	struct request *own = worker->request, *spare;
+	uint64_t lsn;
+
+	worker->request = request; /* whose reply may be kept: sync_keep_reply() */
+	ash_defer_begin(worker->front->volume);
+	bool given = request->write_job(request);
+	bool due = ash_defer_end(&lsn);
+	worker->request = own;
+	if (given)
+		return false;
+	if (!due || !request->late_length) {
+		request_finish(request);
+		return false;
+	}
+	request->late_lsn = lsn;
+	request->sync_flags = ASH_FSYNC_LSN;
+	spare = request->memory ? request_detach(request) : NULL;
+	if (spare)
+		request_put(spare);
+	return true;
+}
+
 void write_finish(struct worker *worker)
 {
-	struct request *request;
+	struct front *front = worker->front;
+	struct request *late[WRITES_SHARE], *request;
+	unsigned taken;
 
 	if (!worker->writing)
 		return;
-	while ((request = take_write(&worker->front->syncs)))
-		if (!request->write_job(request))
-			request_finish(request);
+	do {
+		size_t count = 0;
+
+		for (taken = 0; taken < WRITES_SHARE && (request = take_write(&front->syncs, !taken)); taken++)
+			if (write_kept(worker, request))
+				late[count++] = request;
+		if (count)
+			serve(front, late, count);
+		for (size_t i = 0; i < count; i++)
+			request_finish(late[i]);
+	} while (taken);
 	worker->writing = false;
 }
 

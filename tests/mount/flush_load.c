@@ -2,8 +2,9 @@
 /*
  * mount_flush_load FOLDER THREADS SECONDS KIND: threads write a block to a file each and wait until it is durable,
  * again and again, while one looks up names that are not there, one a millisecond.
- * KIND: fsync, fdatasync, osync (O_DIRECT with O_SYNC), odsync, syncfs, or mixed, all of these in turn. Or names: each
- * makes, moves and removes files in the folder names0, names1 ..., for volumes where that is durable when it returns.
+ * KIND: fsync, fdatasync, osync (O_DIRECT with O_SYNC), odsync, syncfs, or mixed, all of these in turn. For
+ * volumes where that is durable when it returns: write, without a sync, or names: each makes, moves and removes files in
+ * the folder names0, names1 ...
  *
  * Prints: syncs a second, microseconds of one sync on average, microseconds of a lookup on average, of the longest.
  */
@@ -23,8 +24,9 @@
 #define BLOCK 4096
 #define BLOCKS 64
 
-static const char *const kinds[] = { "fsync", "fdatasync", "osync", "odsync", "syncfs" };
+static const char *const kinds[] = { "fsync", "fdatasync", "osync", "odsync", "syncfs", "write" };
 #define KINDS (sizeof(kinds) / sizeof(kinds[0]))
+#define MIXED (KINDS - 1)
 
 static atomic_bool stopping;
 static atomic_long syncs, microseconds;
@@ -55,8 +57,8 @@ static int sync_as(unsigned kind, int fd)
 
 static void *syncer(void *argument)
 {
-	const int flags[KINDS] = { 0, 0, O_DIRECT | O_SYNC, O_DIRECT | O_DSYNC, 0 };
-	unsigned number = (unsigned)(size_t)argument, kind = number % KINDS;
+	const int flags[KINDS] = { 0, 0, O_DIRECT | O_SYNC, O_DIRECT | O_DSYNC, 0, 0 };
+	unsigned number = (unsigned)(size_t)argument, kind = number % MIXED;
 	char name[4096];
 	void *block;
 

@@ -78,6 +78,8 @@ check "unmounted in order" detach
 attach sync
 check "sync: one caller" load 1 names
 ONE=$RATE
+check "sync: one caller writes" load 1 write
+ONE_WRITES=$RATE
 for threads in 8 3; do
 	check "unmounted in order" detach
 	attach "sync,threads=$threads"
@@ -85,6 +87,10 @@ for threads in 8 3; do
 	check "sync, threads=$threads: they share flushes" below $((ONE * 8)) "$RATE"
 	check "sync, threads=$threads: a lookup waits for no flush" below "$LOOKUP" 20000
 	check "sync, threads=$threads: mixed by 64 callers is answered" load 64 mixed
+	# The kernel's WRITEs, most of which are kept until it is their turn.
+	check "sync, threads=$threads: 64 callers write" load 64 write
+	check "sync, threads=$threads: their WRITEs share flushes" below $((ONE_WRITES * 4)) "$RATE"
+	check "sync, threads=$threads: a lookup waits for no WRITE's flush" below "$LOOKUP" 20000
 done
 
 # What changes while a reply waits is shown afterwards, though the reply says what was before.

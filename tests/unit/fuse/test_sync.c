@@ -31,10 +31,12 @@ int ash_sync_since(struct ash_volume *volume, uint64_t begin)
 
 static int late_result; /* of a wait that was put off */
 static uint64_t last_lsn;
+static unsigned flushes; /* that one or several waited for */
 
 void ash_fsync_all(struct ash_volume *volume, struct ash_fsync *items, size_t count)
 {
 	(void)volume;
+	flushes++;
 	for (size_t i = 0; i < count; i++) {
 		items[i].result = items[i].flags & ASH_FSYNC_LSN ? late_result : 0;
 		last_lsn = items[i].lsn;
@@ -89,6 +91,17 @@ void request_attach(struct request *request, struct request *spare)
 {
 	(void)request;
 	free(spare);
+}
+
+void ash_defer_begin(struct ash_volume *volume)
+{
+	(void)volume;
+}
+
+bool ash_defer_end(uint64_t *lsn)
+{
+	*lsn = 12345;
+	return due;
 }
 
 /* ---- Tests ---- */
@@ -349,6 +362,45 @@ Test(sync, who_writes_serves_no_syncs_of_others)
 	write_finish(&dispatcher);
 	sync_finish(&worker);
 	cr_expect_eq(answered, 2);
+	cr_expect_eq(front->syncs.writing, 0);
+	free(front);
+}
+
+static bool durable_job(struct request *request)
+{
+	struct fuse_out_header out = { .len = sizeof(out) };
+	const struct iovec iov = { &out, sizeof(out) };
+
+	cr_expect(sync_keep_reply(request, &iov, 1), "it is the worker's request now");
+	written++;
+	return false;
+}
+
+/* Where they have to be durable: one after the other is written, and eight wait for one flush. */
+Test(sync, what_is_kept_of_writes_shares_flushes)
+{
+	enum { COUNT = 20 };
+	struct worker worker;
+	struct front *front = front_open(&worker);
+	struct request own = { .front = front };
+
+	cr_expect_not(keep_write(front, 0));
+	for (unsigned i = 0; i < COUNT; i++) {
+		struct request *request = calloc(1, sizeof(*request));
+
+		cr_assert_not_null(request);
+		*request = (struct request){ .front = front, .opcode = i % 2 ? FUSE_WRITE : FUSE_COPY_FILE_RANGE };
+		cr_assert(write_keep(request, durable_job));
+	}
+	dispatcher.request = &own;
+	due = true;
+	write_finish(&dispatcher);
+	cr_expect_eq(written, COUNT);
+	cr_expect_eq(answered, COUNT);
+	cr_expect_eq(finished, COUNT);
+	cr_expect_eq(flushes, 3);
+	cr_expect_eq(last_lsn, 12345);
+	cr_expect_eq(dispatcher.request, &own);
 	cr_expect_eq(front->syncs.writing, 0);
 	free(front);
 }
