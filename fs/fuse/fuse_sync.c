@@ -7,13 +7,15 @@
  * replies as always, and the reply is kept.
  *
  * A flush takes as long as a hundred requests, and callers that wait for one come in any number. A worker each would
- * leave nobody to serve the others. So at most `limit` workers wait for flushes, two less than there are. While so many
- * do, a request is kept here, without its buffer of a megabyte; whoever has finished one takes what was kept since,
- * several at once (ash_fsync_all()), so that any number of callers share flushes as if each had a thread.
+ * leave nobody to serve the others. So at most `limit` workers wait for flushes or write (see below), two less than
+ * there are. While so many do, a request is kept here, without its buffer of a megabyte; whoever has finished one takes
+ * what was kept since, several at once (ash_fsync_all()), so that any number of callers share flushes as if each had a
+ * thread.
  *
- * Nothing stays here: something is kept only while `limit` workers are at it, and each of them leaves only when nothing
- * is kept. So crew_quiesce() and crew_join(), which wait for the workers, wait for what is kept, too. Without memory to
- * keep a request, its worker serves it at once. Whoever serves what was kept may lead: it offers the lead in each wait.
+ * Nothing stays here: something is kept only while some worker waits for flushes, and that one leaves only when nothing
+ * is kept; one is let in always. So crew_quiesce() and crew_join(), which wait for the workers, wait for what is kept,
+ * too. Without memory to keep a request, its worker serves it at once. Whoever serves what was kept may lead: it offers
+ * the lead in each wait.
  *
  * WRITEs from the page cache. The kernel sends up to FRONT_QUEUE_DEPTH of one file at once, which wait for each other:
  * for the inode's lock, and whoever writes out what is buffered of a file holds it for as long as the device takes. So
@@ -133,15 +135,16 @@ static void serve(struct front *front, struct request *const *requests, size_t c
 }
 
 /*
- * Is there a place among those who wait? Lock held. Whoever writes waits for his own flush only, and is counted among
- * those who write: of syncs there may be no end, and what is kept of WRITEs and copies may wait for this worker alone.
+ * Is there a place among those who wait? Lock held. One is let in always, to take what is kept. Whoever writes waits for
+ * his own flush only, and is counted among those who write: of syncs there may be no end, and what is kept of WRITEs and
+ * copies may wait for this worker alone.
  */
 static bool enter(struct syncs *syncs)
 {
-	if (syncs->active >= syncs->limit)
-		return false;
 	if (current_worker->writing)
-		return true;
+		return syncs->active < syncs->limit;
+	if (syncs->active && syncs->active + syncs->writing >= syncs->limit)
+		return false;
 	syncs->active++;
 	current_worker->syncing = true;
 	return true;

@@ -297,6 +297,27 @@ Test(sync, writes_leave_workers_for_others)
 	free(front);
 }
 
+/* Whatever they wait for, it is all workers but two; one syncs always. */
+Test(sync, syncs_leave_workers_for_others_beside_writes)
+{
+	struct worker worker;
+	struct front *front = front_open(&worker);
+
+	front->syncs.limit = 6;
+	front->syncs.writing = 4;
+	cr_expect_not(reply_late(front, FUSE_MKDIR), "one place is left");
+	sync_finish(&dispatcher);
+	front->syncs.writing++;
+	cr_expect(reply_late(front, FUSE_MKDIR), "none is");
+	sync_finish(&worker);
+	cr_expect_eq(answered, 2);
+	cr_expect_eq(front->syncs.active, 0);
+	front->syncs.writing++;
+	cr_expect_not(reply_late(front, FUSE_MKDIR), "nobody else would take it");
+	cr_expect_eq(front->syncs.active, 1);
+	free(front);
+}
+
 /* Those who wait for a flush may wait for its data: one writes always. */
 Test(sync, a_write_is_let_in_when_all_others_wait_for_flushes)
 {
