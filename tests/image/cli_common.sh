@@ -6,18 +6,15 @@
 set -u
 export LC_ALL=C.UTF-8 TZ=UTC
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/ashlar-cli-XXXXXX")
-loops=()
 tests=0
 failures=0
 
+# What lies here, not what was attached once: the device may be somebody else's by now.
 clean_up() {
-	local loop
 	cd /
-	for loop in "${loops[@]}"; do
-		umount "$loop" 2>/dev/null
-		losetup -d "$loop" 2>/dev/null
-	done
 	awk -v inside="$scratch/" 'index($2, inside) == 1 { print $2 }' /proc/mounts | xargs -r umount
+	losetup -l -n -O NAME,BACK-FILE 2>/dev/null |
+		awk -v inside="$scratch/" 'index($2, inside) == 1 { print $1 }' | xargs -r losetup -d
 	rm -rf "$scratch"
 }
 trap clean_up EXIT
@@ -152,10 +149,7 @@ is_root() { [ "$(id -u)" -eq 0 ]; }
 can_loop() { is_root && [ -e /dev/loop-control ] && losetup -f >/dev/null 2>&1; }
 
 # Attach a file; the device is in $loop.
-attach() {
-	loop=$(losetup -f --show "$1") || return 1
-	loops+=("$loop")
-}
+attach() { loop=$(losetup -f --show "$1"); }
 
 # A volume with an incompat bit that nobody knows, its checksum right.
 set_incompat_bit() {

@@ -279,7 +279,7 @@ mkfs.ashlar -q -L $label first 64M
 cp first second
 if can_loop && attach first && attach second; then
 	refused "a label that two volumes have is refused" "name the device" fsck.ashlar -n LABEL=$label
-	losetup -d "$loop" && unset 'loops[-1]' # it may be somebody else's when this ends
+	losetup -d "$loop"
 	exits "one that a single volume has is found" 0 fsck.ashlar -n LABEL=$label
 else
 	skip "a label that two volumes have is refused" "no loop devices"
@@ -288,10 +288,9 @@ fi
 # ---- Write-protected ----
 
 if can_loop && loop=$(losetup -r -f --show good); then
-	loops+=("$loop")
 	refused "a write-protected device is not repaired" "is write-protected.*; -n checks it without writing" fsck.ashlar -fp "$loop"
 	exits "and can be checked" 0 fsck.ashlar -n "$loop"
-	losetup -d "$loop" && unset 'loops[-1]'
+	losetup -d "$loop"
 else
 	skip "a write-protected device" "no loop devices"
 fi
