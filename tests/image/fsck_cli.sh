@@ -157,13 +157,14 @@ if [ -w /dev/full ]; then
 fi
 # unread COMMAND...: its output goes to a pipe that nobody reads any more.
 unread() {
-	{
-		sleep 0.2
-		"$@" 2>unread_err
-		echo $? >unread_status
-	} | true
-	cat unread_err >&2
-	return "$(cat unread_status)"
+	local status
+	mkfifo unread_pipe
+	exec 8<>unread_pipe 9>unread_pipe 8>&-
+	"$@" >&9 9>&-
+	status=$?
+	exec 9>&-
+	rm unread_pipe
+	return $status
 }
 exits "-n without a reader: 8, with 4" 12 unread fsck.ashlar -n bad
 has "and says so" "could not be written: Broken pipe" err
@@ -364,7 +365,7 @@ if command -v python3 >/dev/null && python3 -c 'import sys; sys.exit(sys.version
 else
 	skip "interrupts" "no python3"
 fi
-rm -rf many many_untouched tree unread_err unread_status
+rm -rf many many_untouched tree
 
 # ---- Two damages at once, and old volumes below ----
 
