@@ -156,7 +156,7 @@ Test(space, freed_during_a_checkpoint)
 	hold.length = UINT32_MAX;
 	delay_set(f.dev, &hold);
 	cr_assert_eq(pthread_create(&checkpoint, NULL, run_checkpoint, &f), 0);
-	for (int i = 0; i < 1000 && !delay_caught(f.dev); i++)
+	for (int i = 0; i < 10000 && !delay_caught(f.dev); i++)
 		usleep(1000);
 	cr_assert_eq(delay_caught(f.dev), 1);
 	cr_assert_eq(set_size(&f, big, 0), 0);
@@ -551,7 +551,7 @@ Test(space, blocks_ahead_of_a_busy_file_are_waited_for, .timeout = 60)
 	hold.length = UINT32_MAX;
 	delay_set(f.dev, &hold);
 	cr_assert_eq(pthread_create(&thread, NULL, append_block, &appender), 0);
-	for (int i = 0; i < 1000 && !delay_caught(f.dev); i++)
+	for (int i = 0; i < 10000 && !delay_caught(f.dev); i++)
 		usleep(1000);
 	cr_assert_eq(delay_caught(f.dev), 1);
 	uint64_t ahead = f.volume->alloc->ahead;
