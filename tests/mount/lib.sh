@@ -133,11 +133,12 @@ attach() {
 	before=$(mountpoint -d "$MNT" 2>/dev/null)
 	"$ASHLARFS" "${2:-$LOOP}" "$MNT" -f ${options:+-o "$options"} 2>>"$WORK/log" &
 	DAEMON=$!
-	for _ in $(seq 300); do
+	for _ in $(seq 600); do
 		mountpoint -q "$MNT" && [ "$(mountpoint -d "$MNT")" != "$before" ] && return 0
 		kill -0 "$DAEMON" 2>/dev/null || break
 		sleep 0.05
 	done
+	kill -9 "$DAEMON" 2>/dev/null # else the end of one that does not mount would be waited for
 	wait "$DAEMON"
 	DAEMON=
 	sed 's/^/# /' "$WORK/log"

@@ -3,6 +3,15 @@
 # Mounting itself: how a mount looks, the background, signals, umount(8) and the device, mount(8), images, refusals.
 . "$(dirname "$0")/lib.sh"
 start
+INSTALLED=
+# Interrupted: the link of a script that is gone would be in the way of every later one.
+take_away() {
+	local status=$?
+	[ -z "$INSTALLED" ] || rm -f "$INSTALLED"
+	(exit "$status")
+	cleanup
+}
+trap take_away EXIT
 volume 128M -L basic-$$
 
 in_mounts() { grep -q "^$1 $MNT $2 " /proc/mounts || { grep "$MNT" /proc/mounts; return 1; }; }
@@ -171,11 +180,10 @@ HELPER=$(program mount.ashlar) || exit 1
 if [ -e /sbin/mount.ashlar ] && [ "$(readlink -f /sbin/mount.ashlar)" != "$(readlink -f "$HELPER")" ]; then
 	skipped "mount -t ashlar" "another mount.ashlar is installed"
 else
-	INSTALLED=
 	# The helper looks for ashlarfs beside itself: a copy of both is enough.
 	mkdir "$WORK/bin"
 	cp "$HELPER" "$ASHLARFS" "$WORK/bin/"
-	[ -e /sbin/mount.ashlar ] || { ln -s "$WORK/bin/mount.ashlar" /sbin/mount.ashlar && INSTALLED=1; }
+	[ -e /sbin/mount.ashlar ] || { ln -s "$WORK/bin/mount.ashlar" /sbin/mount.ashlar && INSTALLED=/sbin/mount.ashlar; }
 	LOOP=$(loop_attach "$IMAGE")
 	check "mount -t ashlar" mount -t ashlar "$LOOP" "$MNT" -o noatime,nofail,x-test=1
 	check "mount -t ashlar: mounted" in_mounts "$LOOP" fuseblk.ashlar
@@ -185,7 +193,8 @@ else
 	echo "$LOOP $MNT ashlar noauto,nosuid,nofail 0 2" >"$WORK/fstab"
 	check "mount by fstab" mount -T "$WORK/fstab" "$MNT"
 	umount "$MNT"
-	[ -n "$INSTALLED" ] && rm /sbin/mount.ashlar
+	[ -z "$INSTALLED" ] || rm "$INSTALLED"
+	INSTALLED=
 fi
 [ -n "${LOOP:-}" ] && losetup -d "$LOOP"
 LOOP=$(loop_attach "$IMAGE")

@@ -9,6 +9,17 @@ HELPER=$WORK/mount_helper
 cp "$PROGRAM" "$HELPER"
 volume 1G
 device_writes() { awk '{ print $5 }' "/sys/block/${LOOP#/dev/}/stat"; }
+# becomes WANTED COMMAND...: within ten seconds. What the kernel is not told of stays as it is.
+becomes() {
+	local wanted=$1 got
+	shift
+	for _ in $(seq 100); do
+		got=$("$@")
+		[ "$got" != "$wanted" ] || return 0
+		sleep 0.1
+	done
+	same "$got" "$wanted"
+}
 # umount(2), and at the very moment it returns: who has the device open? O_EXCL alone does not tell, since the claim is the
 # kernel's; so the daemon's descriptors are looked at, too.
 umount_frees_device() {
@@ -251,8 +262,7 @@ dd if=/dev/urandom of="$MNT/delayed" bs=64K count=1 status=none
 first=$(stat -c %b "$MNT/delayed")
 sync_all
 check "st_blocks is not 0 before allocation" [ "$first" -gt 0 ]
-sleep 0.3
-check "st_blocks after it" same "$(stat -c %b "$MNT/delayed")" 128
+check "st_blocks after it" becomes 128 stat -c %b "$MNT/delayed"
 # A file that stays open after its writes, as a database's: st_blocks 0 is a hole to tar -S. Small ones are flushed together.
 python3 - "$MNT" >"$WORK/known" <<'PY'
 import os, sys, time
@@ -309,7 +319,7 @@ rm -r "$MNT/combs"
 detach
 "$ASHLARFS" "$LOOP" "$MNT" -d 2>"$WORK/requests" &
 DAEMON=$!
-for _ in $(seq 100); do mountpoint -q "$MNT" && break; sleep 0.05; done
+for _ in $(seq 600); do mountpoint -q "$MNT" && break; sleep 0.05; done
 # requests NAME: how many of them there were so far.
 requests() { grep -c " $1(" "$WORK/requests"; }
 opens() { for _ in $(seq 20); do : <"$MNT/appended" || return 1; done; }
@@ -413,8 +423,7 @@ counted_once() {
 	note "asked meanwhile: $(timeout 20 stat --cached=never -c %h "$MNT/two/$name")"
 	fsfreeze -u "$WORK/slow"
 	wait $!
-	sleep 0.2
-	same "$before to $(stat -c %h "$MNT/two/$name")" "2 to 1"
+	same "$before" 2 && becomes 1 stat -c %h "$MNT/two/$name"
 }
 if needs mkfs.ext4 "links on a slow device" && needs fsfreeze "links on a slow device"; then
 	losetup -d "$LOOP"
