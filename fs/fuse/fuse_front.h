@@ -8,7 +8,7 @@
  *	fuse_workers.c        who leads; reading and replying goes on while a leader waits for the device
  *	fuse_session.c        dispatch: our own handler for an opcode, else libfuse's low-level operations
  *	fuse_ops*.c           the handlers: check, call the volume API (ashlar.h), reply
- *	fuse_sync.c           who waits for the device's flush, writes from the page cache or copies, so that not all workers do
+ *	fuse_sync.c           who waits for the device's flush, writes or copies, so that not all workers do
  *	fuse_full.c           whose data found no room: the next write(2) has to fail
  *	fuse_caller.c         whether who asks is an administrator, or writes
  *
@@ -81,6 +81,7 @@ struct request {
 	unsigned char *payload;          /* memory + BUFFER_HEAD_ROOM */
 	const struct fuse_in_header *in; /* memory + BUFFER_REQUEST_OFFSET */
 	const void *argument;            /* behind the header */
+	size_t memory_size;              /* bytes: BUFFER_SIZE, or less after request_shrink() */
 	size_t length;                   /* bytes received */
 	size_t argument_length;
 	int channel; /* descriptor for the reply */
@@ -98,6 +99,8 @@ struct request {
 	unsigned sync_flags; /* of struct ash_fsync */
 	uint32_t written;    /* bytes, of a WRITE */
 	bool (*write_job)(struct request *request);
+	unsigned write_flags;                /* ASH_WRITE_..., of a WRITE past the page cache */
+	uint64_t kept;                       /* ns, when such a one was; 0: it was not */
 	struct fuse_copy_file_range_in copy; /* arguments of a copy, */
 	pid_t copies_for;                    /* and the thread that waits for it */
 	uint64_t sync_begin;                 /* of a SYNCFS: ash_sync_begin() */
@@ -155,17 +158,19 @@ struct crew {
 	struct worker *all;
 };
 
-/* Who waits for the device's flush, and who writes from the page cache, or copies: fuse_sync.c. */
+/* Who waits for the device's flush, and who writes past our buffer or from the page cache, or copies: fuse_sync.c. */
 #define SYNC_SPARED_WORKERS 2u /* one leads, one watches it: they serve the rest, whatever the others wait for */
 struct syncs {
 	pthread_mutex_t lock;
 	struct request *kept; /* about in the order of arrival */
 	struct request **kept_end;
 	size_t kept_count;
-	struct request *writes; /* from the page cache, and copies, in the order of arrival */
+	struct request *writes; /* WRITEs and copies, in the order of arrival */
 	struct request **writes_end;
-	unsigned writes_count;           /* of WRITEs, which have their data with them */
-	unsigned active, writing, limit; /* workers: wait for a flush; write; of both, unless one writes alone */
+	unsigned pages_count;           /* of WRITEs from the page cache, which have their data with them */
+	size_t direct_bytes;            /* memory of the other WRITEs */
+	unsigned active, writing, both; /* workers: wait for flushes; write; do one after the other */
+	unsigned limit;                 /* of all of them, unless one alone does what it does */
 };
 
 /* Files of which the page cache holds data that found no room: fuse_full.c. */
@@ -358,6 +363,8 @@ void session_close(struct front *front);
 void session_pass(struct request *request);
 /* Handle the request in the worker's buffer; afterwards the worker has a free buffer again. */
 void session_dispatch(struct worker *worker);
+/* `handler` does the worker's current request, whose reply waits when it has to be durable first. True: it was kept. */
+bool session_run(struct request *request, bool (*handler)(struct request *request));
 struct request *request_get(struct front *front);
 void request_put(struct request *request);
 /*
@@ -365,6 +372,8 @@ void request_put(struct request *request);
  * request_finish() go on working. Returns the request that has the buffer now, or NULL (no memory): nothing happened.
  */
 struct request *request_detach(struct request *request);
+/* The same for a request that needs what was received: it gets a copy in memory of its own, as little as it takes. */
+struct request *request_shrink(struct request *request);
 /* Undo that. */
 void request_attach(struct request *request, struct request *spare);
 /* Replies of our own handlers. 0, or negative errno when the kernel did not take it (-ENOENT: interrupted). */
@@ -469,11 +478,11 @@ bool sync_serve_late(struct request *request, uint64_t lsn);
 void sync_finish(struct worker *worker);
 
 /*
- * A WRITE from the page cache, or a copy, is about to be done. True: it was kept, since there are too many; `job` is called for it
- * later, in a worker, and tells whether it kept the request.
+ * A WRITE that may wait for the device, or a copy, is about to be done. True: it was kept, since there are too many;
+ * `job` is called for it later, in a worker, and tells whether it kept the request.
  */
 bool write_keep(struct request *request, bool (*job)(struct request *request));
-/* The worker has dispatched its request: it does what was kept meanwhile, if it was such a WRITE. */
+/* The worker has dispatched its request: it does what was kept meanwhile, if it was such a WRITE. Before sync_finish(). */
 void write_finish(struct worker *worker);
 
 /* ---- fuse_full.c ---- */

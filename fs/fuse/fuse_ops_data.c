@@ -22,6 +22,7 @@
 
 /* Bytes: what is smaller, and not O_DIRECT, belongs into the write-behind buffer. */
 #define ASYNC_WRITE_MINIMUM (128u * 1024u)
+#define ABANDONED_NS 100000000u
 
 /* Is it worth while not to wait for this one? Only the leader may use the queue. */
 static bool others_wait(const struct front *front)
@@ -173,6 +174,41 @@ static bool write_back(struct request *request)
 	return result == -EPERM && notify_pages_refused(request);
 }
 
+/* It was kept, and others wait behind it: is there nobody to whom it matters any more? An error, or 0. */
+static int abandoned(const struct request *request)
+{
+	if (!request->kept)
+		return 0;
+	if (atomic_load(&request->front->crew.stopping))
+		return -EIO; /* the connection has ended */
+	/* To ask takes as long as many writes do: only of those who have waited for a while. */
+	return front_now_ns() - request->kept > ABANDONED_NS && caller_is_killed((pid_t)request->in->pid) ? -EINTR : 0;
+}
+
+/* Past the page cache; raw_write() has looked at the arguments. */
+static bool write_through(struct request *request)
+{
+	const struct fuse_write_in *in = request->argument;
+	/* Past the write-behind buffer as O_SYNC wants it; who waits for the flush is decided when it is written. */
+	const unsigned durable = request->write_flags & (ASH_WRITE_SYNC | ASH_WRITE_DSYNC);
+	const unsigned flags = durable ? (request->write_flags & ~durable) | ASH_WRITE_THROUGH : request->write_flags;
+
+	crew_kick(current_worker);
+	int64_t result = abandoned(request);
+	if (!result)
+		result = ash_write(request->front->volume, request->nodeid, in + 1, in->size, in->offset, flags);
+	/* The kernel goes on believing in the old mode: a set-user-id that is gone must not be executed. */
+	if (result > 0 && (flags & ASH_WRITE_KILL_SUIDGID))
+		notify_attributes_now(request->front, request->nodeid);
+	/* On a sync volume, or with chattr +S, its reply waits anyway, for all of this (ash_defer_begin()). */
+	if (result > 0 && durable && !ash_defer_is_due()) {
+		request->written = (uint32_t)result;
+		return sync_serve(request, ASH_FSYNC_WRITTEN | (durable & ASH_WRITE_SYNC ? 0 : ASH_FSYNC_DATA));
+	}
+	write_reply(request, result);
+	return false;
+}
+
 bool raw_write(struct request *request)
 {
 	const struct fuse_write_in *in = request_argument(request, struct fuse_write_in);
@@ -186,24 +222,12 @@ bool raw_write(struct request *request)
 	}
 	if (in->write_flags & FUSE_WRITE_CACHE)
 		return write_keep(request, write_back) || write_back(request);
-	unsigned flags = write_flags(request, in);
-	if (submit_write(request, data, in, flags))
+	request->write_flags = write_flags(request, in);
+	request->kept = 0;
+	if (submit_write(request, data, in, request->write_flags))
 		return true;
-	crew_kick(current_worker);
-	/* Past the write-behind buffer as O_SYNC wants it; who waits for the flush is decided when it is written. */
-	const unsigned durable = flags & (ASH_WRITE_SYNC | ASH_WRITE_DSYNC);
-	int64_t result = ash_write(request->front->volume, request->nodeid, data, in->size, in->offset,
-				   durable ? (flags & ~durable) | ASH_WRITE_THROUGH : flags);
-	/* The kernel goes on believing in the old mode: a set-user-id that is gone must not be executed. */
-	if (result > 0 && (flags & ASH_WRITE_KILL_SUIDGID))
-		notify_attributes_now(request->front, request->nodeid);
-	/* On a sync volume, or with chattr +S, its reply waits anyway, for all of this (ash_defer_begin()). */
-	if (result > 0 && durable && !ash_defer_is_due()) {
-		request->written = (uint32_t)result;
-		return sync_serve(request, ASH_FSYNC_WRITTEN | (durable & ASH_WRITE_SYNC ? 0 : ASH_FSYNC_DATA));
-	}
-	write_reply(request, result);
-	return false;
+	const unsigned past_buffer = ASH_WRITE_THROUGH | ASH_WRITE_SYNC | ASH_WRITE_DSYNC;
+	return ((request->write_flags & past_buffer) && write_keep(request, write_through)) || write_through(request);
 }
 
 bool raw_seek(struct request *request)

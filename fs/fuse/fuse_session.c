@@ -30,9 +30,10 @@
 /* ---- Buffers ---- */
 
 /* `memory`: NULL for a request without a buffer. */
-static void request_set_memory(struct request *request, unsigned char *memory)
+static void request_set_memory(struct request *request, unsigned char *memory, size_t size)
 {
 	request->memory = memory;
+	request->memory_size = size;
 	request->payload = memory ? memory + BUFFER_HEAD_ROOM : NULL;
 	request->in = memory ? (const void *)(memory + BUFFER_REQUEST_OFFSET) : NULL;
 	request->argument = memory ? request->in + 1 : NULL;
@@ -45,14 +46,29 @@ struct request *request_detach(struct request *request)
 	if (!spare)
 		return NULL;
 	spare->front = request->front;
-	request_set_memory(spare, request->memory);
-	request_set_memory(request, NULL);
+	request_set_memory(spare, request->memory, request->memory_size);
+	request_set_memory(request, NULL, 0);
+	return spare;
+}
+
+struct request *request_shrink(struct request *request)
+{
+	const size_t size = BUFFER_REQUEST_OFFSET + request->length;
+	unsigned char *memory = bdev_buffer_alloc(size);
+	struct request *spare = memory ? request_detach(request) : NULL;
+
+	if (!spare) {
+		bdev_buffer_free(memory, size);
+		return NULL;
+	}
+	memcpy(memory + BUFFER_REQUEST_OFFSET, spare->memory + BUFFER_REQUEST_OFFSET, request->length);
+	request_set_memory(request, memory, size);
 	return spare;
 }
 
 void request_attach(struct request *request, struct request *spare)
 {
-	request_set_memory(request, spare->memory);
+	request_set_memory(request, spare->memory, spare->memory_size);
 	free(spare);
 }
 
@@ -76,14 +92,14 @@ struct request *request_get(struct front *front)
 		return NULL;
 	}
 	request->front = front;
-	request_set_memory(request, memory);
+	request_set_memory(request, memory, BUFFER_SIZE);
 	return request;
 }
 
 static void request_free(struct request *request)
 {
 	if (request->memory)
-		bdev_buffer_free(request->memory, BUFFER_SIZE);
+		bdev_buffer_free(request->memory, request->memory_size);
 	free(request);
 }
 
@@ -92,7 +108,7 @@ void request_put(struct request *request)
 	struct front *front = request->front;
 
 	pthread_mutex_lock(&front->buffers_lock);
-	bool keep = request->memory && front->free_count < FREE_BUFFERS;
+	bool keep = request->memory_size == BUFFER_SIZE && front->free_count < FREE_BUFFERS;
 	if (keep) {
 		request->next = front->free_buffers;
 		front->free_buffers = request;
@@ -317,12 +333,34 @@ static bool without_volume(struct request *request)
 	return false;
 }
 
+static bool handle(struct request *request)
+{
+	if (!request->front->volume)
+		return without_volume(request);
+	if (request->opcode < PROTOCOL_OPCODES && raw_handlers[request->opcode])
+		return raw_handlers[request->opcode](request);
+	if (!create_is_answered(request))
+		return raw_unsupported(request);
+	session_pass(request);
+	return false;
+}
+
+bool session_run(struct request *request, bool (*handler)(struct request *request))
+{
+	uint64_t lsn;
+
+	ash_defer_begin(request->front->volume);
+	bool kept = handler(request);
+	/* Whoever keeps a request has not replied. */
+	if (ash_defer_end(&lsn) && !kept && request->late_length)
+		kept = sync_serve_late(request, lsn);
+	return kept;
+}
+
 void session_dispatch(struct worker *worker)
 {
 	struct request *request = worker->request;
 	struct front *front = worker->front;
-	uint64_t lsn;
-	bool kept = false;
 
 	request->argument_length = request->length - sizeof(*request->in);
 	request->opcode = request->in->opcode;
@@ -333,19 +371,7 @@ void session_dispatch(struct worker *worker)
 	request->late_links = 0;
 	if (front->options.debug)
 		request->started = front_now_ns();
-	ash_defer_begin(front->volume);
-	if (!front->volume)
-		kept = without_volume(request);
-	else if (request->opcode < PROTOCOL_OPCODES && raw_handlers[request->opcode])
-		kept = raw_handlers[request->opcode](request);
-	else if (!create_is_answered(request))
-		raw_unsupported(request);
-	else
-		session_pass(request);
-	/* Whoever keeps a request has not replied. */
-	if (ash_defer_end(&lsn) && !kept && request->late_length)
-		kept = sync_serve_late(request, lsn);
-	if (kept) {
+	if (session_run(request, handle)) {
 		worker->request = NULL; /* the leader gets another */
 		return;
 	}

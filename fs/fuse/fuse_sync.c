@@ -12,20 +12,25 @@
  * what was kept since, several at once (ash_fsync_all()), so that any number of callers share flushes as if each had a
  * thread.
  *
- * Nothing stays here: something is kept only while some worker waits for flushes, and that one leaves only when nothing
- * is kept; one is let in always. So crew_quiesce() and crew_join(), which wait for the workers, wait for what is kept,
- * too. Without memory to keep a request, its worker serves it at once. Whoever serves what was kept may lead: it offers
- * the lead in each wait.
+ * Nothing stays here: something is kept only while some worker is at it, and each of them leaves only when nothing
+ * is kept. So crew_quiesce() and crew_join(), which wait for the workers, wait for what is kept, too. Without memory to
+ * keep a request, its worker serves it at once. Whoever serves what was kept may lead: it offers the lead in each wait.
  *
  * WRITEs from the page cache. The kernel sends up to FRONT_QUEUE_DEPTH of one file at once, which wait for each other:
  * for the inode's lock, and whoever writes out what is buffered of a file holds it for as long as the device takes. So
- * does copy_file_range(2), which is much work in one request, and of which there are as many as callers.
- * Together with those who wait for flushes they take all workers but two; one of them is let in always, for others may
- * wait for it before they sync. Further ones are kept here with their data, and whoever has finished one takes the
- * next: as many WRITEs as the kernel sends at once, which may be 64 MiB of data, and any number of copies, which need
- * no buffer, and are not made when their callers are gone. Those that have to be durable share a flush, a few at a time.
+ * does copy_file_range(2), which is much work in one request, and of which there are as many as callers. So do WRITEs
+ * with O_DIRECT or O_SYNC that the queue of asynchronous requests does not take: to blocks that are not written yet, or
+ * to parts of blocks.
+ * Together with those who wait for flushes they take all workers but two; one of each kind is let in always: those who
+ * sync may have to wait for others' writes. Further ones are kept here with their data, and whoever has finished one
+ * takes the next: as many WRITEs from the page cache as the kernel sends at once, which may be 64 MiB of data, as much
+ * of others, and any number of copies, which need no buffer. What the kernel has not acknowledged is not made when its
+ * caller is gone.
  * None is kept unless some worker writes, and that one leaves only when none is: crew_quiesce() and crew_join() wait
  * for them, too.
+ *
+ * What was written and has to be durable is left to those who wait for flushes. Where there are none, whoever wrote it
+ * becomes one, and writes and syncs in turn while anything is kept that is to be written: neither may wait for ever.
  *
  * Locking: `lock` protects the lists and the counts, and is released before the volume or the kernel is called.
  */
@@ -36,8 +41,10 @@
 
 /* A worker takes this part of what is kept: all of them have some to write back, and those who come late get some. */
 #define SYNC_SHARE 2u
-/* So many WRITEs and copies share a flush: the first one's reply waits until the data of all is written, too. */
-#define WRITES_SHARE 8u
+
+#define DIRECT_BYTES_MAX (64u << 20) /* memory of WRITEs past the page cache that are kept */
+#define WRITES_NS 50000000u          /* so long somebody writes who syncs, too: many writes share a flush */
+#define SHRINK_MAX (64u << 10)       /* what is longer is not copied, but keeps its buffer */
 
 /* The inode that a reply names, and that thereby has one lookup more. */
 static uint64_t entry_of(const struct request *request)
@@ -134,18 +141,19 @@ static void serve(struct front *front, struct request *const *requests, size_t c
 			answer(requests[i], error);
 }
 
-/*
- * Is there a place among those who wait? Lock held. One is let in always, to take what is kept. Whoever writes waits for
- * his own flush only, and is counted among those who write: of syncs there may be no end, and what is kept of WRITEs and
- * copies may wait for this worker alone.
- */
+/* Lock held. */
+static bool all_busy(const struct syncs *syncs)
+{
+	return syncs->active + syncs->writing - syncs->both >= syncs->limit;
+}
+
+/* Is there a place among those who wait? Lock held. Whoever writes goes on with that if others can wait for it. */
 static bool enter(struct syncs *syncs)
 {
-	if (current_worker->writing)
-		return syncs->active < syncs->limit;
-	if (syncs->active && syncs->active + syncs->writing >= syncs->limit)
+	if (syncs->active && (current_worker->writing || all_busy(syncs)))
 		return false;
 	syncs->active++;
+	syncs->both += current_worker->writing;
 	current_worker->syncing = true;
 	return true;
 }
@@ -218,8 +226,9 @@ bool sync_serve_late(struct request *request, uint64_t lsn)
 }
 
 /* Some of what is kept; 0: nothing, and the worker does not count as one who waits any more. */
-static size_t take_kept(struct syncs *syncs, struct request **requests)
+static size_t take_kept(struct worker *worker, struct request **requests)
 {
+	struct syncs *syncs = &worker->front->syncs;
 	size_t count = 0;
 
 	pthread_mutex_lock(&syncs->lock);
@@ -231,39 +240,71 @@ static size_t take_kept(struct syncs *syncs, struct request **requests)
 	}
 	if (!syncs->kept)
 		syncs->kept_end = &syncs->kept;
-	if (!count)
+	if (!count) {
 		syncs->active--;
+		syncs->both -= worker->writing;
+		worker->syncing = false;
+	}
 	pthread_mutex_unlock(&syncs->lock);
 	return count;
 }
 
-void sync_finish(struct worker *worker)
+static void serve_kept(struct worker *worker)
 {
 	struct front *front = worker->front;
 	struct request *requests[ASH_FSYNC_MAX];
-	size_t count;
+	const size_t count = take_kept(worker, requests);
 
-	if (!worker->syncing)
-		return;
-	while ((count = take_kept(&front->syncs, requests))) {
+	if (count)
 		serve(front, requests, count);
-		for (size_t i = 0; i < count; i++)
-			request_finish(requests[i]);
-	}
-	worker->syncing = false;
+	for (size_t i = 0; i < count; i++)
+		request_finish(requests[i]);
 }
 
-/* ---- WRITEs from the page cache, and copies ---- */
-
-/* Lock held. A copy that has to wait gives its buffer to `spare`. */
-static bool write_has_to_wait(const struct syncs *syncs, struct request *request, struct request **spare)
+void sync_finish(struct worker *worker)
 {
-	if (!syncs->writing || syncs->writing + syncs->active < syncs->limit)
-		return false;
-	if (request->opcode == FUSE_WRITE)
-		return syncs->writes_count < FRONT_QUEUE_DEPTH;
-	*spare = request_detach(request);
+	while (worker->syncing)
+		serve_kept(worker);
+}
+
+/* ---- WRITEs, and copies ---- */
+
+static bool is_write_of_pages(const struct request *request)
+{
+	const struct fuse_write_in *in = request->argument;
+
+	return request->opcode == FUSE_WRITE && (in->write_flags & FUSE_WRITE_CACHE);
+}
+
+static bool is_direct_write(const struct request *request)
+{
+	return request->opcode == FUSE_WRITE && !is_write_of_pages(request);
+}
+
+/* Lock held. What a request need not have with it while it waits goes to `spare`. False: it cannot be kept. */
+static bool prepare_to_wait(const struct syncs *syncs, struct request *request, struct request **spare)
+{
+	if (is_write_of_pages(request))
+		return syncs->pages_count < FRONT_QUEUE_DEPTH;
+	if (is_direct_write(request)) {
+		if (syncs->direct_bytes + request->memory_size > DIRECT_BYTES_MAX)
+			return false;
+		if (request->length > SHRINK_MAX)
+			return true;
+		*spare = request_shrink(request);
+	} else {
+		*spare = request_detach(request);
+	}
 	return *spare;
+}
+
+/* Lock held. `sign`: 1 or -1 */
+static void count_write(struct syncs *syncs, const struct request *request, int sign)
+{
+	if (is_write_of_pages(request))
+		syncs->pages_count += (unsigned)sign;
+	else if (is_direct_write(request))
+		syncs->direct_bytes += (size_t)sign * request->memory_size;
 }
 
 bool write_keep(struct request *request, bool (*job)(struct request *request))
@@ -272,13 +313,14 @@ bool write_keep(struct request *request, bool (*job)(struct request *request))
 	struct request *spare = NULL;
 
 	pthread_mutex_lock(&syncs->lock);
-	bool keep = write_has_to_wait(syncs, request, &spare);
+	bool keep = syncs->writing && all_busy(syncs) && prepare_to_wait(syncs, request, &spare);
 	if (keep) {
 		request->next = NULL;
 		request->write_job = job;
+		request->kept = front_now_ns();
 		*syncs->writes_end = request;
 		syncs->writes_end = &request->next;
-		syncs->writes_count += request->opcode == FUSE_WRITE;
+		count_write(syncs, request, 1);
 	} else {
 		syncs->writing++;
 		current_worker->writing = true;
@@ -289,68 +331,51 @@ bool write_keep(struct request *request, bool (*job)(struct request *request))
 	return keep;
 }
 
-/* NULL: nothing is kept; with `leaves` the worker does not count as one who writes any more then. */
-static struct request *take_write(struct syncs *syncs, bool leaves)
+/* NULL: nothing is kept, and the worker does not count as one who writes any more. */
+static struct request *take_write(struct worker *worker)
 {
+	struct syncs *syncs = &worker->front->syncs;
+
 	pthread_mutex_lock(&syncs->lock);
 	struct request *request = syncs->writes;
 	if (request) {
 		syncs->writes = request->next;
-		syncs->writes_count -= request->opcode == FUSE_WRITE;
+		count_write(syncs, request, -1);
 		if (!syncs->writes)
 			syncs->writes_end = &syncs->writes;
-	} else if (leaves) {
+	} else {
 		syncs->writing--;
+		syncs->both -= worker->syncing;
+		worker->writing = false;
 	}
 	pthread_mutex_unlock(&syncs->lock);
 	return request;
 }
 
-/* True: its reply waits until what was written is durable. Else it is answered and finished. */
-static bool write_kept(struct worker *worker, struct request *request)
+/* As if it were the worker's current request, so that its reply can be kept until it is durable. */
+static void do_kept(struct worker *worker, struct request *request)
 {
-	struct request *own = worker->request, *spare;
-	uint64_t lsn;
+	struct request *own = worker->request;
 
-	worker->request = request; /* whose reply may be kept: sync_keep_reply() */
-	ash_defer_begin(worker->front->volume);
-	bool given = request->write_job(request);
-	bool due = ash_defer_end(&lsn);
+	worker->request = request;
+	bool kept = session_run(request, request->write_job);
 	worker->request = own;
-	if (given)
-		return false;
-	if (!due || !request->late_length) {
+	if (!kept)
 		request_finish(request);
-		return false;
-	}
-	request->late_lsn = lsn;
-	request->sync_flags = ASH_FSYNC_LSN;
-	spare = request->memory ? request_detach(request) : NULL;
-	if (spare)
-		request_put(spare);
-	return true;
 }
 
 void write_finish(struct worker *worker)
 {
-	struct front *front = worker->front;
-	struct request *late[WRITES_SHARE], *request;
-	unsigned taken;
+	struct request *request;
+	uint64_t synced = 0; /* not yet */
 
-	if (!worker->writing)
-		return;
-	do {
-		size_t count = 0;
-
-		for (taken = 0; taken < WRITES_SHARE && (request = take_write(&front->syncs, !taken)); taken++)
-			if (write_kept(worker, request))
-				late[count++] = request;
-		if (count)
-			serve(front, late, count);
-		for (size_t i = 0; i < count; i++)
-			request_finish(late[i]);
-	} while (taken);
-	worker->writing = false;
+	while (worker->writing && (request = take_write(worker))) {
+		do_kept(worker, request);
+		if (worker->syncing && front_now_ns() - synced > WRITES_NS) {
+			serve_kept(worker);
+			synced = front_now_ns();
+		}
+	}
 }
 
 void sync_start(struct front *front)

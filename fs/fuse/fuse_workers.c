@@ -17,7 +17,7 @@
  *	offer: n -> 0	leader, crew_wait_end(): it still leads; or the watcher: the watcher leads
  *
  * Threads are started on demand: there is always one follower, up to the limit (threads=N). Waits for the device's
- * flush, WRITEs from the page cache and copies, of which callers can cause any number, never take them all:
+ * flush, WRITEs that wait for the device and copies, of which callers can cause any number, never take them all:
  * fuse_sync.c.
  *
  * Locking: `offer`, `waits`, `urgent`, `bell`, `dormant`, `stopping` are atomic; `lock` protects the rest and is
@@ -187,8 +187,8 @@ static void lead(struct worker *worker)
 			worker->alone = false;
 			awake_request(&front->awake, hint.crowd);
 			session_dispatch(worker);
-			sync_finish(worker);
 			write_finish(worker);
+			sync_finish(worker);
 			if (worker->leading)
 				follow_caller(&front->follow, hint);
 		} else if (rc < 0) {

@@ -2,11 +2,13 @@
 /*
  * mount_flush_load FOLDER THREADS SECONDS KIND: threads write a block to a file each and wait until it is durable,
  * again and again, while one looks up names that are not there, one a millisecond.
- * KIND: fsync, fdatasync, osync (O_DIRECT with O_SYNC), odsync, syncfs, or mixed, all of these in turn. For
- * volumes where that is durable when it returns: write, without a sync, or names: each makes, moves and removes files in
- * the folder names0, names1 ...
+ * KIND: fsync, fdatasync, osync (O_DIRECT with O_SYNC), odsync, syncfs, or mixed, all of these in turn. For volumes where
+ * that is durable when it returns: write, without a sync, or names: each makes, moves and removes files in the folder
+ * names0, names1 ...
+ * Or direct writes that nobody syncs: to blocks that are written, allocated, holes, behind the end, or to parts of blocks;
+ * or direct, all of these in turn.
  *
- * Prints: syncs a second, microseconds of one sync on average, microseconds of a lookup on average, of the longest.
+ * Prints: syncs (or writes) a second, microseconds of one on average, microseconds of a lookup on average, of the longest.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -28,8 +30,12 @@ static const char *const kinds[] = { "fsync", "fdatasync", "osync", "odsync", "s
 #define KINDS (sizeof(kinds) / sizeof(kinds[0]))
 #define MIXED (KINDS - 1)
 
+static const char *const places[] = { "written", "allocated", "holes", "behind", "parts" };
+enum { WRITTEN, ALLOCATED, HOLES, BEHIND, PARTS, PLACES };
+
 static atomic_bool stopping;
 static atomic_long syncs, microseconds;
+static pthread_barrier_t ready; /* the files are there: who makes one keeps others from looking into the folder */
 static const char *folder, *kind_name;
 
 static double now_us(void)
@@ -70,9 +76,53 @@ static void *syncer(void *argument)
 	if (fd < 0 || posix_memalign(&block, BLOCK, BLOCK))
 		fail(name);
 	memset(block, (int)number, BLOCK);
+	pthread_barrier_wait(&ready);
 	for (unsigned i = 0; !stopping; i++) {
 		double start = now_us();
 		if (pwrite(fd, block, BLOCK, (off_t)(i % BLOCKS) * BLOCK) != BLOCK || sync_as(kind, fd))
+			fail(name);
+		microseconds += (long)(now_us() - start);
+		syncs++;
+	}
+	close(fd);
+	return NULL;
+}
+
+/* The blocks are as `place` says. */
+static int lay_out(unsigned place, int fd)
+{
+	static const char zeroes[BLOCKS * BLOCK] __attribute__((aligned(BLOCK)));
+
+	if (place == ALLOCATED)
+		return ftruncate(fd, 0) || fallocate(fd, 0, 0, sizeof(zeroes));
+	if (place == HOLES || place == BEHIND)
+		return ftruncate(fd, 0) || (place == HOLES && ftruncate(fd, sizeof(zeroes)));
+	return pwrite(fd, zeroes, sizeof(zeroes), 0) != sizeof(zeroes);
+}
+
+static void *direct_writer(void *argument)
+{
+	unsigned number = (unsigned)(size_t)argument, place = number % PLACES;
+	char name[4096];
+	void *block;
+
+	for (unsigned i = 0; i < PLACES; i++)
+		if (strcmp(kind_name, places[i]) == 0)
+			place = i;
+	const size_t length = place == PARTS ? BLOCK / 2 : BLOCK;
+	snprintf(name, sizeof(name), "%s/direct%u", folder, number);
+	int fd = open(name, O_RDWR | O_CREAT | O_DIRECT, 0644);
+	if (fd < 0 || posix_memalign(&block, BLOCK, BLOCK))
+		fail(name);
+	memset(block, (int)number, BLOCK);
+	if (lay_out(place, fd))
+		fail(name);
+	pthread_barrier_wait(&ready);
+	for (unsigned i = 0; !stopping; i++) {
+		if (place != WRITTEN && place != PARTS && i && i % BLOCKS == 0 && lay_out(place, fd))
+			fail(name);
+		double start = now_us();
+		if (pwrite(fd, block, length, (off_t)(i % BLOCKS) * BLOCK) != (ssize_t)length)
 			fail(name);
 		microseconds += (long)(now_us() - start);
 		syncs++;
@@ -90,6 +140,7 @@ static void *namer(void *argument)
 	snprintf(moved, sizeof(moved), "%s/b", directory);
 	unlink(name); /* of an earlier run */
 	unlink(moved);
+	pthread_barrier_wait(&ready);
 	for (unsigned i = 0; !stopping; i++) {
 		double start = now_us();
 		if (i % 3 == 0 ? mknod(name, S_IFREG | 0644, 0) : i % 3 == 1 ? rename(name, moved) : unlink(moved))
@@ -98,6 +149,16 @@ static void *namer(void *argument)
 		syncs++;
 	}
 	return NULL;
+}
+
+static void *(*load_named(const char *name))(void *)
+{
+	if (strcmp(name, "names") == 0)
+		return namer;
+	for (unsigned i = 0; i < PLACES; i++)
+		if (strcmp(name, places[i]) == 0)
+			return direct_writer;
+	return strcmp(name, "direct") == 0 ? direct_writer : syncer;
 }
 
 int main(int argc, char **argv)
@@ -112,10 +173,12 @@ int main(int argc, char **argv)
 	folder = argv[1];
 	kind_name = argv[4];
 	const int count = atoi(argv[2]);
-	void *(*const load)(void *) = strcmp(kind_name, "names") ? syncer : namer;
+	void *(*const load)(void *) = load_named(kind_name);
+	pthread_barrier_init(&ready, NULL, (unsigned)count + 1);
 	for (int i = 0; i < count; i++)
 		if (pthread_create(&threads[i], NULL, load, (void *)(size_t)i))
 			fail("pthread_create");
+	pthread_barrier_wait(&ready);
 	usleep(300000); /* all of them are at it */
 	const long syncs_before = syncs, microseconds_before = microseconds;
 	const double start = now_us();

@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # A slow device. Callers that wait for its flush, more than there are workers: nobody else waits, all are answered, and
-# share flushes. A file whose pages are written back; a trim that waits for its discards ends when its caller is killed.
+# share flushes. A file whose pages are written back, copies, direct writes. A trim that waits for its discards ends when
+# its caller is killed.
 . "$(dirname "$0")/lib.sh"
 start
 ASHLARFS=$(program ashlarfs_slow) || exit 77
@@ -253,11 +254,58 @@ note "two copies took $BEFORE ms, and $AFTER ms afterwards"
 check "O_SYNC and chattr +S: two copies are made at once as before" below "$AFTER" $((BEFORE * 3 / 2))
 rm "$MNT"/copy* "$MNT/source"
 check "unmounted in order" detach
-# Callers are killed, or the connection ends, while copies wait: they are needed no more. All of them would take a
-# quarter of a minute.
+# Direct writes that cannot be asynchronous: of 100 callers, a lookup waited for all.
+export ASHLAR_TEST_WRITE_US=10000
+for threads in 8 3; do
+	attach "threads=$threads"
+	for kind in direct odsync; do
+		check "threads=$threads: $kind by 100 callers is answered" load 100 "$kind"
+		check "threads=$threads: a lookup waits for no write of theirs" below "$LOOKUP" 20000
+	done
+	rm "$MNT"/direct* "$MNT"/sync*
+	check "threads=$threads: unmounted in order" detach
+done
+# What was kept meanwhile is written as it was given: parts of blocks, blocks, and what is too long to be copied.
+cat >"$WORK/direct.py" <<'PY'
+import mmap, os, sys, threading
+mount, verify = sys.argv[1], len(sys.argv) > 2
+sizes = [1000, 4096, 65536, 69632, 262144]
+def content(number, size):
+    return (b'%8d' % number * (size // 8 + 1))[:size]
+def write(number):
+    size = sizes[number % len(sizes)]
+    flags = os.O_DSYNC if number % 3 == 0 else 0
+    fd = os.open('%s/given%d' % (mount, number), os.O_RDWR | os.O_CREAT | os.O_DIRECT | flags)
+    buffer = mmap.mmap(-1, 2 * size)
+    for i in range(2):
+        buffer[:size] = content(2 * number + i, size)
+        written[number] += os.pwrite(fd, memoryview(buffer)[:size], i * size)
+def is_right(number):
+    size = sizes[number % len(sizes)]
+    with open('%s/given%d' % (mount, number), 'rb') as f:
+        return f.read() == content(2 * number, size) + content(2 * number + 1, size)
+written = [0] * 150
+if not verify:
+    threads = [threading.Thread(target=write, args=(i,)) for i in range(len(written))]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    sys.exit(any(w != 2 * sizes[i % len(sizes)] for i, w in enumerate(written)))
+wrong = [i for i in range(len(written)) if not is_right(i)]
+print('# wrong:', wrong)
+sys.exit(bool(wrong))
+PY
+attach
+check "150 direct writers of several sizes are answered" timeout 100 python3 "$WORK/direct.py" "$MNT"
+check "unmounted in order" detach
+attach
+check "what they wrote is there" python3 "$WORK/direct.py" "$MNT" verify
+rm "$MNT"/given*
+check "unmounted in order" detach
+# Callers are killed, or the connection ends, while copies or direct writes wait: they are needed no more. All of them
+# would take a quarter of a minute.
 export ASHLAR_TEST_WRITE_US=500000
-cat >"$WORK/copies_cut.py" <<'PY'
-import os, sys, threading
+cat >"$WORK/cut.py" <<'PY'
+import mmap, os, sys, threading
 mount, size = sys.argv[1], 2 << 20
 source = os.open(mount + '/source', os.O_RDWR | os.O_CREAT)
 os.pwrite(source, b'x' * size, 0)
@@ -269,31 +317,41 @@ def copy(number):
             os.copy_file_range(source, fd, size, 0, 0)
     except OSError:
         pass
-threads = [threading.Thread(target=copy, args=(i,)) for i in range(100)]
+def write(number):
+    fd = os.open('%s/copy%d' % (mount, number), os.O_RDWR | os.O_CREAT | os.O_DIRECT)
+    try:
+        for i in range(1 << 20):
+            os.pwrite(fd, mmap.mmap(-1, 4096), i * 4096)
+    except OSError:
+        pass
+job, callers = (write, 200) if sys.argv[3] == 'write' else (copy, 100)
+threads = [threading.Thread(target=job, args=(i,)) for i in range(callers)]
 [t.start() for t in threads]
 open(sys.argv[2], 'w').close()
 [t.join() for t in threads]
 PY
-attach threads=8
-all_copy() {
-	rm -f "$WORK/all_copy"
-	python3 "$WORK/copies_cut.py" "$MNT" "$WORK/all_copy" &
+all_do() {
+	rm -f "$WORK/all_do"
+	python3 "$WORK/cut.py" "$MNT" "$WORK/all_do" "$1" &
 	CALLER=$!
-	appears "$WORK/all_copy"
+	appears "$WORK/all_do"
 	sleep 2
 }
-all_copy
-kill -KILL "$CALLER"
-check "kill -9: nobody waits for copies of those who are killed" ended "$CALLER" 160
-wait "$CALLER" 2>/dev/null
-all_copy
-abort_connection "$(mountpoint -d "$MNT")"
-check "the connection is cut: the copies end" ended "$CALLER"
-check "the connection is cut: the daemon does not do those that wait" ended "$DAEMON" 160
-wait "$CALLER" "$DAEMON" 2>/dev/null
-DAEMON=
-umount -l "$MNT" 2>/dev/null
-device_comes_free
+for kind in copy write; do
+	attach threads=8
+	all_do "$kind"
+	kill -KILL "$CALLER"
+	check "kill -9: nobody waits for the $kind of those who are killed" ended "$CALLER" 160
+	wait "$CALLER" 2>/dev/null
+	all_do "$kind"
+	abort_connection "$(mountpoint -d "$MNT")"
+	check "$kind: the connection is cut: the callers end" ended "$CALLER"
+	check "$kind: the connection is cut: the daemon does not do those that wait" ended "$DAEMON" 160
+	wait "$CALLER" "$DAEMON" 2>/dev/null
+	DAEMON=
+	umount -l "$MNT" 2>/dev/null
+	device_comes_free
+done
 unset ASHLAR_TEST_WRITE_US
 export ASHLAR_TEST_FLUSH_MS=20
 attach

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Requests that wait for the device's flush, or write from the page cache, while as many workers as may be do so
- * already: what is kept is served later.
+ * Requests that wait for the device's flush, or write, while as many workers as may be do so already: what is kept is
+ * served later.
  */
 #include "front_stubs.h"
 
@@ -32,6 +32,7 @@ int ash_sync_since(struct ash_volume *volume, uint64_t begin)
 static int late_result; /* of a wait that was put off */
 static uint64_t last_lsn;
 static unsigned flushes; /* that one or several waited for */
+static uint64_t now_ns = UINT64_C(1000000000);
 
 void ash_fsync_all(struct ash_volume *volume, struct ash_fsync *items, size_t count)
 {
@@ -93,15 +94,20 @@ void request_attach(struct request *request, struct request *spare)
 	free(spare);
 }
 
-void ash_defer_begin(struct ash_volume *volume)
+struct request *request_shrink(struct request *request)
 {
-	(void)volume;
+	request->memory_size = request->length;
+	return request_detach(request);
 }
 
-bool ash_defer_end(uint64_t *lsn)
+uint64_t front_now_ns(void)
 {
-	*lsn = 12345;
-	return due;
+	return now_ns;
+}
+
+bool session_run(struct request *request, bool (*handler)(struct request *request))
+{
+	return handler(request) || (due && request->late_length && sync_serve_late(request, 12345));
 }
 
 /* ---- Tests ---- */
@@ -238,9 +244,13 @@ Test(sync, a_late_reply_becomes_an_error)
 	free(front);
 }
 
-/* ---- WRITEs from the page cache ---- */
+/* ---- WRITEs, and copies ---- */
 
 static unsigned written, told_of;
+static const struct {
+	struct fuse_in_header in;
+	struct fuse_write_in write;
+} pages = { .write = { .write_flags = FUSE_WRITE_CACHE } }, direct;
 
 static bool write_job(struct request *request)
 {
@@ -258,7 +268,9 @@ static bool keep(struct front *front, uint32_t opcode, uint64_t number)
 	struct request *request = calloc(1, sizeof(*request));
 
 	cr_assert_not_null(request);
-	*request = (struct request){ .front = front, .opcode = opcode, .nodeid = number, .length = FRONT_MAX_WRITE };
+	*request = (struct request){
+		.front = front, .opcode = opcode, .argument = &pages.write, .nodeid = number, .length = FRONT_MAX_WRITE
+	};
 	bool kept = write_keep(request, write_job);
 	if (!kept)
 		free(request);
@@ -362,30 +374,70 @@ Test(sync, any_number_of_copies_is_kept)
 	cr_expect_not(keep_write(front, 0));
 	write_finish(&dispatcher);
 	cr_expect_eq(written, number);
-	cr_expect_eq(front->syncs.writes_count, 0);
+	cr_expect_eq(front->syncs.pages_count, 0);
 	free(front);
 }
 
-/* Syncs may come without end: it would never come back to what is kept of WRITEs. */
-Test(sync, who_writes_serves_no_syncs_of_others)
+/* They have memory of their own, short ones no more than they need: beyond 64 MiB a worker does it at once. */
+Test(sync, kept_direct_writes_are_bounded)
+{
+	enum { LONG = 1 << 20, SHORT = 4096 + 80 };
+	struct worker worker;
+	struct front *front = front_open(&worker);
+	unsigned number = 0, last = 0;
+	bool kept;
+
+	cr_expect_not(keep_write(front, 0));
+	do {
+		struct request *request = calloc(1, sizeof(*request));
+
+		cr_assert_not_null(request);
+		*request = (struct request){ .front = front,
+					     .opcode = FUSE_WRITE,
+					     .argument = &direct.write,
+					     .nodeid = number,
+					     .memory_size = LONG,
+					     .length = number < 60 ? LONG : SHORT };
+		kept = write_keep(request, write_job);
+		number += kept;
+		if (!kept)
+			free(request);
+		last = number;
+	} while (kept);
+	cr_expect_eq(last, 60 + ((4u << 20) - LONG) / SHORT + 1);
+	cr_expect_eq(front->syncs.writing, 2);
+	cr_expect(keep_write(front, number), "those from the page cache have a bound of their own");
+	write_finish(&dispatcher);
+	cr_expect_eq(written, number + 1);
+	cr_expect_eq(front->syncs.direct_bytes, 0);
+	cr_expect_eq(front->syncs.pages_count, 0);
+	free(front);
+}
+
+/* Where nobody waits for flushes, whoever writes does so, too; with others it is left to them. */
+Test(sync, who_writes_leaves_syncs_to_others)
 {
 	struct worker worker;
 	struct front *front = front_open(&worker);
 
 	front->syncs.active = 0;
 	cr_expect_not(keep_write(front, 0));
-	cr_expect_not(reply_late(front, FUSE_WRITE), "its own sync it waits for");
+	cr_expect_not(reply_late(front, FUSE_WRITE), "nobody else would");
 	cr_expect_eq(answered, 1);
-	cr_expect_not(dispatcher.syncing);
-	cr_expect_eq(front->syncs.active, 0);
-	front->syncs.active = front->syncs.limit;
-	cr_expect(reply_late(front, FUSE_WRITE), "others wait, who take it along");
+	cr_expect(dispatcher.syncing);
+	cr_expect_eq(front->syncs.active, 1);
+	cr_expect_eq(front->syncs.both, 1);
+	cr_expect(reply_late(front, FUSE_WRITE), "one waits, who takes it along");
 	write_finish(&dispatcher);
-	sync_finish(&worker);
-	cr_expect_eq(answered, 2);
 	cr_expect_eq(front->syncs.writing, 0);
+	cr_expect_eq(front->syncs.both, 0);
+	sync_finish(&dispatcher);
+	cr_expect_eq(answered, 2);
+	cr_expect_eq(front->syncs.active, 0);
 	free(front);
 }
+
+static uint64_t write_ns; /* that one takes */
 
 static bool durable_job(struct request *request)
 {
@@ -394,34 +446,62 @@ static bool durable_job(struct request *request)
 
 	cr_expect(sync_keep_reply(request, &iov, 1), "it is the worker's request now");
 	written++;
+	now_ns += write_ns;
 	return false;
 }
 
-/* Where they have to be durable: one after the other is written, and eight wait for one flush. */
-Test(sync, what_is_kept_of_writes_shares_flushes)
+/* 64 WRITEs and copies that have to be durable are done by one worker, with nobody else who syncs. */
+static struct front *durable_writes(unsigned count)
 {
-	enum { COUNT = 20 };
-	struct worker worker;
+	static struct worker worker;
 	struct front *front = front_open(&worker);
 	struct request own = { .front = front };
 
+	front->syncs.active = 0;
 	cr_expect_not(keep_write(front, 0));
-	for (unsigned i = 0; i < COUNT; i++) {
+	for (unsigned i = 0; i < count; i++) {
 		struct request *request = calloc(1, sizeof(*request));
 
 		cr_assert_not_null(request);
-		*request = (struct request){ .front = front, .opcode = i % 2 ? FUSE_WRITE : FUSE_COPY_FILE_RANGE };
+		*request = (struct request){ .front = front,
+					     .opcode = i % 2 ? FUSE_WRITE : FUSE_COPY_FILE_RANGE,
+					     .argument = &pages.write };
 		cr_assert(write_keep(request, durable_job));
 	}
 	dispatcher.request = &own;
 	due = true;
 	write_finish(&dispatcher);
-	cr_expect_eq(written, COUNT);
-	cr_expect_eq(answered, COUNT);
-	cr_expect_eq(finished, COUNT);
-	cr_expect_eq(flushes, 3);
-	cr_expect_eq(last_lsn, 12345);
 	cr_expect_eq(dispatcher.request, &own);
+	cr_expect_eq(written, count);
 	cr_expect_eq(front->syncs.writing, 0);
+	return front;
+}
+
+/* They are written first, then all wait for a few flushes: half of them for the first, and so on. */
+Test(sync, what_is_kept_of_writes_shares_flushes)
+{
+	struct front *front = durable_writes(64);
+
+	sync_finish(&dispatcher);
+	cr_expect_eq(answered, 64);
+	cr_expect_eq(finished, 64);
+	cr_expect_leq(flushes, 2 + 7, "two alone, and 62 by halves");
+	cr_expect_eq(last_lsn, 12345);
+	cr_expect_eq(front->syncs.active, 0);
+	free(front);
+}
+
+/* The first ones do not wait until the last is written. */
+Test(sync, who_writes_syncs_in_turn)
+{
+	struct front *front;
+
+	write_ns = 20000000;
+	front = durable_writes(64);
+	cr_expect_geq(flushes, 64 / 3 - 2, "one for three writes, which take 60 ms");
+	cr_expect_lt(flushes, 64 / 2);
+	cr_expect_gt(answered, 64 / 2);
+	sync_finish(&dispatcher);
+	cr_expect_eq(answered, 64);
 	free(front);
 }
