@@ -212,3 +212,29 @@ void backup_outvote(struct checker *checker)
 	checker->super_from = against;
 	checker->stale_super = checker->outvoted = true;
 }
+
+/*
+ * Runs only become more, and a backup in these places knows of none before the primary does, as the log leaves it: a
+ * primary that counts fewer is an old one.
+ */
+uint64_t backups_count_runs(struct checker *checker, const struct ash_super *super)
+{
+	uint64_t list[BACKUP_MAX], runs = 0;
+	unsigned count = backup_places(list, ash_get64(super->block_count));
+	const struct ash_super *backup = (const void *)checker->scratch;
+	int error;
+
+	for (unsigned i = 0; i < count; i++)
+		if (!block_read(checker, list[i], checker->scratch) &&
+		    !super_wrong(backup, list[i], bdev_geometry(checker->dev)->size >> ASH_BLOCK_SHIFT, &error) &&
+		    same_constants(backup, super) && ash_get64(backup->inode_runs) > runs)
+			runs = ash_get64(backup->inode_runs);
+	return runs;
+}
+
+uint64_t runs_counted(const struct checker *checker)
+{
+	uint64_t runs = ash_get64(checker->super->inode_runs);
+
+	return runs > checker->backup_runs ? runs : checker->backup_runs;
+}

@@ -158,6 +158,8 @@ struct checker {
 	bool marked;                 /* ASH_STATE_ERRORS was set before the first write */
 	bool stale_super;            /* table inode came from a backup: runs may be missing */
 	bool outvoted;               /* the primary looks good but all backups say otherwise */
+	bool behind;                 /* ... or is older, as the log leaves it, than one of them */
+	uint64_t backup_runs;        /* of the inode table, by the backup that counts most */
 	bool restore;                /* the primary will be written when the table is known: see lost.c */
 	uint64_t super_from;         /* block */
 	struct ash_overlay *overlay; /* NULL: the device itself is current */
@@ -254,6 +256,10 @@ unsigned backup_places(uint64_t list[BACKUP_MAX], uint64_t block_count);
 int backup_find(struct checker *checker, uint64_t device_blocks);
 /* Take a backup instead of a good primary that differs from all of them, when they are believed. */
 void backup_outvote(struct checker *checker);
+/* The most runs of the inode table that a good backup of that superblock counts. checker->scratch is used. */
+uint64_t backups_count_runs(struct checker *checker, const struct ash_super *super);
+/* Runs that the superblock or a newer backup counts. */
+uint64_t runs_counted(const struct checker *checker);
 /* Fields that never change, or change together with the volume's shape. */
 bool same_constants(const struct ash_super *a, const struct ash_super *b);
 /* How much of the volume is found where this superblock says (evidence.c). The second block of checker->scratch is used. */

@@ -342,8 +342,8 @@ static int replay(struct checker *checker)
 	bool opened = false;
 	int result = -EUCLEAN;
 
-	/* The engine would believe block 0. */
-	if (checker->outvoted)
+	/* The engine would believe block 0, and copy it to the backups. */
+	if (checker->outvoted || checker->behind)
 		snprintf(checker->result->error, sizeof(checker->result->error), "the superblock is not to be trusted");
 	else
 		result = ash_open(checker->dev, &options, &volume, checker->result->error);
@@ -458,6 +458,16 @@ static int controls_check(struct checker *checker)
 	return 0;
 }
 
+/* Is block 0, as the log leaves it, older than a backup? */
+static bool super_is_behind(struct checker *checker, const struct ash_overlay *overlay)
+{
+	const struct ash_super *super = (const void *)ash_overlay_block(overlay, 0);
+
+	if (!super)
+		super = checker->super;
+	return backups_count_runs(checker, super) > ash_get64(super->inode_runs);
+}
+
 /* The overlay knows whether records follow the control block's tail. A log that it cannot follow is not clean. */
 static int journal_look(struct checker *checker, bool *clean, bool *ends)
 {
@@ -469,6 +479,7 @@ static int journal_look(struct checker *checker, bool *clean, bool *ends)
 	if (result)
 		return result == -EIO || result == -ENOMEM ? result : 0;
 	*clean = ash_overlay_info(overlay)->clean;
+	checker->behind = super_is_behind(checker, overlay);
 	result = unreadable_resolve(checker, overlay, ends);
 	ash_overlay_close(overlay);
 	return result;

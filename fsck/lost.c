@@ -123,7 +123,7 @@ static bool run_missing(struct search *search, uint64_t run)
 	struct checker *checker = search->checker;
 
 	return run < checker->block_count / search->run_blocks &&
-	       (checker->stale_super || run < ash_get64(checker->super->inode_runs)) &&
+	       (checker->stale_super || run < runs_counted(checker)) &&
 	       !table_mapped(checker, run * search->run_blocks, search->run_blocks);
 }
 
@@ -261,7 +261,7 @@ static int table_clear(struct search *search, uint64_t first, uint64_t count)
  */
 static bool run_fits(const struct checker *checker, uint64_t run, uint64_t runs)
 {
-	return run <= runs || run < ash_get64(checker->super->inode_runs);
+	return run <= runs || run < runs_counted(checker);
 }
 
 static int adopt_one(struct search *search, const struct candidate *candidate)

@@ -263,6 +263,7 @@ int super_check(struct checker *checker)
 	if (checker->super_from && !checker->restore)
 		checker->restore = problem(checker, PROBLEM_SUPER_BAD, &context);
 	result = table_inode_check(checker);
+	checker->backup_runs = backups_count_runs(checker, checker->super);
 	if (!result && !checker->marked && (ash_get32(checker->super->state) & ASH_STATE_ERRORS))
 		problem(checker, PROBLEM_SUPER_ERRORS, NULL);
 	return result;

@@ -270,7 +270,7 @@ static bool run_named(struct checker *checker, uint64_t run)
 static bool run_there(struct checker *checker, uint64_t run)
 {
 	uint64_t mapped = table_mapped(checker, run * run_blocks(checker), run_blocks(checker));
-	bool counted = run < ash_get64(checker->super->inode_runs);
+	bool counted = run < runs_counted(checker);
 
 	return mapped == run_blocks(checker) ||
 	       (mapped && ((counted && mapped >= run_blocks(checker) / 2) || run_named(checker, run)));
@@ -280,7 +280,7 @@ static bool run_there(struct checker *checker, uint64_t run)
 static bool run_certain(struct checker *checker, uint64_t run)
 {
 	return run_named(checker, run) ||
-	       (run < ash_get64(checker->super->inode_runs) &&
+	       (run < runs_counted(checker) &&
 		table_mapped(checker, run * run_blocks(checker), run_blocks(checker)) == run_blocks(checker));
 }
 
@@ -420,8 +420,7 @@ static int runs_whole(struct checker *checker)
 {
 	uint64_t run = 0;
 
-	while (run < checker->run_count &&
-	       (run_there(checker, run) || (run && run < ash_get64(checker->super->inode_runs))))
+	while (run < checker->run_count && (run_there(checker, run) || (run && run < runs_counted(checker))))
 		run++;
 	if (!checker->repair || (run && run == checker->run_count))
 		return 0;
@@ -560,8 +559,8 @@ static int table_count(struct checker *checker)
 	int result = 0;
 
 	checker->run_count = runs_there(checker);
-	if (checker->stale_super || checker->run_count < ash_get64(checker->super->inode_runs) ||
-	    checker->rebuilds.count || lost_runs_any(checker)) {
+	if (checker->stale_super || checker->run_count < runs_counted(checker) || checker->rebuilds.count ||
+	    lost_runs_any(checker)) {
 		result = lost_runs_find(checker);
 		if (!result)
 			checker->run_count = runs_there(checker);

@@ -584,22 +584,30 @@ Test(table, old_backup_of_a_volume_that_has_grown)
 	engine_close(&sick.engine);
 }
 
-/* The table has grown runs and a tree. What was written to block 0 since then never got there; the backups have it. */
-Test(table, primary_whose_last_write_was_lost)
+/* A volume with a small table; *old is its superblock before that grew. */
+static void small_runs_open(struct sick *sick, struct ash_super *old)
 {
 	struct ash_mkfs_options options = { .log_blocks = ASH_LOG_MIN_BLOCKS, .inodes_per_run = 16 };
 	char error[BDEV_ERROR_TEXT] = "";
-	struct ash_super old, super;
-	struct sick sick = { 0 };
 
-	cr_assert_eq(fault_open(engine_device("mem:16M"), &sick.engine.dev), 0);
-	cr_assert_eq(ash_mkfs(sick.engine.dev, &options, error), 0, "%s", error);
-	image_read(&sick.engine, 0, &old);
-	sick.engine.options.no_threads = true;
-	engine_mount(&sick.engine);
-	files_make(&sick);
-	cr_assert_eq(ash_close(sick.engine.volume), 0);
-	sick.engine.volume = NULL;
+	memset(sick, 0, sizeof(*sick));
+	cr_assert_eq(fault_open(engine_device("mem:16M"), &sick->engine.dev), 0);
+	cr_assert_eq(ash_mkfs(sick->engine.dev, &options, error), 0, "%s", error);
+	image_read(&sick->engine, 0, old);
+	sick->engine.options.no_threads = true;
+	engine_mount(&sick->engine);
+	files_make(sick);
+	cr_assert_eq(ash_close(sick->engine.volume), 0);
+	sick->engine.volume = NULL;
+}
+
+/* The table has grown runs and a tree. What was written to block 0 since then never got there; the backups have it. */
+Test(table, primary_whose_last_write_was_lost)
+{
+	struct ash_super old, super;
+	struct sick sick;
+
+	small_runs_open(&sick, &old);
 	image_read(&sick.engine, 0, &super);
 	cr_assert_gt(ash_get64(super.inode_runs), ash_get64(old.inode_runs));
 	table_grow_tree(&sick, ash_get64(super.block_count) - 100);
@@ -610,6 +618,57 @@ Test(table, primary_whose_last_write_was_lost)
 	cr_expect(strstr(sick.codes, "super-table-inode"), "%s", sick.codes);
 	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
 	cr_expect_eq(names_left(&sick), FILES);
+	engine_close(&sick.engine);
+}
+
+/* Who replays the log must not copy that block 0 to the backups, which know better. */
+Test(table, primary_whose_last_write_was_lost_under_a_log)
+{
+	struct ash_setattr change = { .valid = ASH_SET_MODE, .mode = 0600 };
+	struct ash_super old;
+	struct sick sick;
+
+	small_runs_open(&sick, &old);
+	engine_mount(&sick.engine);
+	cr_assert_eq(ash_setattr(sick.engine.volume, sick.file, &change, NULL), 0);
+	cr_assert_eq(ash_log_force(sick.engine.volume, ash_log_end(sick.engine.volume)), 0);
+	ash_abandon(sick.engine.volume);
+	sick.engine.volume = NULL;
+	super_put(&sick.engine, 0, &old);
+	cr_expect_eq(check(&sick, ASH_CHECK_YES).left, 0, "%s", sick.codes);
+	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
+	cr_expect_eq(names_left(&sick), FILES);
+	expect_files(&sick, true);
+	engine_close(&sick.engine);
+}
+
+/* The tree to which the backup leads is lost, and with it a run: that there are others behind it only the backup knows. */
+Test(table, primary_whose_last_write_was_lost_and_a_run)
+{
+	static const uint8_t nothing[ASH_BLOCK_SIZE];
+	struct ash_super old, super;
+	struct ash_block_id id;
+	uint32_t offset;
+	struct sick sick;
+	uint64_t tree;
+
+	small_runs_open(&sick, &old);
+	engine_mount(&sick.engine);
+	cr_assert_eq(ash_itable_locate(sick.engine.volume, 16, &id, &offset), 0);
+	cr_assert_eq(ash_close(sick.engine.volume), 0);
+	sick.engine.volume = NULL;
+	for (uint64_t i = 0; i < 3; i++) /* the bitmap of run 1, and its records */
+		image_write(&sick.engine, id.block - 1 + i, nothing);
+	image_read(&sick.engine, 0, &super);
+	tree = ash_get64(super.block_count) - 100;
+	table_grow_tree(&sick, tree);
+	image_read(&sick.engine, 0, &super);
+	super_put(&sick.engine, ash_get64(super.block_count) - 1, &super);
+	super_put(&sick.engine, 0, &old);
+	image_write(&sick.engine, tree, nothing);
+	cr_expect_eq(check(&sick, ASH_CHECK_YES).left, 0, "%s", sick.codes);
+	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
+	cr_expect_eq(names_left(&sick), FILES - 16);
 	engine_close(&sick.engine);
 }
 
