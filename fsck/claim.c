@@ -3,8 +3,8 @@
  * Pass 1b, only when pass 1 met blocks that are claimed twice: who claims them, and who keeps them.
  *
  * Fixed metadata, the log and the inode table keep what they have; then tree blocks (their headers name
- * their owner, so no two trees can both be right); then long attribute values, whose checksums were right a moment ago; then
- * data in the order of inode numbers. A loser among files gets a copy of the contested blocks, so that nothing is lost
+ * their owner, so no two trees can both be right); then long attribute values whose checksums are right; then data in the
+ * order of inode numbers; then attribute values whose checksums are wrong: their blocks are another's by now. A loser among files gets a copy of the contested blocks, so that nothing is lost
  * whoever was right; where somebody's metadata lies, it gets a hole. Where all contested claims together exceed the
  * volume, no copies are made: they would not fit, and nobody's disk came to that by a few bad sectors. Data is then owned
  * by who claims least, for it is the others who cannot be right.
@@ -21,12 +21,13 @@ struct claim {
 	uint64_t ino, start, count;
 	uint64_t all; /* blocks of the inode's claims together */
 	bool node, attribute;
+	bool wrong; /* by its checksum: the value of an attribute */
 };
 
 struct claims {
 	struct checker *checker;
 	uint64_t ino, floor;
-	bool attribute;
+	bool attribute, wrong;
 	bool copies; /* there are */
 	LIST(struct claim) list;
 	struct block_map system, owned;
@@ -41,7 +42,8 @@ static int claim_range(struct claims *claims, uint64_t start, uint64_t count, bo
 						       .start = start,
 						       .count = count,
 						       .node = node,
-						       .attribute = claims->attribute });
+						       .attribute = claims->attribute,
+						       .wrong = claims->wrong });
 }
 
 static int claim_node(void *context, uint64_t block)
@@ -65,14 +67,21 @@ static int claim_attribute(void *context, uint64_t key, const uint8_t *value, ui
 	struct claims *claims = context;
 	const struct ash_xattr_value *attribute = (const void *)value;
 	struct external external;
+	bool contested = false;
 	int result = 0;
 
 	(void)key;
 	if (attribute_wrong(claims->checker, value, length))
 		return 0;
 	external_get(attribute, &external);
+	for (uint32_t i = 0; i < external.count; i++)
+		contested |= map_any(&claims->checker->twice, external.extents[i].start, external.extents[i].count);
+	if (!contested)
+		return 0;
+	claims->wrong = attribute_value_wrong(claims->checker, value, &result);
 	for (uint32_t i = 0; i < external.count && !result; i++)
 		result = claim_range(claims, external.extents[i].start, external.extents[i].count, false);
+	claims->wrong = false;
 	return result;
 }
 
@@ -265,7 +274,7 @@ static int system_blocks(struct claims *claims)
 
 static unsigned turn_of(const struct claim *claim)
 {
-	return claim->node ? 0 : claim->attribute ? 1 : 2;
+	return claim->node ? 0 : claim->wrong ? 3 : claim->attribute ? 1 : 2;
 }
 
 /* Who claims least first: one that claims everything must not take it from all others. */
@@ -352,7 +361,7 @@ int claims_resolve(struct checker *checker)
 		result = collect(&claims);
 	if (!result && !claims.copies && claims.list.count)
 		qsort(claims.list.items, claims.list.count, sizeof(*claims.list.items), compare_weights);
-	for (unsigned turn = 0; turn < 3; turn++)
+	for (unsigned turn = 0; turn < 4; turn++)
 		for (size_t i = 0; i < claims.list.count && !result; i++)
 			if (turn_of(&claims.list.items[i]) == turn)
 				result = settle(&claims, &claims.list.items[i]);

@@ -79,6 +79,46 @@ Test(claim, one_question_for_each_fork)
 	engine_close(&sick.engine);
 }
 
+#define VALUE_SIZE (ASH_XATTR_INLINE_MAX + 1)
+
+/* The only attribute in the record: where its value lies. */
+static uint8_t *extent_of_value(struct ash_inode *record)
+{
+	const uint8_t *value;
+	uint32_t length;
+	uint64_t key;
+
+	cr_assert_eq(ash_node_count(record->attr), 1);
+	ash_node_record(record->attr, 0, &key, &value, &length);
+	return record->attr + (value - record->attr) + sizeof(struct ash_xattr_value) + strlen("user.x") +
+	       sizeof(struct ash_xattr_external);
+}
+
+/* The record of the first file is from a time at which it had the block with what is another file's value now. */
+Test(claim, attribute_whose_checksum_is_right)
+{
+	uint8_t values[2][VALUE_SIZE] = { { 1 }, { 2 } }, back[VALUE_SIZE] = { 0 };
+	struct ash_inode first, last;
+	struct sick sick;
+
+	sick_open(&sick, true);
+	engine_mount(&sick.engine);
+	for (unsigned i = 0; i < 2; i++)
+		cr_assert_eq(ash_setxattr(sick.engine.volume, file_ino(&sick, i ? FILES - 1 : 0), "user.x", values[i],
+					  VALUE_SIZE, 0),
+			     0);
+	cr_assert_eq(ash_close(sick.engine.volume), 0);
+	inode_get(&sick.engine, file_ino(&sick, 0), &first);
+	inode_get(&sick.engine, sick.file, &last);
+	memcpy(extent_of_value(&first), extent_of_value(&last), sizeof(ash_le64));
+	inode_forge(&sick.engine, file_ino(&sick, 0), &first);
+	expect_healed(&sick, "duplicate-blocks");
+	engine_mount(&sick.engine);
+	cr_expect_eq(ash_getxattr(sick.engine.volume, sick.file, "user.x", back, VALUE_SIZE), VALUE_SIZE);
+	cr_expect_arr_eq(back, values[1], VALUE_SIZE);
+	engine_close(&sick.engine);
+}
+
 /* A tree whose leaves lie at every second block of the region. */
 static void comb_forge(struct sick *sick, uint64_t ino, uint64_t region, uint64_t count)
 {
