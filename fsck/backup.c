@@ -184,33 +184,50 @@ int backup_find(struct checker *checker, uint64_t device_blocks)
 
 /* ---- When block 0 lies ---- */
 
+static void outvote(struct checker *checker, uint64_t block, const char *why)
+{
+	if (block_read(checker, block, checker->scratch))
+		return;
+	memcpy(checker->super, checker->scratch, sizeof(*checker->super));
+	checker->super_from = block;
+	checker->stale_super = true;
+	checker->outvoted = why;
+}
+
 /*
  * A primary with a right checksum but other constants than all its backups was made by something else than Ashlar. Two
- * backups are believed; a single one when more of the volume is where it says.
+ * backups are believed; a single one when more of the volume is where it says. And a backup in one of the volume's own
+ * places learns that it grew when the primary at home has it, durably: a primary of a smaller volume is an old one.
  */
 void backup_outvote(struct checker *checker)
 {
-	uint64_t list[BACKUP_MAX], against = 0;
-	unsigned count = backup_places(list, ash_get64(checker->super->block_count)), votes = 0;
+	uint64_t list[BACKUP_MAX], against = 0, larger = 0, blocks = ash_get64(checker->super->block_count);
+	unsigned count = backup_places(list, blocks), votes = 0;
 	struct ash_super *backup = (void *)checker->scratch;
+	bool same = false;
 	int error;
 
 	for (unsigned i = 0; i < count; i++) {
 		if (block_read(checker, list[i], backup) ||
 		    super_wrong(backup, list[i], bdev_geometry(checker->dev)->size >> ASH_BLOCK_SHIFT, &error))
 			continue;
-		if (same_constants(backup, checker->super))
-			return;
-		against = list[i];
-		votes++;
+		if (!same_constants(backup, checker->super)) {
+			against = list[i];
+			votes++;
+			continue;
+		}
+		same = true;
+		if (ash_get64(backup->block_count) > blocks) {
+			blocks = ash_get64(backup->block_count);
+			larger = list[i];
+		}
 	}
-	if (!votes || block_read(checker, against, backup))
+	if (larger)
+		outvote(checker, larger, "it is of a time before the volume grew");
+	if (same || !votes || block_read(checker, against, backup))
 		return;
-	if (votes < 2 && super_evidence(checker, backup) <= super_evidence(checker, checker->super))
-		return;
-	*checker->super = *backup;
-	checker->super_from = against;
-	checker->stale_super = checker->outvoted = true;
+	if (votes > 1 || super_evidence(checker, backup) > super_evidence(checker, checker->super))
+		outvote(checker, against, "it differs from all its backups");
 }
 
 /*

@@ -157,7 +157,7 @@ struct checker {
 	bool log_clean;              /* totals and free counts must be true */
 	bool marked;                 /* ASH_STATE_ERRORS was set before the first write */
 	bool stale_super;            /* table inode came from a backup: runs may be missing */
-	bool outvoted;               /* the primary looks good but all backups say otherwise */
+	const char *outvoted;        /* the primary looks good, and why a backup is taken all the same */
 	bool behind;                 /* ... or is older, as the log leaves it, than one of them */
 	uint64_t backup_runs;        /* of the inode table, by the backup that counts most */
 	bool restore;                /* the primary will be written when the table is known: see lost.c */
@@ -254,7 +254,7 @@ int super_find(struct checker *checker);
 unsigned backup_places(uint64_t list[BACKUP_MAX], uint64_t block_count);
 /* Take the best backup for checker->super: 0, -ENOENT, -ENOMEM or -ENODEV. */
 int backup_find(struct checker *checker, uint64_t device_blocks);
-/* Take a backup instead of a good primary that differs from all of them, when they are believed. */
+/* Take a backup instead of a good primary, when it is believed: the primary differs from all of them, or is old. */
 void backup_outvote(struct checker *checker);
 /* The most runs of the inode table that a good backup of that superblock counts. checker->scratch is used. */
 uint64_t backups_count_runs(struct checker *checker, const struct ash_super *super);

@@ -256,8 +256,7 @@ static int table_inode_check(struct checker *checker)
 int super_check(struct checker *checker)
 {
 	struct problem_context context = { .block = checker->super_from,
-					   .why = checker->outvoted ? "it differs from all its backups" :
-								      "not readable or not valid" };
+					   .why = checker->outvoted ? checker->outvoted : "not readable or not valid" };
 	int result;
 
 	if (checker->super_from && !checker->restore)

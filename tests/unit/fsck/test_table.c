@@ -584,6 +584,32 @@ Test(table, old_backup_of_a_volume_that_has_grown)
 	engine_close(&sick.engine);
 }
 
+/* Block 0 is from before that. A backup that was there before knows better, and the free block of the last one does not. */
+Test(table, primary_of_a_volume_that_has_grown)
+{
+	const uint64_t before = ASH_BLOCKS_PER_GROUP + 1024, after = before + 1024;
+	struct ash_mkfs_options options = { .block_count = before, .log_blocks = ASH_LOG_MIN_BLOCKS };
+	char error[BDEV_ERROR_TEXT] = "";
+	struct ash_super old, super;
+	struct sick sick = { 0 };
+
+	cr_assert_eq(fault_open(engine_device("mem:134M"), &sick.engine.dev), 0);
+	cr_assert_eq(ash_mkfs(sick.engine.dev, &options, error), 0, "%s", error);
+	image_read(&sick.engine, 0, &old);
+	sick.engine.options.no_threads = true;
+	engine_mount(&sick.engine);
+	cr_assert_eq(ash_grow(sick.engine.volume, after), 0);
+	files_make(&sick);
+	cr_assert_eq(ash_close(sick.engine.volume), 0);
+	sick.engine.volume = NULL;
+	super_put(&sick.engine, 0, &old);
+	expect_healed(&sick, "super-bad");
+	image_read(&sick.engine, 0, &super);
+	cr_expect_eq(ash_get64(super.block_count), after);
+	cr_expect_eq(names_left(&sick), FILES);
+	engine_close(&sick.engine);
+}
+
 /* A volume with a small table; *old is its superblock before that grew. */
 static void small_runs_open(struct sick *sick, struct ash_super *old)
 {
