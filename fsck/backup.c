@@ -198,8 +198,11 @@ static void outvote(struct checker *checker, uint64_t block, const char *why)
  * A primary with a right checksum but other constants than all its backups was made by something else than Ashlar. Two
  * backups are believed; a single one when more of the volume is where it says. And a backup in one of the volume's own
  * places learns that it grew when the primary at home has it, durably: a primary of a smaller volume is an old one.
+ *
+ * A primary without any backup, and without anything where it says, was left by another volume: a repair would make what is
+ * there now an empty one.
  */
-void backup_outvote(struct checker *checker)
+bool backup_outvote(struct checker *checker)
 {
 	uint64_t list[BACKUP_MAX], against = 0, larger = 0, blocks = ash_get64(checker->super->block_count);
 	unsigned count = backup_places(list, blocks), votes = 0;
@@ -224,10 +227,13 @@ void backup_outvote(struct checker *checker)
 	}
 	if (larger)
 		outvote(checker, larger, "it is of a time before the volume grew");
-	if (same || !votes || block_read(checker, against, backup))
-		return;
+	if (same)
+		return true;
+	if (!votes || block_read(checker, against, backup))
+		return super_evidence(checker, checker->super) > 0;
 	if (votes > 1 || super_evidence(checker, backup) > super_evidence(checker, checker->super))
 		outvote(checker, against, "it differs from all its backups");
+	return true;
 }
 
 /*

@@ -254,8 +254,11 @@ int super_find(struct checker *checker);
 unsigned backup_places(uint64_t list[BACKUP_MAX], uint64_t block_count);
 /* Take the best backup for checker->super: 0, -ENOENT, -ENOMEM or -ENODEV. */
 int backup_find(struct checker *checker, uint64_t device_blocks);
-/* Take a backup instead of a good primary, when it is believed: the primary differs from all of them, or is old. */
-void backup_outvote(struct checker *checker);
+/*
+ * Take a backup instead of a good primary, when it is believed: the primary differs from all of them, or is old. False:
+ * there is nothing else of the primary's volume.
+ */
+bool backup_outvote(struct checker *checker);
 /* The most runs of the inode table that a good backup of that superblock counts. checker->scratch is used. */
 uint64_t backups_count_runs(struct checker *checker, const struct ash_super *super);
 /* Runs that the superblock or a newer backup counts. */

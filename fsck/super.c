@@ -70,8 +70,9 @@ int super_find(struct checker *checker)
 	}
 	why = read_super(checker, 0) ? "cannot be read" : super_wrong(checker->super, 0, device_blocks, &result);
 	if (!why) {
-		backup_outvote(checker);
-		return 0;
+		if (backup_outvote(checker))
+			return 0;
+		return cannot(checker, -EINVAL, "no Ashlar volume: nothing but its superblock is found");
 	}
 	if (result == -ENOTSUP)
 		return cannot(checker, result, "has features that this version does not know: use a newer fsck.ashlar");

@@ -610,6 +610,28 @@ Test(table, primary_of_a_volume_that_has_grown)
 	engine_close(&sick.engine);
 }
 
+/* Block 0 is another volume's, and the only backup is lost: that other one is not made of what is there. */
+Test(table, primary_of_a_volume_that_is_not_there)
+{
+	static const uint8_t nothing[ASH_BLOCK_SIZE];
+	struct ash_check_options options = { .mode = ASH_CHECK_YES, .force = true, .no_threads = true };
+	struct ash_check_result result;
+	struct ash_super super, other;
+	struct sick sick;
+
+	sick_open(&sick, true);
+	image_read(&sick.engine, 0, &super);
+	other = super;
+	other.checksum_seed = ash_put32(ash_get32(super.checksum_seed) + 1);
+	super_put(&sick.engine, 0, &other);
+	image_write(&sick.engine, ash_get64(super.block_count) - 1, nothing);
+	cr_expect_eq(ash_check(sick.engine.dev, &options, &result), -EINVAL, "%s", result.error);
+	cr_expect(!result.changed);
+	super_put(&sick.engine, 0, &super);
+	cr_expect_eq(names_left(&sick), FILES);
+	engine_close(&sick.engine);
+}
+
 /* A volume with a small table; *old is its superblock before that grew. */
 static void small_runs_open(struct sick *sick, struct ash_super *old)
 {
