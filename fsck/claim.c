@@ -4,10 +4,11 @@
  *
  * Fixed metadata, the log and the inode table keep what they have; then tree blocks (their headers name
  * their owner, so no two trees can both be right); then long attribute values whose checksums are right; then data in the
- * order of inode numbers; then attribute values whose checksums are wrong: their blocks are another's by now. A loser among files gets a copy of the contested blocks, so that nothing is lost
- * whoever was right; where somebody's metadata lies, it gets a hole. Where all contested claims together exceed the
- * volume, no copies are made: they would not fit, and nobody's disk came to that by a few bad sectors. Data is then owned
- * by who claims least, for it is the others who cannot be right.
+ * order of inode numbers; then attribute values whose checksums are wrong: their blocks are another's by now. A loser
+ * among files gets a copy of the contested blocks, so that nothing is lost whoever was right; where somebody's metadata
+ * lies, it gets a hole. Where all contested claims together exceed the volume, no copies are made: they would not fit, and
+ * nobody's disk came to that by a few bad sectors. Data is then owned by who claims least, for it is the others who cannot
+ * be right.
  *
  * Time: a word of the maps for each 64 claimed blocks, but for groups that are claimed as a whole again and again;
  * memory: the claims, and no more losses than blocks and claims. No locks: one thread.
