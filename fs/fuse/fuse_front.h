@@ -349,6 +349,8 @@ int mount_attach(struct front *front);
  * point does not lead to this mount any more, and nothing was done.
  */
 int mount_detach(struct front *front, bool lazy);
+/* Detach a mount that is in use, and have the kernel send what it has of it by now. Requests must be served meanwhile. */
+void mount_detach_in_use(struct front *front);
 /* Have the kernel send its dirty pages, wherever the mount is reached now. Requests must be served meanwhile. */
 void mount_write_back(struct front *front);
 /* Readahead and dirty limits of the mount, where permitted. */

@@ -125,28 +125,19 @@ static bool wait_down(const struct front *front, int timeout_ms)
 	return poll(&down, 1, timeout_ms) > 0;
 }
 
-static void detach_in_use(struct front *front)
-{
-	front_log(front, ASH_LOG_WARNING, "%s is in use: detached, its users have %d seconds", front->mountpoint,
-		  GRACE_MS / 1000);
-	int root = open(front->mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	mount_detach(front, true);
-	if (root >= 0) {
-		syncfs(root); /* the kernel's dirty pages come to us */
-		close(root);
-	}
-}
-
 /* A signal: unmount. Afterwards the connection has ended, or all is written back and it is to be cut. */
 static void unmount_by_signal(struct front *front)
 {
 	int rc = mount_detach(front, false);
 
-	if (rc == -ENOENT)
+	if (rc == -ENOENT) {
 		front_log(front, ASH_LOG_WARNING, "%s does not lead to this volume any more: its users have %d seconds",
 			  front->mountpoint, GRACE_MS / 1000);
-	else if (rc)
-		detach_in_use(front);
+	} else if (rc) {
+		front_log(front, ASH_LOG_WARNING, "%s is in use: detached, its users have %d seconds",
+			  front->mountpoint, GRACE_MS / 1000);
+		mount_detach_in_use(front);
+	}
 	if (!wait_down(front, GRACE_MS))
 		mount_write_back(front);
 }

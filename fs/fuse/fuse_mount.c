@@ -236,6 +236,29 @@ static void write_back_child(int device)
 	_exit(0);
 }
 
+/* A child waits here, too. */
+void mount_detach_in_use(struct front *front)
+{
+	int root = open(front->mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	pid_t child = -1;
+
+	mount_detach(front, true);
+	if (root >= 0)
+		child = fork();
+	if (child == 0) {
+		front_close_descriptors(0, root);
+		syncfs(root);
+		_exit(0);
+	}
+	if (root >= 0)
+		close(root);
+	if (child < 0)
+		return; /* left to mount_write_back(), which tells when that fails */
+	struct pollfd down = { .fd = front->down, .events = POLLIN };
+	while (waitpid(child, NULL, WNOHANG) == 0 && poll(&down, 1, WRITE_BACK_STEP_MS) <= 0)
+		;
+}
+
 /* sync(2) does not wait for what plain fuse writes back: it is done when no more of it comes. */
 static void write_back_wait(struct front *front, pid_t child, bool everything)
 {

@@ -56,5 +56,37 @@ hold "$MNT/held"
 check "SIGTERM ends the daemon of a mount in use" gone 30
 kept "in use, written within the ten seconds" 550000
 detach
+
+# Killed while it waits for that: nothing of it may be left, or whoever asks the mount would wait for ever.
+ASHLARFS=$(program ashlarfs_slow) || exit 77
+export ASHLAR_TEST_FLUSH_MS=20000
+attach
+NUMBER=$(mountpoint -d "$MNT")
+hold "$MNT/held"
+slow=$DAEMON
+DAEMON=
+kill -TERM "$slow"
+for _ in $(seq 100); do mountpoint -q "$MNT" || break; sleep 0.05; done
+sleep 0.5
+check "it waits" kill -0 "$slow"
+kill -KILL "$slow"
+ended() {
+	local state
+	for _ in $(seq 50); do
+		state=$(cut -d' ' -f3 "/proc/$slow/task/"*/stat 2>/dev/null | xargs)
+		[ -z "${state//[Z ]/}" ] && return 0
+		sleep 0.1
+	done
+	note "its threads: $state"
+	abort_connection "$NUMBER"
+	return 1
+}
+check "SIGKILL ends it" ended
+wait "$slow"
+kill "${USERS[@]}"
+wait "${USERS[@]}" 2>/dev/null
+USERS=()
+check "and the device comes free" device_comes_free
+unset ASHLAR_TEST_FLUSH_MS
 fsck_clean "fsck -n finds nothing after all this"
 finish
