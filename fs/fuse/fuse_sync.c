@@ -62,6 +62,11 @@ static uint64_t entry_of(const struct request *request)
 	}
 }
 
+static bool has_attributes(const struct request *request)
+{
+	return request->late_length && (request->opcode == FUSE_SETATTR || request->opcode == FUSE_LINK);
+}
+
 /*
  * Attributes of an inode that others know are as old as the wait is long. Of what has changed since, the kernel may
  * have been told already: it would go on showing what was before.
@@ -72,8 +77,6 @@ static void attributes_renew(struct request *request)
 	struct fuse_attr_out *out = reply;
 	struct ash_attr attr;
 
-	if (request->opcode != FUSE_SETATTR && request->opcode != FUSE_LINK)
-		return;
 	uint64_t ino = request->opcode == FUSE_LINK ? entry_of(request) : request->nodeid;
 	if (ash_getattr(request->front->volume, ino, &attr))
 		return;
@@ -89,7 +92,7 @@ static void answer_late(struct request *request, int error)
 {
 	struct iovec iov = { .iov_base = request->late, .iov_len = request->late_length };
 
-	if (!error)
+	if (!error && has_attributes(request))
 		attributes_renew(request);
 	if (request->late_links)
 		notify_links_changed(request->front, request->late_links, true);
@@ -111,9 +114,22 @@ static void answer(struct request *request, int error)
 		reply_error(request, error);
 }
 
+/* Of all but SYNCFS, in the order of `items`: those with attributes, or the others. */
+static void answer_some(struct request *const *requests, const struct ash_fsync *items, size_t count, bool attributes)
+{
+	for (size_t i = 0; i < count; i++) {
+		if (requests[i]->opcode == FUSE_SYNCFS)
+			continue;
+		if (has_attributes(requests[i]) == attributes)
+			answer(requests[i], items->result);
+		items++;
+	}
+}
+
 /*
- * FSYNCs are answered first: SYNCFS may have much more to write. What came before its one call is durable for all, or
- * all are told what was lost since the first of them came.
+ * First those whose replies are ready, then those that wait for an inode's attributes, which somebody may be writing.
+ * SYNCFS comes last: it may have much more to write. What came before its one call is durable for all, or all are told
+ * what was lost since the first of them came.
  */
 static void serve(struct front *front, struct request *const *requests, size_t count)
 {
@@ -129,10 +145,8 @@ static void serve(struct front *front, struct request *const *requests, size_t c
 		else if (!first || requests[i]->sync_begin < first->sync_begin)
 			first = requests[i];
 	ash_fsync_all(front->volume, items, used);
-	used = 0;
-	for (size_t i = 0; i < count; i++)
-		if (requests[i]->opcode != FUSE_SYNCFS)
-			answer(requests[i], items[used++].result);
+	answer_some(requests, items, count, false);
+	answer_some(requests, items, count, true);
 	if (!first)
 		return;
 	int error = ash_sync_since(front->volume, first->sync_begin);
