@@ -18,7 +18,7 @@
 #include <sys/mount.h>
 #include "mkfs/standard.h"
 
-#define DEFAULT_THREADS 8u /* a limit: two are started, more only while threads wait for the device */
+#define DEFAULT_THREADS 10u /* a limit: two are started, more only while threads wait for the device */
 #define MAX_THREADS 64u
 #define NO_EXECUTION (MS_NOSUID | MS_NODEV | MS_NOEXEC)
 
