@@ -74,6 +74,18 @@ static int link_directory(struct directory_walk *walk, struct directory_info *ch
 	return problem(checker, PROBLEM_DIRENT_SECOND_PARENT, context) ? rebuild_schedule(checker, first, false) : 0;
 }
 
+/*
+ * An inode behind the last run of the table: runs only become more, so one that has a name was there, and no copy of the
+ * superblock may know it. It is looked for, once, before its names are given up.
+ */
+static bool target_in_lost_run(const struct checker *checker, uint64_t target)
+{
+	uint64_t most = checker->block_count / (1 + checker->inodes_per_run / ASH_INODES_PER_BLOCK);
+
+	return checker->repair && !checker->stale_super && target >= checker->inode_count &&
+	       target / checker->inodes_per_run < most;
+}
+
 static int check_target(struct directory_walk *walk, uint64_t key, const struct ash_dirent_value *entry,
 			struct problem_context *context)
 {
@@ -83,6 +95,8 @@ static int check_target(struct directory_walk *walk, uint64_t key, const struct 
 	struct directory_info *child;
 	int result = 0;
 
+	if (target_in_lost_run(checker, target))
+		return -EAGAIN;
 	context->number = target;
 	if (state & INODE_DAMAGED)
 		return 0;

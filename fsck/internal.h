@@ -156,7 +156,7 @@ struct checker {
 	bool repair;                 /* mode allows writing */
 	bool log_clean;              /* totals and free counts must be true */
 	bool marked;                 /* ASH_STATE_ERRORS was set before the first write */
-	bool stale_super;            /* table inode came from a backup: runs may be missing */
+	bool stale_super;            /* runs may be missing: by a backup's table inode, or by names */
 	const char *outvoted;        /* the primary looks good, and why a backup is taken all the same */
 	bool behind;                 /* ... or is older, as the log leaves it, than one of them */
 	uint64_t backup_runs;        /* of the inode table, by the backup that counts most */

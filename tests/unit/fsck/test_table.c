@@ -720,6 +720,37 @@ Test(table, primary_whose_last_write_was_lost_and_a_run)
 	engine_close(&sick.engine);
 }
 
+/*
+ * Nor do the backups know them, as when the power went before a clean end: but names lead to them. Given up, they would be
+ * made anew at the same place, with the old records behind the new ones.
+ */
+Test(table, runs_that_only_names_know)
+{
+	struct ash_create create = { .mode = S_IFREG | 0644 };
+	struct ash_super old, super;
+	struct ash_attr attr;
+	struct sick sick;
+	char name[16];
+
+	small_runs_open(&sick, &old);
+	image_read(&sick.engine, 0, &super);
+	super_put(&sick.engine, ash_get64(super.block_count) - 1, &old);
+	super_put(&sick.engine, 0, &old);
+	cr_expect_eq(check(&sick, ASH_CHECK_YES).left, 0, "%s", sick.codes);
+	cr_expect(strstr(sick.codes, "table-lost-run"), "%s", sick.codes);
+	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
+	cr_expect_eq(names_left(&sick), FILES);
+	engine_mount(&sick.engine);
+	for (unsigned i = 0; i < FILES; i++) {
+		snprintf(name, sizeof(name), "new%u", i);
+		cr_assert_eq(ash_create(sick.engine.volume, ASH_INO_ROOT, name, &create, &attr), 0);
+	}
+	cr_assert_eq(ash_close(sick.engine.volume), 0);
+	sick.engine.volume = NULL;
+	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
+	engine_close(&sick.engine);
+}
+
 /* ---- Runs that are not there ---- */
 
 #define SMALL_RUN 16u /* inodes: the fewest */
