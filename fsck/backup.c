@@ -196,8 +196,9 @@ static void outvote(struct checker *checker, uint64_t block, const char *why)
 
 /*
  * A primary with a right checksum but other constants than all its backups was made by something else than Ashlar. Two
- * backups are believed; a single one when more of the volume is where it says. And a backup in one of the volume's own
- * places learns that it grew when the primary at home has it, durably: a primary of a smaller volume is an old one.
+ * backups are believed; a single one when more of the volume is where it says, or all that is there of an inode table. And
+ * a backup in one of the volume's own places learns that it grew when the primary at home has it, durably: a primary of a
+ * smaller volume is an old one.
  *
  * A primary without any backup, and without anything where it says, was left by another volume: a repair would make what is
  * there now an empty one.
@@ -231,7 +232,8 @@ bool backup_outvote(struct checker *checker)
 		return true;
 	if (!votes || block_read(checker, against, backup))
 		return super_evidence(checker, checker->super) > 0;
-	if (votes > 1 || super_evidence(checker, backup) > super_evidence(checker, checker->super))
+	if (votes > 1 || super_evidence(checker, backup) > super_evidence(checker, checker->super) ||
+	    table_is_elsewhere(checker, checker->super, backup))
 		outvote(checker, against, "it differs from all its backups");
 	return true;
 }

@@ -7,7 +7,8 @@
  */
 #include "internal.h"
 
-#define EVIDENCE_RUNS 64u /* of the inode table; more would make large volumes slow */
+#define EVIDENCE_RUNS 64u    /* of the inode table; more would make large volumes slow */
+#define EVIDENCE_RECORDS 64u /* blocks of the first run */
 
 /* Is there a good block of that kind and owner at `block`, by the seed and UUID of `super`? */
 static bool bears(struct checker *checker, const struct ash_super *super, uint64_t block, uint32_t magic,
@@ -148,6 +149,35 @@ unsigned super_evidence(struct checker *checker, const struct ash_super *super)
 			 bears(checker, super, log + 1, ASH_MAGIC_LOG_CONTROL, 0);
 
 	return fixed * (EVIDENCE_RUNS + 1) + table_evidence(checker, super);
+}
+
+/* Is any record of the first run where the table's extents say? */
+static bool records_found(struct checker *checker, const struct ash_super *super)
+{
+	const struct ash_inode *records = (const void *)(checker->scratch + ASH_BLOCK_SIZE);
+
+	for (uint32_t i = 1; i < run_length(super) && i <= EVIDENCE_RECORDS; i++) {
+		uint64_t block = table_place(super, i);
+
+		if (!block || block_read(checker, block, checker->scratch + ASH_BLOCK_SIZE))
+			continue;
+		for (uint32_t j = 0; j < ASH_INODES_PER_BLOCK; j++)
+			if (ash_get32(records[j].magic) == ASH_MAGIC_INODE &&
+			    ash_get64(records[j].ino) == (i - 1) * ASH_INODES_PER_BLOCK + j &&
+			    ash_get32(records[j].crc) == ash_inode_crc(ash_get32(super->checksum_seed), &records[j]))
+				return true;
+	}
+	return false;
+}
+
+/*
+ * Group table and log are a few blocks, which lie side by side: one write to the wrong device brings another volume's. The
+ * files are where the inode table is. Where that is a tree, what does not show of it may lie under a lost block.
+ */
+bool table_is_elsewhere(struct checker *checker, const struct ash_super *super, const struct ash_super *than)
+{
+	return table_readable(super) && !table_evidence(checker, super) && !records_found(checker, super) &&
+	       table_evidence(checker, than);
 }
 
 bool super_evidence_is_fixed(unsigned evidence)

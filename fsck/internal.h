@@ -269,6 +269,8 @@ bool same_constants(const struct ash_super *a, const struct ash_super *b);
 unsigned super_evidence(struct checker *checker, const struct ash_super *super);
 /* Is some of it from places that never change: group table, log? */
 bool super_evidence_is_fixed(unsigned evidence);
+/* Is nothing of the inode table where this superblock says, and something where the other one does? Likewise. */
+bool table_is_elsewhere(struct checker *checker, const struct ash_super *super, const struct ash_super *than);
 /* Does its table inode lead to a run to which the other's does not? */
 bool table_leads_further(struct checker *checker, const struct ash_super *super, const struct ash_super *than);
 int super_check(struct checker *checker);

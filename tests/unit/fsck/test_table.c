@@ -632,6 +632,33 @@ Test(table, primary_of_a_volume_that_is_not_there)
 	engine_close(&sick.engine);
 }
 
+/* With another volume's block 0 came its group table and its log, but the files are where the backup says. */
+Test(table, primary_of_another_volume_with_its_group_table_and_log)
+{
+	uint8_t block[ASH_BLOCK_SIZE];
+	struct ash_block_header *header = (void *)block;
+	struct ash_super super, other;
+	struct sick sick;
+	uint64_t places[3];
+
+	sick_open(&sick, true);
+	image_read(&sick.engine, 0, &super);
+	other = super;
+	other.checksum_seed = ash_put32(ash_get32(super.checksum_seed) + 1);
+	super_put(&sick.engine, 0, &other);
+	places[0] = ash_get64(super.group_table_start);
+	places[1] = ash_get64(super.log_start);
+	places[2] = places[1] + 1;
+	for (unsigned i = 0; i < 3; i++) {
+		image_read(&sick.engine, places[i], block);
+		header->crc = ash_put32(ash_block_crc(ash_get32(other.checksum_seed), block));
+		image_write(&sick.engine, places[i], block);
+	}
+	expect_healed(&sick, "super-bad");
+	cr_expect_eq(names_left(&sick), FILES);
+	engine_close(&sick.engine);
+}
+
 /* A volume with a small table; *old is its superblock before that grew. */
 static void small_runs_open(struct sick *sick, struct ash_super *old)
 {
