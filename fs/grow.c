@@ -13,7 +13,8 @@
  *   rewritten.
  * A crash leaves the old size or the new one. The old size's last block, a backup until then, becomes a free block.
  *
- * Locks: rename_lock, held over the whole call; it owns the size fields of the superblock.
+ * Locks: rename_lock, held over the whole call; it owns the size fields of the superblock. Under it the inode table's
+ * grow_lock, while the superblock is copied.
  */
 #include "alloc_group.h"
 #include "engine.h"
@@ -49,7 +50,10 @@ static int write_backup(struct ash_volume *volume, struct ash_super *image, uint
 	return bdev_write(volume->dev, image, ASH_BLOCK_SIZE, address << ASH_BLOCK_SHIFT, 0);
 }
 
-/* Backups in groups [first, last) and in the last block of the volume, as they are to be when it has `size`. */
+/*
+ * Backups in groups [first, last) and in the last block of the volume, as they are to be when it has `size`. The runs of
+ * the inode table that they count are durable in the log before: one that counts more than that is evidence of damage.
+ */
 static int write_backups(struct ash_volume *volume, struct size size, uint32_t first, uint32_t last)
 {
 	struct ash_super *image = bdev_buffer_alloc(ASH_BLOCK_SIZE);
@@ -57,9 +61,12 @@ static int write_backups(struct ash_volume *volume, struct size size, uint32_t f
 
 	if (!image)
 		return -ENOMEM;
+	ash_lock_long(volume, ash_itable_lock(volume)); /* no run is half made */
 	ash_lock(&volume->super->lock);
 	memcpy(image, volume->super->data, ASH_BLOCK_SIZE);
 	ash_unlock(&volume->super->lock);
+	pthread_mutex_unlock(ash_itable_lock(volume));
+	result = ash_log_force(volume, ash_log_end(volume));
 	image->block_count = ash_put64(size.blocks);
 	image->group_count = ash_put32(size.groups);
 	ash_image_stamp(volume->checksum_seed, ASH_MAGIC_SUPER, 0, (uint8_t *)image);
