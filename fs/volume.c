@@ -572,10 +572,34 @@ static int engine_open(struct ash_volume *volume, const struct ash_super *super,
 	return error ? error : ash_buffer_get(volume, id, &volume->super);
 }
 
+/*
+ * The inode table only grows, and the backups are written when block 0 at home has it as it is: one that counts more runs
+ * tells that block 0 is an old one, whose last write was lost. What the newer runs hold must not be written over, nor that
+ * backup. One of them is read, the first that every close writes.
+ */
+static int backup_compare(struct ash_volume *volume)
+{
+	const struct ash_super *super = (const void *)volume->super->data;
+	struct ash_super *backup = bdev_buffer_alloc(ASH_BLOCK_SIZE);
+	uint64_t block = volume->block_count - 1;
+	const char *wrong;
+
+	if (!backup)
+		return -ENOMEM;
+	if (!super_try(volume->dev, block, backup, &wrong) &&
+	    !memcmp(backup->header.metadata_uuid, super->header.metadata_uuid, 16) &&
+	    ash_get64(backup->inode_runs) > ash_get64(super->inode_runs))
+		ash_damaged(volume, 0, "a backup of the superblock knows more of the inode table");
+	bdev_buffer_free(backup, ASH_BLOCK_SIZE);
+	return 0;
+}
+
 static int layers_open(struct ash_volume *volume)
 {
-	int error = ash_alloc_open(volume);
+	int error = backup_compare(volume);
 
+	if (!error)
+		error = ash_alloc_open(volume);
 	if (!error)
 		error = ash_itable_open(volume);
 	if (!error)

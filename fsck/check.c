@@ -177,7 +177,10 @@ static void engine_mute(void *context, enum ash_log_level level, const char *tex
 	(void)text;
 }
 
-/* Would a mount take it, and find the log closed? It reads the group table and the extents of the inode table. */
+/*
+ * Would a mount take it, meet no damage, and find the log closed? It reads the group table, a backup of the superblock and
+ * the extents of the inode table.
+ */
 static bool opens_clean(struct checker *checker)
 {
 	struct ash_open_options options = {
@@ -185,12 +188,14 @@ static bool opens_clean(struct checker *checker)
 	};
 	char error[BDEV_ERROR_TEXT];
 	struct ash_volume_info info;
+	struct ash_counters counters;
 	struct ash_volume *volume;
 	bool clean;
 
 	if (ash_open(checker->dev, &options, &volume, error))
 		return false;
-	clean = !ash_volume_info(volume, &info) && info.was_clean;
+	ash_counters(volume, &counters);
+	clean = !ash_volume_info(volume, &info) && info.was_clean && !counters.damaged_blocks;
 	ash_abandon(volume);
 	return clean;
 }

@@ -696,6 +696,33 @@ Test(table, primary_whose_last_write_was_lost)
 	engine_close(&sick.engine);
 }
 
+/* Who mounts that does not write over what the backups know, nor is it called clean. */
+Test(table, primary_whose_last_write_was_lost_is_not_written_to)
+{
+	struct ash_check_options options = { .mode = ASH_CHECK_YES, .no_threads = true };
+	struct ash_create create = { .mode = S_IFREG | 0644 };
+	struct ash_check_result result;
+	struct ash_super old, backup;
+	struct ash_attr attr;
+	struct sick sick;
+
+	small_runs_open(&sick, &old);
+	super_put(&sick.engine, 0, &old);
+	engine_mount(&sick.engine);
+	cr_expect_gt(sick.engine.errors, 0);
+	cr_expect_eq(ash_create(sick.engine.volume, ASH_INO_ROOT, "new", &create, &attr), -EROFS);
+	cr_assert_eq(ash_close(sick.engine.volume), 0);
+	sick.engine.volume = NULL;
+	image_read(&sick.engine, ash_get64(old.block_count) - 1, &backup);
+	cr_expect_gt(ash_get64(backup.inode_runs), ash_get64(old.inode_runs));
+	super_put(&sick.engine, 0, &old);
+	cr_assert_eq(ash_check(sick.engine.dev, &options, &result), 0, "%s", result.error);
+	cr_expect(!result.skipped);
+	cr_expect_eq(result.left, 0);
+	cr_expect_eq(names_left(&sick), FILES);
+	engine_close(&sick.engine);
+}
+
 /* Who replays the log must not copy that block 0 to the backups, which know better. */
 Test(table, primary_whose_last_write_was_lost_under_a_log)
 {
