@@ -162,6 +162,7 @@ struct checker {
 	uint64_t backup_runs;        /* of the inode table, by the backup that counts most */
 	bool restore;                /* the primary will be written when the table is known: see lost.c */
 	uint64_t super_from;         /* block */
+	bool first_run_gone;         /* of the inode table: lost.c found nothing of it */
 	struct ash_overlay *overlay; /* NULL: the device itself is current */
 	LIST(uint64_t) images;       /* blocks for which the overlay has an answer, ascending */
 	const uint64_t *orphans;

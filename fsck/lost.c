@@ -32,7 +32,8 @@ struct search {
 	struct checker *checker;
 	uint64_t run_blocks;
 	uint8_t *block;
-	uint64_t end; /* of the last candidate with records: no run begins within another */
+	uint64_t end;    /* of the last candidate with records: no run begins within another */
+	bool first_gone; /* nothing of the first run was met, nor a block that cannot be read */
 	LIST(struct candidate) found;
 	LIST(struct candidate) sighted;  /* by records alone */
 	LIST(struct table_extent) added; /* to the map, at the end: it is searched until then */
@@ -148,6 +149,7 @@ static int look_at_records(struct search *search, const struct ash_inode *record
 	sighted.records = records_sealed(checker, records, first_ino);
 	if (!sighted.records)
 		return 0;
+	search->first_gone &= sighted.run > 0;
 	if (last && last->run == sighted.run && last->block == sighted.block) {
 		last->records += sighted.records;
 		return 0;
@@ -170,6 +172,7 @@ static int look_at(struct search *search, const uint8_t *data, uint64_t block)
 	    block_wrong(checker, data, block, ASH_MAGIC_INODE_BITMAP, run) ||
 	    !extent_inside(checker, block, search->run_blocks))
 		return 0;
+	search->first_gone &= run > 0;
 	if (check_cancelled(checker))
 		return -ECANCELED;
 	if (run_good(search, run) ||
@@ -184,6 +187,7 @@ static int search_group(struct search *search, uint64_t group, uint8_t *buffer)
 {
 	struct checker *checker = search->checker;
 	uint64_t start = ash_group_start(group), length = group_length(checker->block_count, group);
+	bool bad[PIECE_BLOCKS];
 	int result = 0;
 
 	for (uint64_t at = 0, count; at < length && !result; at += count) {
@@ -193,9 +197,11 @@ static int search_group(struct search *search, uint64_t group, uint8_t *buffer)
 			break;
 		result = check_cancelled(checker);
 		if (!result)
-			result = blocks_read(checker, start + at, count, buffer, NULL);
-		for (uint64_t i = 0; i < count && !result; i++)
+			result = blocks_read(checker, start + at, count, buffer, bad);
+		for (uint64_t i = 0; i < count && !result; i++) {
+			search->first_gone &= !bad[i];
 			result = look_at(search, buffer + (i << ASH_BLOCK_SHIFT), start + at + i);
+		}
 	}
 	progress(checker, 0, group, checker->group_count);
 	return result;
@@ -359,7 +365,8 @@ int lost_runs_find(struct checker *checker)
 {
 	struct search search = { .checker = checker,
 				 .run_blocks = 1 + checker->inodes_per_run / ASH_INODES_PER_BLOCK,
-				 .block = checker->scratch };
+				 .block = checker->scratch,
+				 .first_gone = true };
 	size_t size = (size_t)PIECE_BLOCKS << ASH_BLOCK_SHIFT;
 	uint8_t *buffer = bdev_buffer_alloc(size);
 	int result = buffer ? 0 : -ENOMEM;
@@ -371,6 +378,7 @@ int lost_runs_find(struct checker *checker)
 		result = sighted_take(&search);
 	if (!result)
 		result = adopt(&search);
+	checker->first_run_gone = search.first_gone;
 	LIST_FREE(&search.found);
 	LIST_FREE(&search.sighted);
 	LIST_FREE(&search.added);

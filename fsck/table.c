@@ -413,14 +413,31 @@ static int behind_drop(struct checker *checker)
 }
 
 /*
- * What even lost.c did not find cannot be put back: its records, and where they belong, are unknown. But for the first
- * run, with the root, what lies behind it need not be lost, too: where the superblock counts them, they are holes.
+ * Without its first run, where the root is, a table may be what is left of an older volume, whose superblock was taken for
+ * want of a better one. It is this volume's, damaged, when block 0 is good, at least half of the runs are where they belong,
+ * and nothing of the first one is anywhere on a device that could be read.
+ */
+static bool first_run_lost(struct checker *checker)
+{
+	uint64_t named = 0;
+
+	if (!checker->first_run_gone || checker->super_from)
+		return false;
+	for (uint64_t run = 1; run < checker->run_count; run++)
+		named += run_named(checker, run);
+	return named && named >= checker->run_count - named;
+}
+
+/*
+ * What even lost.c did not find cannot be put back: its records, and where they belong, are unknown. What lies behind it
+ * need not be lost, too: where the superblock counts them, such runs are holes, and the root a new one.
  */
 static int runs_whole(struct checker *checker)
 {
 	uint64_t run = 0;
 
-	while (run < checker->run_count && (run_there(checker, run) || (run && run < runs_counted(checker))))
+	while (run < checker->run_count &&
+	       (run_there(checker, run) || (run < runs_counted(checker) && (run || first_run_lost(checker)))))
 		run++;
 	if (!checker->repair || (run && run == checker->run_count))
 		return 0;

@@ -805,6 +805,49 @@ Test(table, runs_that_only_names_know)
 	engine_close(&sick.engine);
 }
 
+/* Inodes behind the first run, with or without a name. */
+static unsigned inodes_behind(struct sick *sick)
+{
+	struct ash_attr attr;
+	unsigned count = 0;
+
+	engine_mount(&sick->engine);
+	for (uint64_t ino = 16; ino < ASH_INO_FIRST_FREE + FILES; ino++)
+		count += ash_getattr(sick->engine.volume, ino, &attr) == 0;
+	cr_assert_eq(ash_close(sick->engine.volume), 0);
+	sick->engine.volume = NULL;
+	return count;
+}
+
+/* The first run, with the root, and the map of the table are gone: an empty run takes its place, unless a block may have it. */
+Test(table, first_run_lost_with_the_map)
+{
+	static const uint8_t nothing[ASH_BLOCK_SIZE];
+	struct ash_check_options options = { .mode = ASH_CHECK_YES, .force = true, .no_threads = true };
+	struct ash_check_result result;
+	struct ash_super old, super;
+	struct sick sick;
+	uint64_t start, tree;
+
+	small_runs_open(&sick, &old);
+	start = run_start(&sick.engine);
+	image_read(&sick.engine, 0, &super);
+	tree = ash_get64(super.block_count) - 100;
+	table_grow_tree(&sick, tree);
+	image_write(&sick.engine, tree, nothing);
+	image_write(&sick.engine, start + 1, nothing);
+	image_write(&sick.engine, start + 2, nothing);
+	make_unreadable(&sick, start);
+	cr_expect_eq(ash_check(sick.engine.dev, &options, &result), -EUCLEAN, "%s", result.error);
+	fault_clear(sick.engine.dev);
+	image_write(&sick.engine, start, nothing);
+	cr_expect_eq(check(&sick, ASH_CHECK_YES).left, 0, "%s", sick.codes);
+	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
+	cr_expect_eq(inodes_behind(&sick), ASH_INO_FIRST_FREE + FILES - 16);
+	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
+	engine_close(&sick.engine);
+}
+
 /* ---- Runs that are not there ---- */
 
 #define SMALL_RUN 16u /* inodes: the fewest */
