@@ -261,5 +261,7 @@ uint64_t runs_counted(const struct checker *checker)
 {
 	uint64_t runs = ash_get64(checker->super->inode_runs);
 
-	return runs > checker->backup_runs ? runs : checker->backup_runs;
+	if (checker->backup_runs > runs)
+		runs = checker->backup_runs;
+	return checker->named_runs > runs ? checker->named_runs : runs;
 }

@@ -124,8 +124,8 @@ static int rounds(struct checker *checker)
 
 	for (unsigned round = 0; round < MAX_ROUNDS && !result; round++) {
 		result = structure(checker);
-		if (result == -EAGAIN) { /* a name leads behind the table: its next round looks for lost runs */
-			checker->stale_super = checker->changed = true;
+		if (result == -EAGAIN) { /* names lead behind the table: the next round looks for lost runs */
+			checker->changed = true;
 			result = 0;
 			continue;
 		}

@@ -76,14 +76,17 @@ static int link_directory(struct directory_walk *walk, struct directory_info *ch
 
 /*
  * An inode behind the last run of the table: runs only become more, so one that has a name was there, and no copy of the
- * superblock may know it. It is looked for, once, before its names are given up.
+ * superblock may know it. Such runs are looked for, once, before their names are given up.
  */
-static bool target_in_lost_run(const struct checker *checker, uint64_t target)
+static bool target_in_lost_run(struct checker *checker, uint64_t target)
 {
 	uint64_t most = checker->block_count / (1 + checker->inodes_per_run / ASH_INODES_PER_BLOCK);
+	uint64_t run = target / checker->inodes_per_run;
 
-	return checker->repair && !checker->stale_super && target >= checker->inode_count &&
-	       target / checker->inodes_per_run < most;
+	if (!checker->repair || checker->names_counted || run >= most || run < checker->run_count)
+		return false;
+	checker->named_runs = run >= checker->named_runs ? run + 1 : checker->named_runs;
+	return true;
 }
 
 static int check_target(struct directory_walk *walk, uint64_t key, const struct ash_dirent_value *entry,
@@ -96,7 +99,7 @@ static int check_target(struct directory_walk *walk, uint64_t key, const struct 
 	int result = 0;
 
 	if (target_in_lost_run(checker, target))
-		return -EAGAIN;
+		return 0;
 	context->number = target;
 	if (state & INODE_DAMAGED)
 		return 0;
@@ -204,6 +207,10 @@ int directories_check(struct checker *checker)
 	if (root)
 		root->found_parent = ASH_INO_ROOT;
 	result = table_scan(checker, 2, is_directory, check_block);
+	if (!result && checker->named_runs && !checker->names_counted) {
+		checker->names_counted = true;
+		return -EAGAIN;
+	}
 	checker->lost_found_taken = false;
 	if (!result && checker->lost_found &&
 	    (checker->lost_found >= checker->inode_count || !is_directory(checker, checker->lost_found))) {

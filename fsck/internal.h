@@ -156,10 +156,12 @@ struct checker {
 	bool repair;                 /* mode allows writing */
 	bool log_clean;              /* totals and free counts must be true */
 	bool marked;                 /* ASH_STATE_ERRORS was set before the first write */
-	bool stale_super;            /* runs may be missing: by a backup's table inode, or by names */
+	bool stale_super;            /* table inode came from a backup: runs may be missing */
 	const char *outvoted;        /* the primary looks good, and why a backup is taken all the same */
 	bool behind;                 /* ... or is older, as the log leaves it, than one of them */
 	uint64_t backup_runs;        /* of the inode table, by the backup that counts most */
+	uint64_t named_runs;         /* likewise, by names that lead behind the last run of the table; */
+	bool names_counted;          /* of all directories */
 	bool restore;                /* the primary will be written when the table is known: see lost.c */
 	uint64_t super_from;         /* block */
 	bool first_run_gone;         /* of the inode table: lost.c found nothing of it */
@@ -262,7 +264,7 @@ int backup_find(struct checker *checker, uint64_t device_blocks);
 bool backup_outvote(struct checker *checker);
 /* The most runs of the inode table that a good backup of that superblock counts. checker->scratch is used. */
 uint64_t backups_count_runs(struct checker *checker, const struct ash_super *super);
-/* Runs that the superblock or a newer backup counts. */
+/* Runs that the superblock, a newer backup or names count. */
 uint64_t runs_counted(const struct checker *checker);
 /* Fields that never change, or change together with the volume's shape. */
 bool same_constants(const struct ash_super *a, const struct ash_super *b);
@@ -404,6 +406,7 @@ const struct loss *loss_find(const struct checker *checker, uint64_t ino, bool a
 
 /* ---- directory.c, connect.c ---- */
 
+/* -EAGAIN: names lead to runs that the table does not have. They have not been looked for, nor the names been judged. */
 int directories_check(struct checker *checker);
 const char *dirent_wrong(const uint8_t *value, uint32_t length);
 struct directory_info *directory_find(struct checker *checker, uint64_t ino);
