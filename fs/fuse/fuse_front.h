@@ -476,7 +476,10 @@ bool sync_serve(struct request *request, unsigned flags);
 bool sync_keep_reply(struct request *request, const struct iovec *iov, int count);
 /* Send it when everything before `lsn` is durable. True: the request was kept. */
 bool sync_serve_late(struct request *request, uint64_t lsn);
-/* The worker has dispatched its request: it serves what was kept meanwhile, if the request waited for a flush. */
+/*
+ * The worker has dispatched its request: it serves what was kept meanwhile, if the request waited for a flush. It may
+ * go on with WRITEs.
+ */
 void sync_finish(struct worker *worker);
 
 /*
@@ -514,7 +517,7 @@ struct front *request_front(fuse_req_t request);
 /* ---- fuse_caller.c ---- */
 /* uid 0 with CAP_SYS_ADMIN. Reads /proc: only for requests of some system calls, see fuse_caller.c. */
 bool caller_is_administrator(fuse_req_t request);
-/* The thread, which only waits for the reply to die. False when that cannot be known. The same rule. */
+/* The thread, which only waits for the reply to die. False when that cannot be known. For copies and direct WRITEs. */
 bool caller_is_killed(pid_t pid);
 /* Is in a call that writes the request's inode. False when that cannot be known. Only for a GETATTR of an open file. */
 bool caller_writes(const struct request *request);

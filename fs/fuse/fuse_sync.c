@@ -31,6 +31,8 @@
  *
  * What was written and has to be durable is left to those who wait for flushes. Where there are none, whoever wrote it
  * becomes one, and writes and syncs in turn while anything is kept that is to be written: neither may wait for ever.
+ * Where there are several, all but one write instead while WRITEs are kept: one flush is enough for any number, but a
+ * WRITE is done by one. Else whoever came first would keep all places.
  *
  * Locking: `lock` protects the lists and the counts, and is released before the volume or the kernel is called.
  */
@@ -239,14 +241,15 @@ bool sync_serve_late(struct request *request, uint64_t lsn)
 	return sync_serve(request, ASH_FSYNC_LSN);
 }
 
-/* Some of what is kept; 0: nothing, and the worker does not count as one who waits any more. */
+/* Some of what is kept; 0: the worker does not count as one who waits any more, but maybe as one who writes. */
 static size_t take_kept(struct worker *worker, struct request **requests)
 {
 	struct syncs *syncs = &worker->front->syncs;
 	size_t count = 0;
 
 	pthread_mutex_lock(&syncs->lock);
-	size_t share = (syncs->kept_count + SYNC_SHARE - 1) / SYNC_SHARE;
+	const bool writes_instead = syncs->writes && !worker->writing && syncs->active - syncs->both > 1;
+	size_t share = writes_instead ? 0 : (syncs->kept_count + SYNC_SHARE - 1) / SYNC_SHARE;
 	for (; count < share && count < ASH_FSYNC_MAX; count++) {
 		requests[count] = syncs->kept;
 		syncs->kept = syncs->kept->next;
@@ -258,6 +261,8 @@ static size_t take_kept(struct worker *worker, struct request **requests)
 		syncs->active--;
 		syncs->both -= worker->writing;
 		worker->syncing = false;
+		syncs->writing += writes_instead;
+		worker->writing |= writes_instead;
 	}
 	pthread_mutex_unlock(&syncs->lock);
 	return count;
@@ -277,8 +282,10 @@ static void serve_kept(struct worker *worker)
 
 void sync_finish(struct worker *worker)
 {
-	while (worker->syncing)
+	while (worker->syncing) {
 		serve_kept(worker);
+		write_finish(worker);
+	}
 }
 
 /* ---- WRITEs, and copies ---- */

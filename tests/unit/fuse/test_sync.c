@@ -457,6 +457,34 @@ Test(sync, who_writes_leaves_syncs_to_others)
 	free(front);
 }
 
+/* One who syncs is enough for any number of callers: the others make room for WRITEs, whoever came first. */
+Test(sync, who_syncs_makes_room_for_writes)
+{
+	enum { WRITES = 3 };
+	struct worker worker;
+	struct front *front = front_open(&worker);
+
+	front->syncs.limit = front->syncs.active = 2;
+	cr_expect_not(keep_write(front, 0));
+	current_worker = &(struct worker){ .front = front };
+	for (unsigned i = 0; i < WRITES; i++)
+		cr_expect(keep_write(front, i));
+	keep_syncfs(front, 1);
+	sync_finish(&worker);
+	cr_expect_eq(written, WRITES);
+	cr_expect_eq(answered, 0, "that is left to the other one");
+	cr_expect_eq(front->syncs.active, 1);
+	cr_expect_eq(front->syncs.writing, 1);
+	cr_expect(keep_write(front, WRITES), "the other two have their places");
+	worker.syncing = true;
+	sync_finish(&worker);
+	cr_expect_eq(answered, 1, "the last one stays");
+	cr_expect_eq(front->syncs.active, 0);
+	write_finish(&dispatcher);
+	cr_expect_eq(written, WRITES + 1);
+	free(front);
+}
+
 static uint64_t write_ns; /* that one takes */
 
 static bool durable_job(struct request *request)
