@@ -17,6 +17,8 @@
  * - Only for ioctl(2), listxattr(2) and copy_file_range(2). A caller in the middle of execve(2) holds locks of its
  *   /proc entries. One that waits in these is not there, nor is a thread beside it: execve(2) takes those locks when
  *   all others are gone.
+ * - caller_is_killed(): for WRITEs past the page cache, too. Of an asynchronous one the caller may be in execve(2) and
+ *   wait there until it is answered, but /proc/PID/status takes none of those locks.
  * - caller_writes(): only for a GETATTR of an open file. execve(2) reads files without the lock that /proc/PID/syscall
  *   takes (since Linux 5.7; before, it holds that lock all the time), and closes files with it, which asks for no
  *   attributes. No thread beside it waits then, as above.
