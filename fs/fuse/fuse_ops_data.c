@@ -146,22 +146,29 @@ static bool submit_write(struct request *request, const void *data, const struct
 }
 
 /*
- * From the page cache: the flags of the file and the credentials are guesses. The kernel does not look at the count: a
- * short one would lose the rest without an error. So the rest is tried again, until it is done or the reason is known.
+ * All of it, or an error. The kernel does not look at the count of what comes from the page cache: a short one would lose
+ * the rest without an error. Of a short one with O_DIRECT it makes EIO. So the rest is tried again, until it is done or the
+ * reason is known. Growth that was not acknowledged the kernel takes back.
  */
-static int64_t write_pages(struct request *request, const struct fuse_write_in *in)
+static int64_t write_whole(struct request *request, const struct fuse_write_in *in, unsigned flags)
 {
 	const unsigned char *data = (const unsigned char *)(in + 1);
 	int64_t done = 0;
 
 	while (done < in->size) {
 		int64_t more = ash_write(request->front->volume, request->nodeid, data + done, in->size - (size_t)done,
-					 in->offset + (uint64_t)done, ASH_WRITE_NO_TIMES);
+					 in->offset + (uint64_t)done, flags);
 		if (more <= 0)
 			return more ? more : -EIO;
 		done += more;
 	}
 	return done;
+}
+
+/* The flags of the file and the credentials are guesses. */
+static int64_t write_pages(struct request *request, const struct fuse_write_in *in)
+{
+	return write_whole(request, in, ASH_WRITE_NO_TIMES);
 }
 
 static bool write_back(struct request *request)
@@ -195,10 +202,12 @@ static bool write_through(struct request *request)
 
 	crew_kick(current_worker);
 	int64_t result = abandoned(request);
-	if (!result)
+	if (!result && in->flags & O_DIRECT)
+		result = write_whole(request, in, flags);
+	else if (!result)
 		result = ash_write(request->front->volume, request->nodeid, in + 1, in->size, in->offset, flags);
 	/* The kernel goes on believing in the old mode: a set-user-id that is gone must not be executed. */
-	if (result > 0 && (flags & ASH_WRITE_KILL_SUIDGID))
+	if (flags & ASH_WRITE_KILL_SUIDGID)
 		notify_attributes_now(request->front, request->nodeid);
 	/* On a sync volume, or with chattr +S, its reply waits anyway, for all of this (ash_defer_begin()). */
 	if (result > 0 && durable && !ash_defer_is_due()) {

@@ -46,7 +46,7 @@
 
 #define DIRECT_BYTES_MAX (64u << 20) /* memory of WRITEs past the page cache that are kept */
 #define WRITES_NS 50000000u          /* so long somebody writes who syncs, too: many writes share a flush */
-#define SHRINK_MAX (64u << 10)       /* what is longer is not copied, but keeps its buffer */
+#define SHRINK_MAX (65u << 10)       /* 64 KiB and the headers: what is longer is not copied, but keeps its buffer */
 
 /* The inode that a reply names, and that thereby has one lookup more. */
 static uint64_t entry_of(const struct request *request)

@@ -340,6 +340,42 @@ done <"$WORK/between.out"
 umount "$WORK/second"
 wait "$BESIDE"
 losetup -d "$SECOND"
+# O_DIRECT, of which the last one finds room for a part: behind the end, and in a hole.
+cat >"$WORK/direct.py" <<'PY'
+import errno, mmap, os, sys
+MIB = 1 << 20
+block = mmap.mmap(-1, MIB)
+for name, size in ('growing', 0), ('hole', 1 << 40):
+    path = sys.argv[1] + '/' + name
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_DIRECT)
+    os.ftruncate(fd, size)
+    done = 0
+    try:
+        while True:
+            block[:] = done.to_bytes(8, 'big') * (MIB // 8)
+            assert os.pwrite(fd, block, done * MIB) == MIB
+            done += 1
+    except OSError as error:
+        result = errno.errorcode[error.errno]
+    bad = 0
+    for i in range(done):
+        assert os.preadv(fd, [block], i * MIB) == MIB
+        bad += block[:] != i.to_bytes(8, 'big') * (MIB // 8)
+    now = os.fstat(fd).st_size
+    print('%s %s %d bad, %s' % (name, result if done > 9 else 'too early', bad, now == (size or done * MIB)), flush=True)
+    os.close(fd)
+    os.unlink(path)
+    os.sync()
+PY
+rm -rf "${MNT:?}"/*
+sync_all
+# Of an odd number of blocks: the last MiB does not fit.
+for i in 1 2 3; do head -c 4096 /dev/urandom >"$MNT/block$i"; done
+sync_all
+timeout 120 python3 "$WORK/direct.py" "$MNT" >"$WORK/direct.out"
+check "a full volume: O_DIRECT behind the end and in a hole" same "$(cat "$WORK/direct.out")" \
+	"growing ENOSPC 0 bad, True
+hole ENOSPC 0 bad, True"
 detach
 fsck_clean "fsck of the full volume"
 finish
