@@ -38,6 +38,7 @@ struct front {
 	bool bar, bar_shown;
 	uint64_t started, drawn; /* ns */
 	uint64_t problems, notes;
+	bool stopped; /* by a signal: only a part was looked at */
 	/* one of these, by `folder` */
 	struct ash_scrub scrub;
 	struct ash_check_result check;
@@ -88,7 +89,7 @@ static int exit_code(const struct front *front, int error)
 
 	if (error)
 		code |= EXIT_OPERATION;
-	return interrupted ? code | EXIT_INTERRUPTED : code;
+	return front->stopped ? code | EXIT_INTERRUPTED : code;
 }
 
 static double seconds_of(const struct front *front)
@@ -125,7 +126,7 @@ static void json_result(struct front *front, int error)
 	json_close(json, ']');
 	json_number(json, "problem_count", front->problems);
 	json_figures(front);
-	json_bool(json, "interrupted", interrupted);
+	json_bool(json, "interrupted", front->stopped);
 	json_bool(json, "clean", !exit_code(front, error));
 	json_number(json, "exit_code", (uint64_t)exit_code(front, error));
 	json_close(json, '}');
@@ -151,7 +152,7 @@ static void text_result(struct front *front, int error)
 {
 	if (front->ctl->quiet && !exit_code(front, error))
 		return;
-	if (interrupted)
+	if (front->stopped)
 		printf("%s: interrupted: only a part was looked at; %" PRIu64 " problems until then", front->name,
 		       front->problems);
 	else if (front->problems)
@@ -259,6 +260,7 @@ static int scrub_steps(struct front *front, int fd)
 		else if (errno != EINTR)
 			return errno;
 	}
+	front->stopped = !front->scrub.finished;
 	return 0;
 }
 
@@ -302,8 +304,10 @@ static void on_progress(void *context, unsigned pass, uint64_t done, uint64_t to
 	struct front *front = context;
 
 	if (interrupted) {
-		int code = finish(front, 0);
+		int code;
 
+		front->stopped = true;
+		code = finish(front, 0);
 		fflush(stdout);
 		exit(code);
 	}
