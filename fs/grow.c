@@ -57,7 +57,7 @@ static int write_backup(struct ash_volume *volume, struct ash_super *image, uint
 static int write_backups(struct ash_volume *volume, struct size size, uint32_t first, uint32_t last)
 {
 	struct ash_super *image = bdev_buffer_alloc(ASH_BLOCK_SIZE);
-	int result = 0;
+	int result;
 
 	if (!image)
 		return -ENOMEM;

@@ -68,18 +68,24 @@ struct backups {
 	unsigned count;
 };
 
-static void backup_try(struct checker *checker, struct backups *backups, uint64_t block, uint64_t device_blocks)
+/* Is there a good superblock? It is read into `copy`. */
+static bool backup_good(struct checker *checker, uint64_t block, struct ash_super *copy)
+{
+	int error;
+
+	return !block_read(checker, block, copy) &&
+	       !super_wrong(copy, block, bdev_geometry(checker->dev)->size >> ASH_BLOCK_SHIFT, &error);
+}
+
+static void backup_try(struct checker *checker, struct backups *backups, uint64_t block)
 {
 	unsigned count = backups->count;
-	int error;
 
 	for (unsigned i = 0; i < count; i++)
 		if (backups->blocks[i] == block)
 			return;
-	if (count == BACKUP_MAX || block_read(checker, block, &backups->copies[count]) ||
-	    super_wrong(&backups->copies[count], block, device_blocks, &error))
-		return;
-	backups->blocks[backups->count++] = block;
+	if (count < BACKUP_MAX && backup_good(checker, block, &backups->copies[count]))
+		backups->blocks[backups->count++] = block;
 }
 
 /*
@@ -100,7 +106,7 @@ static int backups_search(struct checker *checker, struct backups *backups, uint
 			const struct ash_super *super = (const void *)(piece + i * ASH_BLOCK_SIZE);
 
 			if (!memcmp(super->volume_magic, ASH_VOLUME_MAGIC, 8))
-				backup_try(checker, backups, at + i, device_blocks);
+				backup_try(checker, backups, at + i);
 		}
 	}
 	bdev_buffer_free(piece, SEARCH_BLOCKS * ASH_BLOCK_SIZE);
@@ -169,7 +175,7 @@ int backup_find(struct checker *checker, uint64_t device_blocks)
 	int result = backups.copies ? 0 : -ENOMEM;
 
 	for (unsigned i = 0; i < count && !result; i++)
-		backup_try(checker, &backups, list[i], device_blocks);
+		backup_try(checker, &backups, list[i]);
 	/* What lies elsewhere may be some file's content: it is asked only when no place of a backup has a good one. */
 	if (!result && !backup_choose(checker, &backups)) {
 		result = backups_search(checker, &backups, device_blocks);
@@ -209,11 +215,9 @@ bool backup_outvote(struct checker *checker)
 	unsigned count = backup_places(list, blocks), votes = 0;
 	struct ash_super *backup = (void *)checker->scratch;
 	bool same = false;
-	int error;
 
 	for (unsigned i = 0; i < count; i++) {
-		if (block_read(checker, list[i], backup) ||
-		    super_wrong(backup, list[i], bdev_geometry(checker->dev)->size >> ASH_BLOCK_SHIFT, &error))
+		if (!backup_good(checker, list[i], backup))
 			continue;
 		if (!same_constants(backup, checker->super)) {
 			against = list[i];
@@ -246,13 +250,11 @@ uint64_t backups_count_runs(struct checker *checker, const struct ash_super *sup
 {
 	uint64_t list[BACKUP_MAX], runs = 0;
 	unsigned count = backup_places(list, ash_get64(super->block_count));
-	const struct ash_super *backup = (const void *)checker->scratch;
-	int error;
+	struct ash_super *backup = (void *)checker->scratch;
 
 	for (unsigned i = 0; i < count; i++)
-		if (!block_read(checker, list[i], checker->scratch) &&
-		    !super_wrong(backup, list[i], bdev_geometry(checker->dev)->size >> ASH_BLOCK_SHIFT, &error) &&
-		    same_constants(backup, super) && ash_get64(backup->inode_runs) > runs)
+		if (backup_good(checker, list[i], backup) && same_constants(backup, super) &&
+		    ash_get64(backup->inode_runs) > runs)
 			runs = ash_get64(backup->inode_runs);
 	return runs;
 }

@@ -80,7 +80,7 @@ static int link_directory(struct directory_walk *walk, struct directory_info *ch
  */
 static bool target_in_lost_run(struct checker *checker, uint64_t target)
 {
-	uint64_t most = checker->block_count / (1 + checker->inodes_per_run / ASH_INODES_PER_BLOCK);
+	uint64_t most = checker->block_count / run_blocks(checker);
 	uint64_t run = target / checker->inodes_per_run;
 
 	if (!checker->repair || checker->names_counted || run >= most || run < checker->run_count)

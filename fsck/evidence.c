@@ -159,13 +159,9 @@ static bool records_found(struct checker *checker, const struct ash_super *super
 	for (uint32_t i = 1; i < run_length(super) && i <= EVIDENCE_RECORDS; i++) {
 		uint64_t block = table_place(super, i);
 
-		if (!block || block_read(checker, block, checker->scratch + ASH_BLOCK_SIZE))
-			continue;
-		for (uint32_t j = 0; j < ASH_INODES_PER_BLOCK; j++)
-			if (ash_get32(records[j].magic) == ASH_MAGIC_INODE &&
-			    ash_get64(records[j].ino) == (i - 1) * ASH_INODES_PER_BLOCK + j &&
-			    ash_get32(records[j].crc) == ash_inode_crc(ash_get32(super->checksum_seed), &records[j]))
-				return true;
+		if (block && !block_read(checker, block, checker->scratch + ASH_BLOCK_SIZE) &&
+		    records_sealed(ash_get32(super->checksum_seed), records, (i - 1) * ASH_INODES_PER_BLOCK))
+			return true;
 	}
 	return false;
 }

@@ -306,6 +306,8 @@ int tree_walk(struct tree_walk *walk, const uint8_t *root, uint32_t size);
 
 /* ---- table.c ---- */
 
+/* Of a run of the inode table: its bitmap, and the records. */
+uint64_t run_blocks(const struct checker *checker);
 int table_load(struct checker *checker);
 uint64_t table_block(const struct checker *checker, uint64_t file_block); /* 0: hole */
 /* How many of `count` file blocks from `first` on have a place. */
@@ -350,6 +352,8 @@ uint64_t inode_bits_count(const struct checker *checker);
 int lost_runs_find(struct checker *checker);
 /* Is any of the runs that the map has not there? */
 bool lost_runs_any(struct checker *checker);
+/* How many records with right checksums by `seed` are in a block in which `first_ino` would be the first? */
+uint32_t records_sealed(uint32_t seed, const struct ash_inode *records, uint64_t first_ino);
 
 /* ---- inode.c, fork.c ---- */
 

@@ -107,14 +107,13 @@ static bool records_match(struct search *search, uint64_t run, uint64_t block, u
 	return lost && own >= strange;
 }
 
-/* Records of the run in a block where `first_ino` would be the first of them, under right checksums. */
-static uint32_t records_sealed(const struct checker *checker, const struct ash_inode *records, uint64_t first_ino)
+uint32_t records_sealed(uint32_t seed, const struct ash_inode *records, uint64_t first_ino)
 {
 	uint32_t count = 0;
 
 	for (uint32_t i = 0; i < ASH_INODES_PER_BLOCK; i++)
 		count += ash_get32(records[i].magic) == ASH_MAGIC_INODE && ash_get64(records[i].ino) == first_ino + i &&
-			 ash_get32(records[i].crc) == ash_inode_crc(checker->seed, &records[i]);
+			 ash_get32(records[i].crc) == ash_inode_crc(seed, &records[i]);
 	return count;
 }
 
@@ -146,7 +145,7 @@ static int look_at_records(struct search *search, const struct ash_inode *record
 	if (block <= 1 + index || !run_missing(search, sighted.run) ||
 	    !extent_inside(checker, sighted.block, search->run_blocks))
 		return 0;
-	sighted.records = records_sealed(checker, records, first_ino);
+	sighted.records = records_sealed(checker->seed, records, first_ino);
 	if (!sighted.records)
 		return 0;
 	search->first_gone &= sighted.run > 0;
@@ -351,9 +350,7 @@ static int adopt(struct search *search)
 
 bool lost_runs_any(struct checker *checker)
 {
-	struct search search = { .checker = checker,
-				 .run_blocks = 1 + checker->inodes_per_run / ASH_INODES_PER_BLOCK,
-				 .block = checker->scratch };
+	struct search search = { .checker = checker, .run_blocks = run_blocks(checker), .block = checker->scratch };
 
 	for (uint64_t run = 0; run < checker->run_count; run++)
 		if (!run_good(&search, run))
@@ -363,10 +360,9 @@ bool lost_runs_any(struct checker *checker)
 
 int lost_runs_find(struct checker *checker)
 {
-	struct search search = { .checker = checker,
-				 .run_blocks = 1 + checker->inodes_per_run / ASH_INODES_PER_BLOCK,
-				 .block = checker->scratch,
-				 .first_gone = true };
+	struct search search = {
+		.checker = checker, .run_blocks = run_blocks(checker), .block = checker->scratch, .first_gone = true
+	};
 	size_t size = (size_t)PIECE_BLOCKS << ASH_BLOCK_SHIFT;
 	uint8_t *buffer = bdev_buffer_alloc(size);
 	int result = buffer ? 0 : -ENOMEM;

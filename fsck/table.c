@@ -36,7 +36,7 @@ void bit_set(uint8_t *bits, uint64_t bit, bool value)
 
 /* ---- The map ---- */
 
-static uint64_t run_blocks(const struct checker *checker)
+uint64_t run_blocks(const struct checker *checker)
 {
 	return 1 + checker->inodes_per_run / ASH_INODES_PER_BLOCK;
 }
