@@ -11,6 +11,8 @@
 
 #include <ashlar/format.h>
 
+#include <sys/types.h>
+
 struct ctl {
 	bool json, all, detailed, recursive, hexadecimal; /* --json -a -l -R -x */
 	bool quiet, progress, verbose;                    /* -q -p -v */
@@ -72,6 +74,11 @@ struct ctl_visited {
 };
 int ctl_visit_once(struct ctl_visited *visited, uint64_t ino);
 void ctl_visited_free(struct ctl_visited *visited);
+
+/* ---- Content (ctl_copy.c) ---- */
+
+/* All of it, at a place in a file; `offset` -1: where the descriptor stands. 0 or negative errno, without a message. */
+int ctl_write_all(int fd, const char *data, size_t length, off_t offset);
 
 /* ---- Raw blocks (ctl_dump.c) ---- */
 

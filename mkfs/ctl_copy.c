@@ -147,16 +147,16 @@ static void get_attributes_of_name(struct getter *getter, const char *name, cons
 
 /* ---- File content ---- */
 
-static int write_all(int fd, const char *data, size_t length, off_t offset)
+int ctl_write_all(int fd, const char *data, size_t length, off_t offset)
 {
 	while (length) {
-		ssize_t written = pwrite(fd, data, length, offset);
+		ssize_t written = offset < 0 ? write(fd, data, length) : pwrite(fd, data, length, offset);
 
 		if (written < 0 && errno != EINTR)
 			return -errno;
 		if (written > 0) {
 			data += written;
-			offset += written;
+			offset += offset < 0 ? 0 : written;
 			length -= (size_t)written;
 		}
 	}
@@ -193,7 +193,7 @@ static int get_pieces(struct getter *getter, int fd, uint64_t ino, uint64_t star
 		uint64_t next = (start | (PIECE - 1)) + 1;
 		size_t wanted = (size_t)((next < end ? next : end) - start);
 		int64_t got = ash_read(getter->volume, ino, getter->chunk, wanted, start);
-		int result = got > 0 ? write_all(fd, getter->chunk, (size_t)got, (off_t)start) : 0;
+		int result = got > 0 ? ctl_write_all(fd, getter->chunk, (size_t)got, (off_t)start) : 0;
 
 		if (result)
 			return complain(getter, result, "writing");
@@ -221,7 +221,7 @@ static int get_range(struct getter *getter, int fd, uint64_t ino, uint64_t start
 			start += wanted;
 			continue;
 		}
-		result = write_all(fd, getter->chunk, (size_t)got, (off_t)start);
+		result = ctl_write_all(fd, getter->chunk, (size_t)got, (off_t)start);
 		if (result)
 			return complain(getter, result, "writing");
 		start += (uint64_t)got;

@@ -627,9 +627,11 @@ static int copy_to_stdout(struct ash_volume *volume, const char *name, uint64_t 
 
 	if (!buffer)
 		return tool_error(-ENOMEM, "out of memory");
+	/* Not by stdio, whose stream would remember an error that was told, for a second line at the end. */
 	while ((got = ash_read(volume, ino, buffer, CHUNK, offset)) > 0) {
-		if (fwrite(buffer, 1, (size_t)got, stdout) != (size_t)got) {
-			result = tool_error(-EIO, "standard output: %s", strerror(errno));
+		result = ctl_write_all(STDOUT_FILENO, buffer, (size_t)got, -1);
+		if (result) {
+			tool_error(result, "standard output: %s", strerror(-result));
 			break;
 		}
 		offset += (uint64_t)got;

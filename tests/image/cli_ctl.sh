@@ -533,4 +533,6 @@ full "--help" ashlarctl --help
 full "--version" ashlarctl --version
 full "info --json" ashlarctl info --json volume
 full "ls" ashlarctl ls volume
+full "cat" ashlarctl cat volume /folder/data
+full "cat of a short file" ashlarctl cat volume /greeting
 done_testing
