@@ -20,7 +20,9 @@ void standard_guard(void)
 	signal(SIGXFSZ, SIG_IGN);
 	signal(SIGCHLD, SIG_DFL);
 	do {
-		null = open("/dev/null", O_RDWR); /* inherited: what we run is to be safe, too */
+		bool output = fcntl(0, F_GETFD) >= 0 && fcntl(1, F_GETFD) < 0;
+
+		null = open("/dev/null", output ? O_RDONLY : O_RDWR); /* inherited: what we run is to be safe, too */
 	} while (null >= 0 && null <= 2);
 	if (null >= 0)
 		close(null);

@@ -8,7 +8,8 @@
 
 /*
  * First thing in main(): descriptors 0 to 2 that are closed become /dev/null, so that no device or image gets one of
- * these numbers and a message can never be written into it. Ends the program (status 1) when that is not possible.
+ * these numbers and a message can never be written into it. Standard output cannot be written then: what was to be
+ * printed is lost, which standard_finish() tells of. Ends the program (status 1) when that is not possible.
  * A file size limit (ulimit -f) is an error of the write from then on (EFBIG), and children can be waited for, whatever
  * is done about SIGXFSZ and SIGCHLD outside.
  */

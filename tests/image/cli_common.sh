@@ -135,6 +135,16 @@ full() {
 	ok "$name with a full output" $?
 }
 
+# unopened NAME COMMAND...: the same with none at all; an image that is opened does not become it.
+unopened() {
+	local name=$1 status
+	shift
+	"$@" >&- 2>err
+	status=$?
+	[ $status -ne 0 ] && [ $status -lt 126 ] && [ "$(wc -l <err)" -eq 1 ] && grep -q "standard output" err
+	ok "$name with a closed output" $?
+}
+
 # has NAME TEXT: the last output has the text.
 has() {
 	grep -qF -- "$2" out

@@ -535,4 +535,10 @@ full "info --json" ashlarctl info --json volume
 full "ls" ashlarctl ls volume
 full "cat" ashlarctl cat volume /folder/data
 full "cat of a short file" ashlarctl cat volume /greeting
+unopened "--help" ashlarctl --help
+unopened "info" ashlarctl info volume
+unopened "info --json" ashlarctl info --json volume
+unopened "cat" ashlarctl cat volume /folder/data
+ashlarctl label volume unopened >&- 2>err
+ok "what prints nothing works with a closed output" $?
 done_testing

@@ -155,6 +155,9 @@ if [ -w /dev/full ]; then
 		ok "output that cannot be written: 8 ($option)" $?
 	done
 fi
+fsck.ashlar -n good >&- 2>err
+[ $? -eq 8 ] && [ "$(wc -l <err)" -eq 1 ] && grep -q "could not be written" err
+ok "a closed output: 8" $?
 # unread COMMAND...: its output goes to a pipe that nobody reads any more.
 unread() {
 	local status
