@@ -234,6 +234,8 @@ helper 1 "-o without argument" "$LOOP" "$MNT" -o
 check "says so" said "needs an argument"
 helper 1 "a driver that does not exist" "$LOOP" "$MNT" -o driver=foo
 check "names it" said "no such driver: foo"
+helper 1 "memory as the driver" "$LOOP" "$MNT" -o driver=mem
+check "is none either" said "no such driver: mem"
 helper 1 "a cache that is too large" "$LOOP" "$MNT" -o cache=1048577
 check "names the maximum" said "1048576"
 helper 1 "no write-behind at all" "$LOOP" "$MNT" -o write_behind=0
