@@ -38,7 +38,7 @@ enum exit_code { EXIT_USAGE = 1, EXIT_SYSTEM = 2, EXIT_INTERNAL = 4, EXIT_MOUNT 
 struct arguments {
 	const char *device, *folder;
 	char *options; /* of all -o, -r and -w, joined; NULL: none */
-	bool fake, sloppy, verbose, remount;
+	bool fake, sloppy, verbose, remount, nofail;
 	struct front_options parsed;
 };
 
@@ -71,6 +71,8 @@ static int add_options(struct arguments *arguments, const char *list)
 	char *copy = strdup(list), *rest = copy, *option, *joined;
 
 	while (copy && (option = strsep(&rest, ","))) {
+		if (strcmp(option, "nofail") == 0)
+			arguments->nofail = true;
 		if (strcmp(option, "remount") == 0) {
 			arguments->remount = true;
 			continue;
@@ -202,6 +204,27 @@ static int parse(struct arguments *arguments, int argc, char **argv)
 }
 
 /* ---- -f ---- */
+
+/*
+ * With nofail a device that does not exist is no error and not worth a line. mount(8) sees to that only where it mounts
+ * itself, and `mount -a` takes over the status of a helper.
+ */
+static bool device_may_be_missing(const struct arguments *arguments)
+{
+	const char *path = tool_device_path(arguments->device);
+	char *resolved = NULL;
+	struct stat st;
+	int error;
+
+	if (!arguments->nofail || !path)
+		return false;
+	if (tool_is_tag(path)) {
+		error = probe_resolve_tag(path, &resolved);
+		free(resolved);
+		return error == -ENODEV;
+	}
+	return stat(path, &st) && (errno == ENOENT || errno == ENOTDIR);
+}
 
 /* All that can be found out without mounting. */
 static int check_only(const struct arguments *arguments)
@@ -376,10 +399,10 @@ int main(int argc, char **argv)
 
 	standard_guard();
 	status = parse(&arguments, argc, argv);
-	if (!status && arguments.fake)
-		status = check_only(&arguments);
-	else if (!status)
-		status = arguments.remount ? remount(&arguments) : mount_volume(&arguments);
+	if (!status && arguments.remount && !arguments.fake)
+		status = remount(&arguments);
+	else if (!status && !device_may_be_missing(&arguments))
+		status = arguments.fake ? check_only(&arguments) : mount_volume(&arguments);
 	options_free(&arguments.parsed);
 	free(arguments.options);
 	return status;

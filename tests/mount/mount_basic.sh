@@ -236,6 +236,12 @@ helper 1 "a driver that does not exist" "$LOOP" "$MNT" -o driver=foo
 check "names it" said "no such driver: foo"
 helper 1 "memory as the driver" "$LOOP" "$MNT" -o driver=mem
 check "is none either" said "no such driver: mem"
+helper 32 "a device that does not exist" "$WORK/missing" "$MNT" -o noatime
+helper 0 "one that does not exist, with nofail" "$WORK/missing" "$MNT" -o noatime,nofail
+check "says nothing" test ! -s "$WORK/out"
+helper 0 "a label that does not exist, with nofail" "LABEL=missing $$" "$MNT" -o nofail
+helper 32 "a folder that does not exist, with nofail" "$LOOP" "$WORK/missing" -o nofail
+helper 32 "what is no volume, with nofail" /dev/null "$MNT" -o nofail
 helper 1 "a cache that is too large" "$LOOP" "$MNT" -o cache=1048577
 check "names the maximum" said "1048576"
 helper 1 "no write-behind at all" "$LOOP" "$MNT" -o write_behind=0
