@@ -235,8 +235,7 @@ bool raw_write(struct request *request)
 	request->kept = 0;
 	if (submit_write(request, data, in, request->write_flags))
 		return true;
-	const unsigned past_buffer = ASH_WRITE_THROUGH | ASH_WRITE_SYNC | ASH_WRITE_DSYNC;
-	return ((request->write_flags & past_buffer) && write_keep(request, write_through)) || write_through(request);
+	return write_keep(request, write_through) || write_through(request);
 }
 
 bool raw_seek(struct request *request)

@@ -20,7 +20,8 @@
  * for the inode's lock, and whoever writes out what is buffered of a file holds it for as long as the device takes. So
  * does copy_file_range(2), which is much work in one request, and of which there are as many as callers. So do WRITEs
  * with O_DIRECT or O_SYNC that the queue of asynchronous requests does not take: to blocks that are not written yet, or
- * to parts of blocks.
+ * to parts of blocks; and those to append-only files, which come past the page cache as well: while the write-behind
+ * buffer is full.
  * Together with those who wait for flushes they take all workers but two; one of each kind is let in always: those who
  * sync may have to wait for others' writes. Further ones are kept here with their data, and whoever has finished one
  * takes the next: as many WRITEs from the page cache as the kernel sends at once, which may be 64 MiB of data, as much

@@ -7,6 +7,7 @@
  * names0, names1 ...
  * Or direct writes that nobody syncs: to blocks that are written, allocated, holes, behind the end, or to parts of blocks;
  * or direct, all of these in turn.
+ * Or appends, to files that are there: append0, append1 ...
  *
  * Prints: syncs (or writes) a second, microseconds of one on average, microseconds of a lookup on average, of the longest.
  */
@@ -131,6 +132,27 @@ static void *direct_writer(void *argument)
 	return NULL;
 }
 
+static void *appender(void *argument)
+{
+	static const char block[BLOCK];
+	char name[4096];
+
+	snprintf(name, sizeof(name), "%s/append%u", folder, (unsigned)(size_t)argument);
+	int fd = open(name, O_WRONLY | O_APPEND);
+	if (fd < 0)
+		fail(name);
+	pthread_barrier_wait(&ready);
+	while (!stopping) {
+		double start = now_us();
+		if (write(fd, block, sizeof(block)) != sizeof(block))
+			fail(name);
+		microseconds += (long)(now_us() - start);
+		syncs++;
+	}
+	close(fd);
+	return NULL;
+}
+
 static void *namer(void *argument)
 {
 	char directory[4096], name[4200], moved[4200];
@@ -155,6 +177,8 @@ static void *(*load_named(const char *name))(void *)
 {
 	if (strcmp(name, "names") == 0)
 		return namer;
+	if (strcmp(name, "appends") == 0)
+		return appender;
 	for (unsigned i = 0; i < PLACES; i++)
 		if (strcmp(name, places[i]) == 0)
 			return direct_writer;

@@ -265,6 +265,19 @@ for threads in 8 3; do
 	rm "$MNT"/direct* "$MNT"/sync*
 	check "threads=$threads: unmounted in order" detach
 done
+# Appends to append-only files come past the page cache, too, and wait when our own buffer is full.
+for threads in 8 3; do
+	attach
+	touch "$MNT"/append{0..99}
+	chattr +a "$MNT"/append*
+	check "threads=$threads: unmounted in order" detach
+	attach "threads=$threads,write_behind=1"
+	check "threads=$threads: appends by 100 callers are answered" load 100 appends
+	check "threads=$threads: a lookup waits for no append of theirs" below "$LOOKUP" 20000
+	chattr -a "$MNT"/append*
+	rm "$MNT"/append*
+	check "threads=$threads: unmounted in order" detach
+done
 # What was kept meanwhile is written as it was given: parts of blocks, blocks, and what is too long to be copied.
 cat >"$WORK/direct.py" <<'PY'
 import mmap, os, sys, threading
