@@ -16,6 +16,7 @@
 
 #define BLOCK_MASK (ASH_BLOCK_SIZE - 1)
 #define ZERO_BLOCKS 1024u
+#define LONG_PIECE 16u /* extents: others go on meanwhile, as if this were a wait for the device */
 
 struct range {
 	uint64_t offset, end; /* bytes */
@@ -93,6 +94,7 @@ static int allocate_piece(struct ash_volume *volume, struct ash_icore *icore, ui
 {
 	struct ash_edit edit;
 	uint64_t at = *block;
+	unsigned steps = 0;
 	int rc = ash_edit_begin_settled(&edit, volume, icore, ASH_EDIT_LOG_BYTES);
 
 	if (rc)
@@ -102,6 +104,8 @@ static int allocate_piece(struct ash_volume *volume, struct ash_icore *icore, ui
 		struct ash_mapping mapping;
 		uint64_t next;
 
+		if (++steps == LONG_PIECE)
+			ash_wait_begin(volume);
 		rc = ash_edit_map(&edit, at, end - at, &mapping);
 		if (rc)
 			break;
@@ -110,6 +114,8 @@ static int allocate_piece(struct ash_volume *volume, struct ash_icore *icore, ui
 			rc = allocate_step(&edit, &mapping, budget, &next);
 		at = next;
 	}
+	if (steps >= LONG_PIECE)
+		ash_wait_end(volume);
 	return end_piece(&edit, rc, at, block);
 }
 
@@ -146,6 +152,7 @@ static int empty_piece(struct ash_volume *volume, struct ash_icore *icore, uint6
 {
 	struct ash_edit edit;
 	uint64_t at = *block;
+	unsigned steps = 0;
 	int rc = ash_edit_begin_settled(&edit, volume, icore, ASH_EDIT_LOG_BYTES);
 
 	if (rc)
@@ -153,6 +160,8 @@ static int empty_piece(struct ash_volume *volume, struct ash_icore *icore, uint6
 	while (at < end && !rc && ash_edit_room(&edit)) {
 		struct ash_mapping mapping;
 
+		if (++steps == LONG_PIECE)
+			ash_wait_begin(volume);
 		rc = ash_edit_map(&edit, at, end - at, &mapping);
 		if (!rc && mapping.start && !mapping.unwritten) {
 			/* What is written into an unwritten block goes to the device before its record. */
@@ -162,6 +171,8 @@ static int empty_piece(struct ash_volume *volume, struct ash_icore *icore, uint6
 		}
 		at = mapping.file_block + mapping.count;
 	}
+	if (steps >= LONG_PIECE)
+		ash_wait_end(volume);
 	return end_piece(&edit, rc, at, block);
 }
 

@@ -17,7 +17,8 @@
 
 #include "volume.h"
 
-#define LONG_WALK 4096u /* extents: 0.1 ms, as long as a device may take for a request */
+#define LONG_WALK 4096u  /* extents: 0.1 ms, as long as a device may take for a request */
+#define LONG_REMOVAL 16u /* extents: each changes the tree, and frees its blocks */
 
 /* An extent as numbers. */
 struct run {
@@ -474,13 +475,13 @@ static int remove_part(struct ash_txn *txn, struct ash_tree *tree, const struct 
 	return result;
 }
 
-int ash_map_remove(struct ash_txn *txn, struct ash_tree *tree, uint64_t file_block, uint64_t count, uint32_t byte_limit,
-		   uint64_t *remaining, uint64_t *freed)
+/* `*removed`: extents that were; from LONG_REMOVAL on a wait has begun. */
+static int remove_runs(struct ash_txn *txn, struct ash_tree *tree, uint64_t file_block, uint64_t count,
+		       uint32_t byte_limit, uint64_t *remaining, uint64_t *freed, unsigned *removed)
 {
 	/* A punch may split an extent and so need a node: freeing must not fail for want of space. */
 	struct ash_tree emergency = *tree;
 	uint64_t end = count < UINT64_MAX - file_block ? file_block + count : UINT64_MAX;
-	bool first = true;
 
 	emergency.claim_flags |= ASH_CLAIM_EMERGENCY;
 	*freed = 0;
@@ -496,17 +497,30 @@ int ash_map_remove(struct ash_txn *txn, struct ash_tree *tree, uint64_t file_blo
 		if (!result || run_end(&run) <= file_block)
 			return 0;
 		/* Behind the first step `end` is where the extent after this one begins. */
-		if (!first && run_end(&run) > end)
+		if (*removed && run_end(&run) > end)
 			return damaged(tree, "extents overlap");
 		result = remove_part(txn, &emergency, &run, file_block, end, freed);
 		if (result)
 			return result;
 		end = run.file_block > file_block ? run.file_block : file_block;
-		first = false;
+		if (++*removed == LONG_REMOVAL)
+			ash_wait_begin(tree->volume);
 		/* One extent at least for each call, so that a chain of calls always gets on. */
 		if (ash_txn_bytes(txn) >= byte_limit)
 			break;
 	}
 	*remaining = end - file_block;
 	return 0;
+}
+
+/* Others need not wait for many extents: they may go on meanwhile as if this were a wait for the device. */
+int ash_map_remove(struct ash_txn *txn, struct ash_tree *tree, uint64_t file_block, uint64_t count, uint32_t byte_limit,
+		   uint64_t *remaining, uint64_t *freed)
+{
+	unsigned removed = 0;
+	int result = remove_runs(txn, tree, file_block, count, byte_limit, remaining, freed, &removed);
+
+	if (removed >= LONG_REMOVAL)
+		ash_wait_end(tree->volume);
+	return result;
 }

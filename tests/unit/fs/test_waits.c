@@ -2,6 +2,7 @@
 /* Whoever waits for the device or a lock for long says so: the hooks of the options, by which others go on meanwhile. */
 #include "engine_fixture.h"
 
+#include <linux/falloc.h>
 #include <pthread.h>
 #include <unistd.h>
 
@@ -308,5 +309,42 @@ Test(waits, a_seek_over_many_extents, .timeout = 60)
 	cr_expect_eq(ash_seek(engine.volume, ino, (uint64_t)(EXTENTS - 100) * ASH_BLOCK_SIZE, SEEK_DATA), -ENXIO);
 	cr_expect_eq(ash_seek(engine.volume, ino, 0, SEEK_HOLE), 0);
 	cr_expect_eq(begun, 1);
+	engine_close(&engine);
+}
+
+#define SOME 200u /* extents, few enough for one transaction and the log as it is */
+
+/* What is done to so many extents of a file is not done in one go while all others wait; of a few nobody need know. */
+static void offers(struct engine *engine, uint64_t ino, int mode)
+{
+	static uint64_t end = EXTENTS;
+	const uint64_t few = 4;
+
+	cr_assert_eq(ash_sync(engine->volume), 0);
+	begun = 0;
+	end -= few;
+	cr_expect_eq(ash_fallocate(engine->volume, ino, mode, end * ASH_BLOCK_SIZE, few * ASH_BLOCK_SIZE), 0);
+	cr_expect_eq(begun, 0, "mode %d", mode);
+	end -= SOME;
+	cr_expect_eq(ash_fallocate(engine->volume, ino, mode, end * ASH_BLOCK_SIZE, SOME * ASH_BLOCK_SIZE), 0);
+	cr_expect_gt(begun, 0, "mode %d", mode);
+	cr_expect_eq(nested, 0);
+}
+
+Test(waits, a_change_of_many_extents, .timeout = 60)
+{
+	struct engine engine;
+
+	open_watched(&engine);
+	uint64_t ino = make_shattered(&engine);
+	offers(&engine, ino, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE);
+	offers(&engine, ino, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE);
+	/* holes between extents */
+	for (uint64_t block = 2 * EXTENTS; block < 2 * EXTENTS + SOME; block += 2)
+		cr_assert_eq(ash_fallocate(engine.volume, ino, 0, block * ASH_BLOCK_SIZE, ASH_BLOCK_SIZE), 0);
+	cr_assert_eq(ash_sync(engine.volume), 0);
+	begun = 0;
+	cr_expect_eq(ash_fallocate(engine.volume, ino, 0, 2ull * EXTENTS * ASH_BLOCK_SIZE, SOME * ASH_BLOCK_SIZE), 0);
+	cr_expect_gt(begun, 0);
 	engine_close(&engine);
 }
