@@ -289,7 +289,7 @@ struct tag {
 	char label[ASH_LABEL_SIZE + 1];
 };
 
-static int parse_hex_uuid(const char *text, uint8_t uuid[16])
+int probe_parse_uuid(const char *text, uint8_t uuid[16])
 {
 	unsigned digits = 0;
 
@@ -331,7 +331,7 @@ static int parse_tag(const char *spec, struct tag *tag)
 		return -EINVAL;
 	memcpy(value, text, length);
 	if (tag->by_uuid)
-		return parse_hex_uuid(value, tag->uuid);
+		return probe_parse_uuid(value, tag->uuid);
 	memcpy(tag->label, value, length);
 	return 0;
 }

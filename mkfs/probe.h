@@ -67,6 +67,9 @@ struct probe_topology {
 /* -ENOTBLK for a regular file. */
 int probe_topology(const char *path, struct probe_topology *out);
 
+/* 32 hex digits with or without dashes. 0, or -EINVAL, and `uuid` is anything. */
+int probe_parse_uuid(const char *text, uint8_t uuid[16]);
+
 /*
  * The device of "LABEL=text" or "UUID=..." among the Ashlar volumes on the block devices of /proc/partitions, loop
  * devices included. 0 and a malloc'ed path; -ENODEV none, -EEXIST more than one has it, -EINVAL neither prefix.

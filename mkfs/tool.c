@@ -12,7 +12,6 @@
 
 #include <ashlar/format.h>
 
-#include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
@@ -194,22 +193,7 @@ static int random_uuid(uint8_t uuid[16])
 
 int tool_parse_uuid(const char *text, uint8_t uuid[16])
 {
-	unsigned digits = 0;
-
-	if (strcmp(text, "random") == 0)
-		return random_uuid(uuid);
-	for (; *text; text++) {
-		unsigned digit;
-
-		if (*text == '-')
-			continue;
-		if (!isxdigit((unsigned char)*text) || digits == 32)
-			return -EINVAL;
-		sscanf((const char[]){ *text, 0 }, "%x", &digit);
-		uuid[digits / 2] = (uint8_t)(uuid[digits / 2] << 4 | digit);
-		digits++;
-	}
-	return digits == 32 ? 0 : -EINVAL;
+	return strcmp(text, "random") == 0 ? random_uuid(uuid) : probe_parse_uuid(text, uuid);
 }
 
 void tool_format_size(uint64_t bytes, char text[32])
