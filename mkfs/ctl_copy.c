@@ -20,7 +20,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -533,16 +532,6 @@ static int get_tree(struct getter *getter, const char *source, const char *targe
 	return result;
 }
 
-static void raise_file_limit(void)
-{
-	struct rlimit limit;
-
-	if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-		limit.rlim_cur = limit.rlim_max;
-		setrlimit(RLIMIT_NOFILE, &limit);
-	}
-}
-
 static int get(struct ash_volume *volume, const char *source, const char *target)
 {
 	struct getter *getter = calloc(1, sizeof(*getter));
@@ -554,7 +543,7 @@ static int get(struct ash_volume *volume, const char *source, const char *target
 	getter->volume = volume;
 	getter->chunk = bdev_buffer_alloc(CHUNK);
 	getter->value = malloc(ASH_XATTR_SIZE_MAX);
-	raise_file_limit();
+	tool_raise_file_limit();
 	result = getter->chunk && getter->value ? ctl_find(volume, source, &file) :
 						  tool_error(-ENOMEM, "out of memory");
 	if (!result) {

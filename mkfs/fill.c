@@ -24,7 +24,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -460,17 +459,6 @@ static int fill_tree(struct filler *filler, const char *folder)
 	return result;
 }
 
-/* A tree can be deeper than the usual limit of open files. */
-static void raise_file_limit(void)
-{
-	struct rlimit limit;
-
-	if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-		limit.rlim_cur = limit.rlim_max;
-		setrlimit(RLIMIT_NOFILE, &limit);
-	}
-}
-
 int fill_volume(struct ash_volume *volume, const char *folder, const struct stat *skip, struct fill_result *result)
 {
 	struct filler *filler = calloc(1, sizeof(*filler));
@@ -486,7 +474,7 @@ int fill_volume(struct ash_volume *volume, const char *folder, const struct stat
 	filler->attributes = malloc(XATTR_LIST_MAX);
 	filler->value = malloc(XATTR_SIZE_MAX);
 	snprintf(filler->path, sizeof(filler->path), "%s", folder);
-	raise_file_limit();
+	tool_raise_file_limit();
 	if (filler->chunk && filler->attributes && filler->value)
 		code = fill_tree(filler, folder);
 	else

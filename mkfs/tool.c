@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 /* Of the program, not of a volume: what --json is going to tell. */
@@ -84,6 +85,16 @@ void tool_print_text(const char *text)
 			fwrite(start, 1, (size_t)(text - start), stdout);
 		else
 			putchar('?');
+	}
+}
+
+void tool_raise_file_limit(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+		limit.rlim_cur = limit.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &limit);
 	}
 }
 

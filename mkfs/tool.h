@@ -21,6 +21,9 @@ int tool_option_error(int code, int option, char *const *argv);
 /* SIGINT, SIGTERM and SIGHUP wait until the caller puts the mask `before` back. */
 void tool_hold_interrupts(sigset_t *before);
 
+/* Copying a tree keeps a descriptor for each level: it can be deeper than the usual limit of open files. */
+void tool_raise_file_limit(void);
+
 /* To standard output; on a terminal control characters become '?'. */
 void tool_print_text(const char *text);
 
