@@ -29,7 +29,8 @@
 
 static const char *const kinds[] = { "fsync", "fdatasync", "osync", "odsync", "syncfs", "write" };
 #define KINDS (sizeof(kinds) / sizeof(kinds[0]))
-#define MIXED (KINDS - 1)
+#define UNSYNCED (KINDS - 1) /* "write" */
+#define MIXED UNSYNCED       /* one of those before */
 
 static const char *const places[] = { "written", "allocated", "holes", "behind", "parts" };
 enum { WRITTEN, ALLOCATED, HOLES, BEHIND, PARTS, PLACES };
@@ -53,6 +54,13 @@ static _Noreturn void fail(const char *what)
 	exit(1);
 }
 
+/* One more is done that began then. */
+static void count_since(double start)
+{
+	microseconds += (long)(now_us() - start);
+	syncs++;
+}
+
 static int sync_as(unsigned kind, int fd)
 {
 	if (kind == 0)
@@ -62,30 +70,49 @@ static int sync_as(unsigned kind, int fd)
 	return kind == 4 ? syncfs(fd) : 0;
 }
 
+/* A thread's file, and what it writes there. */
+struct writer {
+	char name[4096];
+	int fd;
+	void *block;
+	size_t length;
+};
+
+static void writer_open(struct writer *writer, const char *prefix, unsigned number, int flags)
+{
+	snprintf(writer->name, sizeof(writer->name), "%s/%s%u", folder, prefix, number);
+	writer->fd = open(writer->name, O_RDWR | O_CREAT | flags, 0644);
+	if (writer->fd < 0 || posix_memalign(&writer->block, BLOCK, BLOCK))
+		fail(writer->name);
+	memset(writer->block, (int)number, BLOCK);
+	writer->length = BLOCK;
+}
+
+static void timed_write(const struct writer *writer, unsigned number, unsigned kind)
+{
+	off_t offset = (off_t)(number % BLOCKS) * BLOCK;
+	double start = now_us();
+
+	if (pwrite(writer->fd, writer->block, writer->length, offset) != (ssize_t)writer->length ||
+	    sync_as(kind, writer->fd))
+		fail(writer->name);
+	count_since(start);
+}
+
 static void *syncer(void *argument)
 {
 	const int flags[KINDS] = { 0, 0, O_DIRECT | O_SYNC, O_DIRECT | O_DSYNC, 0, 0 };
 	unsigned number = (unsigned)(size_t)argument, kind = number % MIXED;
-	char name[4096];
-	void *block;
+	struct writer writer;
 
 	for (unsigned i = 0; i < KINDS; i++)
 		if (strcmp(kind_name, kinds[i]) == 0)
 			kind = i;
-	snprintf(name, sizeof(name), "%s/sync%u", folder, number);
-	int fd = open(name, O_RDWR | O_CREAT | flags[kind], 0644);
-	if (fd < 0 || posix_memalign(&block, BLOCK, BLOCK))
-		fail(name);
-	memset(block, (int)number, BLOCK);
+	writer_open(&writer, "sync", number, flags[kind]);
 	pthread_barrier_wait(&ready);
-	for (unsigned i = 0; !stopping; i++) {
-		double start = now_us();
-		if (pwrite(fd, block, BLOCK, (off_t)(i % BLOCKS) * BLOCK) != BLOCK || sync_as(kind, fd))
-			fail(name);
-		microseconds += (long)(now_us() - start);
-		syncs++;
-	}
-	close(fd);
+	for (unsigned i = 0; !stopping; i++)
+		timed_write(&writer, i, kind);
+	close(writer.fd);
 	return NULL;
 }
 
@@ -104,31 +131,23 @@ static int lay_out(unsigned place, int fd)
 static void *direct_writer(void *argument)
 {
 	unsigned number = (unsigned)(size_t)argument, place = number % PLACES;
-	char name[4096];
-	void *block;
+	struct writer writer;
 
 	for (unsigned i = 0; i < PLACES; i++)
 		if (strcmp(kind_name, places[i]) == 0)
 			place = i;
-	const size_t length = place == PARTS ? BLOCK / 2 : BLOCK;
-	snprintf(name, sizeof(name), "%s/direct%u", folder, number);
-	int fd = open(name, O_RDWR | O_CREAT | O_DIRECT, 0644);
-	if (fd < 0 || posix_memalign(&block, BLOCK, BLOCK))
-		fail(name);
-	memset(block, (int)number, BLOCK);
-	if (lay_out(place, fd))
-		fail(name);
+	writer_open(&writer, "direct", number, O_DIRECT);
+	if (place == PARTS)
+		writer.length = BLOCK / 2;
+	if (lay_out(place, writer.fd))
+		fail(writer.name);
 	pthread_barrier_wait(&ready);
 	for (unsigned i = 0; !stopping; i++) {
-		if (place != WRITTEN && place != PARTS && i && i % BLOCKS == 0 && lay_out(place, fd))
-			fail(name);
-		double start = now_us();
-		if (pwrite(fd, block, length, (off_t)(i % BLOCKS) * BLOCK) != (ssize_t)length)
-			fail(name);
-		microseconds += (long)(now_us() - start);
-		syncs++;
+		if (place != WRITTEN && place != PARTS && i && i % BLOCKS == 0 && lay_out(place, writer.fd))
+			fail(writer.name);
+		timed_write(&writer, i, UNSYNCED);
 	}
-	close(fd);
+	close(writer.fd);
 	return NULL;
 }
 
@@ -167,8 +186,7 @@ static void *namer(void *argument)
 		double start = now_us();
 		if (i % 3 == 0 ? mknod(name, S_IFREG | 0644, 0) : i % 3 == 1 ? rename(name, moved) : unlink(moved))
 			fail(directory);
-		microseconds += (long)(now_us() - start);
-		syncs++;
+		count_since(start);
 	}
 	return NULL;
 }
