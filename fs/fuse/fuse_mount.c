@@ -219,44 +219,20 @@ int mount_detach(struct front *front, bool lazy)
 /* ---- The kernel's dirty pages ---- */
 
 /*
- * A mount that was covered, or detached while in use, is reached by no path any more, and a descriptor on it that is
- * kept from before would make it busy. On a block device BLKFLSBUF reaches the filesystem wherever it is. Elsewhere
- * there is only sync(2) of everything.
- *
- * It is a child that waits for it: other filesystems may hang, and so may this one, when we are killed. It has nothing
- * of ours open, for as long as somebody has /dev/fuse open the connection does not end.
+ * It is a child that waits for the kernel: other filesystems may hang, and so may this one, when we are killed. It has
+ * nothing of ours open but `descriptor` (-1: nothing), for as long as somebody has /dev/fuse open the connection does
+ * not end.
  */
-static void write_back_child(int device)
+static pid_t write_back_child(int descriptor, void (*write_back)(int descriptor))
 {
-	front_close_descriptors(0, device);
-	if (device < 0)
-		sync();
-	else
-		ioctl(device, BLKFLSBUF, 0);
-	_exit(0);
-}
+	pid_t child = fork();
 
-/* A child waits here, too. */
-void mount_detach_in_use(struct front *front)
-{
-	int root = open(front->mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	pid_t child = -1;
-
-	mount_detach(front, true);
-	if (root >= 0)
-		child = fork();
 	if (child == 0) {
-		front_close_descriptors(0, root);
-		syncfs(root);
+		front_close_descriptors(0, descriptor);
+		write_back(descriptor);
 		_exit(0);
 	}
-	if (root >= 0)
-		close(root);
-	if (child < 0)
-		return; /* left to mount_write_back(), which tells when that fails */
-	struct pollfd down = { .fd = front->down, .events = POLLIN };
-	while (waitpid(child, NULL, WNOHANG) == 0 && poll(&down, 1, WRITE_BACK_STEP_MS) <= 0)
-		;
+	return child;
 }
 
 /* sync(2) does not wait for what plain fuse writes back: it is done when no more of it comes. */
@@ -284,13 +260,43 @@ static void write_back_wait(struct front *front, pid_t child, bool everything)
 	}
 }
 
+static void write_back_folder(int folder)
+{
+	syncfs(folder);
+}
+
+void mount_detach_in_use(struct front *front)
+{
+	int root = open(front->mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	pid_t child = -1;
+
+	mount_detach(front, true);
+	if (root >= 0) {
+		child = write_back_child(root, write_back_folder);
+		close(root);
+	}
+	if (child > 0) /* else it is left to mount_write_back(), which tells when that fails */
+		write_back_wait(front, child, false);
+}
+
+/*
+ * A mount that was covered, or detached while in use, is reached by no path any more, and a descriptor on it that is
+ * kept from before would make it busy. On a block device BLKFLSBUF reaches the filesystem wherever it is. Elsewhere
+ * there is only sync(2) of everything.
+ */
+static void write_back_device(int device)
+{
+	if (device < 0)
+		sync();
+	else
+		ioctl(device, BLKFLSBUF, 0);
+}
+
 void mount_write_back(struct front *front)
 {
 	int device = front->block_device ? open(front->source, O_RDONLY | O_CLOEXEC) : -1;
-	pid_t child = fork();
+	pid_t child = write_back_child(device, write_back_device);
 
-	if (child == 0)
-		write_back_child(device);
 	if (child < 0)
 		front_log(front, ASH_LOG_WARNING, "%s: cannot have the kernel's pages written back: %s",
 			  front->mountpoint, strerror(errno));
