@@ -38,11 +38,6 @@ struct side_item { /* revokes, orphans */
 	uint64_t value;
 };
 
-struct hold {
-	struct hold *next;
-	struct ash_buffer *buffer;
-};
-
 /* Memory beyond the arena, when a transaction of many tiny changes needs more undo than its class gives. */
 struct overflow {
 	struct overflow *next;
@@ -60,7 +55,6 @@ struct ash_txn {
 	struct ash_undo *undo; /* newest first */
 	struct end_call *ends;
 	struct side_item *side, **side_end;
-	struct hold *holds;
 	struct overflow *overflow;
 	/* the arena's bytes follow */
 };
@@ -497,25 +491,6 @@ void ash_txn_set(struct ash_txn *txn, struct ash_buffer *buffer, uint32_t offset
 	ash_unlock(&buffer->lock);
 }
 
-void ash_txn_move(struct ash_txn *txn, struct ash_buffer *buffer, uint32_t to, uint32_t from, uint32_t length)
-{
-	assert(to + length <= ASH_BLOCK_SIZE && from + length <= ASH_BLOCK_SIZE);
-	if (!length || to == from)
-		return;
-	ash_lock(&buffer->lock);
-	if (!undo_covers(txn, buffer, to, length))
-		undo_add(txn, buffer, ASH_UNDO_BYTES, to, length);
-	memmove(buffer->data + to, buffer->data + from, length);
-	ash_unlock(&buffer->lock);
-}
-
-void ash_txn_zero(struct ash_txn *txn, struct ash_buffer *buffer, uint32_t offset, uint32_t length)
-{
-	static const uint8_t zero[ASH_BLOCK_SIZE];
-
-	ash_txn_set(txn, buffer, offset, zero, length);
-}
-
 int ash_txn_new_block(struct ash_txn *txn, struct ash_block_id id, struct ash_buffer **out)
 {
 	struct ash_volume *volume = txn->volume;
@@ -587,17 +562,6 @@ void ash_txn_on_end(struct ash_txn *txn, ash_txn_end end, const void *context, u
 		memcpy(call->context, context, size);
 	call->next = txn->ends;
 	txn->ends = call;
-}
-
-void ash_txn_hold(struct ash_txn *txn, struct ash_buffer *buffer)
-{
-	struct hold *hold = arena_alloc(txn, sizeof(*hold));
-
-	if (!hold)
-		return; /* leaks one reference of a failed volume */
-	hold->buffer = ash_buffer_hold(buffer);
-	hold->next = txn->holds;
-	txn->holds = hold;
 }
 
 /* ---- Commit: the record ---- */
@@ -808,8 +772,6 @@ static void txn_release(struct ash_txn *txn)
 
 	for (struct ash_touch *touch = txn->touches; touch; touch = touch->next)
 		ash_buffer_put(volume, touch->buffer);
-	for (struct hold *hold = txn->holds; hold; hold = hold->next)
-		ash_buffer_put(volume, hold->buffer);
 	arena_put(volume->log, txn);
 }
 

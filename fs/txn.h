@@ -45,9 +45,6 @@ int ash_txn_begin_system(struct ash_volume *volume, struct ash_txn **out);
 
 /* Copy `length` bytes to `offset` of the buffer's block. Equal bytes at both ends are not logged. */
 void ash_txn_set(struct ash_txn *txn, struct ash_buffer *buffer, uint32_t offset, const void *source, uint32_t length);
-/* memmove inside the block. */
-void ash_txn_move(struct ash_txn *txn, struct ash_buffer *buffer, uint32_t to, uint32_t from, uint32_t length);
-void ash_txn_zero(struct ash_txn *txn, struct ash_buffer *buffer, uint32_t offset, uint32_t length);
 /*
  * A block new to its use: a buffer of zeroes with a filled header (none for the inode table), logged as a
  * format record. The block must be allocated to the caller (ash_alloc_meta). -ENOMEM.
@@ -70,8 +67,6 @@ void ash_txn_orphan(struct ash_txn *txn, uint64_t ino, bool add);
 typedef void (*ash_txn_end)(struct ash_volume *volume, void *context, uint64_t lsn);
 void ash_txn_on_end(struct ash_txn *txn, ash_txn_end end, const void *context, uint32_t size);
 
-/* Keep a reference of the buffer until the transaction ends (so that callers can put theirs early). */
-void ash_txn_hold(struct ash_txn *txn, struct ash_buffer *buffer);
 /* Log bytes collected so far, to end a bounded piece of a chain in time. */
 uint32_t ash_txn_bytes(const struct ash_txn *txn);
 struct ash_volume *ash_txn_volume(const struct ash_txn *txn);

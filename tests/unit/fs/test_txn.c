@@ -42,17 +42,15 @@ static void node_change(struct model *model, struct ash_txn *txn, struct ash_buf
 			bytes[k] = (uint8_t)engine_random(&model->random);
 		switch (dice(model, 4)) {
 		case 0:
-			ash_txn_move(txn, buffer, BODY + to, BODY + from, length);
 			memmove(node->content + to, node->content + from, length);
 			break;
 		case 1:
-			ash_txn_zero(txn, buffer, BODY + to, length);
 			memset(node->content + to, 0, length);
 			break;
 		default:
-			ash_txn_set(txn, buffer, BODY + to, bytes, length);
 			memcpy(node->content + to, bytes, length);
 		}
+		ash_txn_set(txn, buffer, BODY + to, node->content + to, length);
 	}
 }
 
@@ -213,7 +211,7 @@ Test(txn, abort_puts_bytes_and_bits_back)
 	txn = engine_begin(&engine, ASH_TXN_TREE);
 	buffer = node_get(&engine, block, 5);
 	ash_txn_set(txn, buffer, BODY, "changed", 7);
-	ash_txn_move(txn, buffer, BODY + 3, BODY, 100);
+	ash_txn_set(txn, buffer, BODY + 3, "changed again", 13);
 	ash_buffer_put(engine.volume, buffer);
 	other = node_make(&engine, txn, 6);
 	cr_assert_eq(ash_free(txn, (struct ash_extent){ block, 1 }, true), 0);
