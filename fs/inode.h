@@ -55,9 +55,7 @@ void ash_icore_unlock(struct ash_icore *icore);
 /* txn end: raise lsn (and data_lsn) of the inode when it commits. */
 void ash_icore_touch(struct ash_txn *txn, struct ash_icore *icore, bool data);
 
-/* Lookup counts. */
-void ash_lookup_add(struct ash_volume *volume, uint64_t ino, uint64_t count);
-/* Returns the count left. */
+/* Lookup counts (lookup_count.c; who raises them includes names.h). Returns the count left. */
 uint64_t ash_lookup_drop(struct ash_volume *volume, uint64_t ino, uint64_t count);
 uint64_t ash_lookup_count(struct ash_volume *volume, uint64_t ino);
 

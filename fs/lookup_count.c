@@ -8,9 +8,7 @@
  * Removal shifts the following slots back, so there are no tombstones.
  *
  * Rules: a count is taken before the operation that answers with the inode commits, so that want of memory fails the
- * operation (I9). The marks say what must happen when the count gets 0; they go with the slot. A count that could not
- * be kept (ash_lookup_add() has no way to fail) marks its shard as `lossy`: from then on no count of the shard is
- * believed to be 0, and unlinked inodes of it wait for the next mount's orphan recovery.
+ * operation (I9). The marks say what must happen when the count gets 0; they go with the slot.
  *
  * Locks: one mutex for each shard; a leaf.
  */
@@ -33,7 +31,6 @@ struct shard {
 	struct slot *_Atomic slots; /* atomic, like the capacity, for ash_lookup_prefetch() alone */
 	_Atomic size_t capacity;
 	size_t used;
-	bool lossy;
 } __attribute__((aligned(64)));
 
 struct ash_lookups {
@@ -162,17 +159,6 @@ int ash_lookup_take(struct ash_volume *volume, uint64_t ino, uint64_t count)
 	return result;
 }
 
-void ash_lookup_add(struct ash_volume *volume, uint64_t ino, uint64_t count)
-{
-	struct shard *shard = shard_of(volume, ino);
-
-	if (!ash_lookup_take(volume, ino, count))
-		return;
-	ash_lock(&shard->lock);
-	shard->lossy = true;
-	ash_unlock(&shard->lock);
-}
-
 uint64_t ash_lookup_release(struct ash_volume *volume, uint64_t ino, uint64_t count, unsigned *marks)
 {
 	struct shard *shard = shard_of(volume, ino);
@@ -191,8 +177,6 @@ uint64_t ash_lookup_release(struct ash_volume *volume, uint64_t ino, uint64_t co
 		if (!left)
 			erase(shard, (size_t)(slot - shard->slots));
 	}
-	if (!left && shard->lossy)
-		left = 1;
 	ash_unlock(&shard->lock);
 	return left;
 }
@@ -212,7 +196,7 @@ uint64_t ash_lookup_count(struct ash_volume *volume, uint64_t ino)
 
 	ash_lock(&shard->lock);
 	slot = lookup(shard, ino);
-	count = slot ? slot->value & COUNT_MASK : shard->lossy;
+	count = slot ? slot->value & COUNT_MASK : 0;
 	ash_unlock(&shard->lock);
 	return count;
 }
@@ -221,15 +205,13 @@ bool ash_lookup_mark(struct ash_volume *volume, uint64_t ino, unsigned marks)
 {
 	struct shard *shard = shard_of(volume, ino);
 	struct slot *slot;
-	bool counted;
 
 	ash_lock(&shard->lock);
 	slot = lookup(shard, ino);
 	if (slot)
 		slot->value = (slot->value & COUNT_MASK) | (uint64_t)marks << MARK_SHIFT;
-	counted = slot || shard->lossy;
 	ash_unlock(&shard->lock);
-	return counted;
+	return slot;
 }
 
 unsigned ash_lookup_marks(struct ash_volume *volume, uint64_t ino)
