@@ -31,8 +31,11 @@ static uint64_t space_allowed_locked(const struct ash_allocator *alloc, uint64_t
 	return wanted < allowed ? wanted : allowed;
 }
 
-/* Look and take are one step: two claims that each see the same last blocks must not both eat into the reserve. */
-uint64_t ash_alloc_space_take(struct ash_allocator *alloc, uint64_t wanted, unsigned flags)
+/*
+ * Take up to `wanted` blocks out of the volume's free count, as the claim's flags allow: how many. Look and take are
+ * one step: two claims that each see the same last blocks must not both eat into the reserve.
+ */
+static uint64_t space_take(struct ash_allocator *alloc, uint64_t wanted, unsigned flags)
 {
 	uint64_t count;
 
@@ -213,7 +216,7 @@ static int group_claim(struct ash_volume *volume, uint32_t index, uint32_t from,
 	if (atomic_load_explicit(&group->shunned, memory_order_relaxed))
 		atomic_store_explicit(&group->shunned, 0, memory_order_relaxed);
 	found = run_find(group, from, limit, &first);
-	found = found >= minimum ? (uint32_t)ash_alloc_space_take(volume->alloc, found, flags) : 0;
+	found = found >= minimum ? (uint32_t)space_take(volume->alloc, found, flags) : 0;
 	if (found) {
 		ash_busy_fill(group->busy, first, found, true);
 		__atomic_store_n(&group->free, group->free - found, __ATOMIC_RELAXED);

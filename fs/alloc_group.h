@@ -183,11 +183,10 @@ void ash_alloc_release(struct ash_volume *volume, struct ash_extent extent, unsi
 
 /* ---- alloc.c ---- */
 
-/* Take up to `wanted` blocks out of the volume's free count, as the claim's flags allow. How many. Takes space_lock. */
-uint64_t ash_alloc_space_take(struct ash_allocator *alloc, uint64_t wanted, unsigned flags);
 /*
- * The same for a trim, at least `least` or none. Only what any claim may have, and none at all when somebody lacked
- * space since `lacks` was read: data that lacks it comes before advice to the device.
+ * Take blocks out of the volume's free count for a trim, at least `least` or none: how many. Takes space_lock. Only
+ * what any claim may have, and none at all when somebody lacked space since `lacks` was read: data that lacks it comes
+ * before advice to the device.
  */
 uint64_t ash_alloc_space_withdraw(struct ash_allocator *alloc, uint64_t least, uint64_t most, uint64_t lacks);
 /* Behind the flags of alloc.h: a trim gives them back. */

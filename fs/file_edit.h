@@ -127,7 +127,6 @@ int ash_edit_settle_end(struct ash_edit *edit, uint64_t block, uint64_t count);
 int ash_edit_remove(struct ash_edit *edit, uint64_t block, uint64_t count, uint64_t *remaining);
 
 /* Device I/O; offsets in blocks of the device. A finished write is noted in the log (I2). */
-int ash_data_read(struct ash_volume *volume, void *target, uint64_t length, uint64_t block);
 int ash_data_write(struct ash_volume *volume, const void *source, uint64_t length, uint64_t block);
 int ash_data_zero(struct ash_volume *volume, uint64_t count, uint64_t block); /* `count` blocks */
 int ash_data_writev(struct ash_volume *volume, struct iovec *iov, unsigned count, uint64_t block);

@@ -45,7 +45,7 @@ void ash_bounce_put(struct ash_volume *volume, uint8_t *bounce)
 		bdev_buffer_free(bounce, ASH_BOUNCE_BYTES);
 }
 
-int ash_data_read(struct ash_volume *volume, void *target, uint64_t length, uint64_t block)
+static int data_read(struct ash_volume *volume, void *target, uint64_t length, uint64_t block)
 {
 	ash_wait_begin(volume);
 	int rc = bdev_read(volume->dev, target, length, block << ASH_BLOCK_SHIFT);
@@ -206,7 +206,7 @@ int ash_edit_fill(struct ash_edit *edit, const struct ash_mapping *mapping, uint
 	}
 	/* It will be written back: see ash_async_bar(). */
 	assert(atomic_load(&edit->icore->async_barred) || size - begin < ASH_BLOCK_SIZE);
-	int rc = ash_data_read(edit->volume, out, ASH_BLOCK_SIZE, mapping_device(mapping, block));
+	int rc = data_read(edit->volume, out, ASH_BLOCK_SIZE, mapping_device(mapping, block));
 	if (!rc && size - begin < ASH_BLOCK_SIZE && !ASH_PLANTED(ASH_PLANT_NO_TAIL_ZERO))
 		memset(out + (size - begin), 0, ASH_BLOCK_SIZE - (size - begin));
 	return rc;
@@ -223,8 +223,8 @@ static int64_t read_bounced(struct ash_edit *edit, const struct ash_mapping *map
 
 	if (!bounce)
 		return -ENOMEM;
-	int rc = ash_data_read(edit->volume, bounce, ash_blocks_of(inside + take) << ASH_BLOCK_SHIFT,
-			       mapping_device(mapping, block));
+	int rc = data_read(edit->volume, bounce, ash_blocks_of(inside + take) << ASH_BLOCK_SHIFT,
+			   mapping_device(mapping, block));
 	if (!rc)
 		memcpy(target, bounce + inside, take);
 	ash_bounce_put(edit->volume, bounce);
@@ -252,8 +252,8 @@ int ash_edit_read_run(struct ash_edit *edit, const struct ash_mapping *mapping, 
 		int64_t moved;
 
 		if (direct) {
-			int rc = ash_data_read(edit->volume, target, direct,
-					       mapping_device(mapping, offset >> ASH_BLOCK_SHIFT));
+			int rc = data_read(edit->volume, target, direct,
+					   mapping_device(mapping, offset >> ASH_BLOCK_SHIFT));
 
 			moved = rc ? rc : (int64_t)(direct < length ? direct : length);
 		} else {

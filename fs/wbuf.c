@@ -126,7 +126,8 @@ uint64_t ash_wb_bytes(struct ash_volume *volume)
 
 /* ---- Pages, list, space ---- */
 
-bool ash_wb_take_pages(struct ash_write_behind *wb, uint32_t count, uint32_t *pages)
+/* Pages of the region: all or nothing. */
+static bool take_pages(struct ash_write_behind *wb, uint32_t count, uint32_t *pages)
 {
 	pthread_mutex_lock(&wb->lock);
 	bool enough = wb->free_count >= count;
@@ -136,7 +137,7 @@ bool ash_wb_take_pages(struct ash_write_behind *wb, uint32_t count, uint32_t *pa
 	return enough;
 }
 
-void ash_wb_give_pages(struct ash_write_behind *wb, const uint32_t *pages, uint32_t count)
+static void give_pages(struct ash_write_behind *wb, const uint32_t *pages, uint32_t count)
 {
 	pthread_mutex_lock(&wb->lock);
 	while (count)
@@ -167,10 +168,12 @@ void ash_wb_free(struct ash_write_buffer *buffer)
 }
 
 /*
- * Data blocks, and tree nodes: each change may split one node on every level; with the volume fragmented a run becomes
- * several extents, which fill new leaves at least half. Nothing while the records fit the root.
+ * What must be set aside for `holes` new blocks and `ranges` map changes: data blocks, and tree nodes, of which there
+ * are none while the records fit the root. Each change may split one node on every level; with the volume fragmented a
+ * run becomes several extents, which fill new leaves at least half.
  */
-uint64_t ash_wb_need(const struct ash_record *record, const struct ash_tree *tree, uint64_t holes, uint64_t ranges)
+static uint64_t reserve_needed(const struct ash_record *record, const struct ash_tree *tree, uint64_t holes,
+			       uint64_t ranges)
 {
 	uint64_t height = 0, records = 0;
 
@@ -184,7 +187,8 @@ uint64_t ash_wb_need(const struct ash_record *record, const struct ash_tree *tre
 	return holes + ranges * (height + 2) + holes / LEAF_HALF + 2;
 }
 
-void ash_wb_trim_reserve(struct ash_volume *volume, struct ash_write_buffer *buffer, uint64_t need)
+/* Exclusive lock held: give back what is reserved beyond `need`. */
+static void trim_reserve(struct ash_volume *volume, struct ash_write_buffer *buffer, uint64_t need)
 {
 	if (buffer->reserved <= need)
 		return;
@@ -257,7 +261,7 @@ void ash_wb_detach(struct ash_volume *volume, struct ash_icore *icore)
 	struct ash_write_buffer *buffer = icore->buffered;
 
 	assert(!buffer->count);
-	ash_wb_trim_reserve(volume, buffer, 0);
+	trim_reserve(volume, buffer, 0);
 	icore->buffered = NULL;
 	pthread_mutex_lock(&wb->lock);
 	bool taken = buffer->taken;
@@ -494,19 +498,19 @@ static int intake_take(struct ash_edit *edit, struct ash_write_buffer *buffer, s
 
 	if (rc)
 		return rc;
-	if (!ash_wb_take_pages(volume->wb, intake->count, numbers))
+	if (!take_pages(volume->wb, intake->count, numbers))
 		return -ENOBUFS;
 	for (uint32_t i = 0; i < intake->count; i++)
 		intake->pages[i].page = numbers[i];
-	rc = raise_reserve(
-		volume, buffer,
-		ash_wb_need(&edit->record, &edit->tree, buffer->holes + intake->holes, buffer->ranges + intake->runs));
+	rc = raise_reserve(volume, buffer,
+			   reserve_needed(&edit->record, &edit->tree, buffer->holes + intake->holes,
+					  buffer->ranges + intake->runs));
 	if (!rc)
 		rc = fill_partial(edit, intake, offset, end);
 	if (!rc)
 		return 0;
-	ash_wb_trim_reserve(volume, buffer, before);
-	ash_wb_give_pages(volume->wb, numbers, intake->count);
+	trim_reserve(volume, buffer, before);
+	give_pages(volume->wb, numbers, intake->count);
 	return rc;
 }
 

@@ -121,8 +121,6 @@ int ash_wb_flush_inode(struct ash_volume *volume, struct ash_icore *icore);
 int ash_wb_flush_down(struct ash_volume *volume, uint32_t pages);
 /* An fsync tells of icore->write_error: the next sync need not. Exclusive lock held. */
 void ash_wb_loss_told(struct ash_volume *volume, const struct ash_icore *icore);
-/* Blocks that must be set aside for `holes` new blocks and `ranges` map changes, tree nodes included. */
-uint64_t ash_wb_need(const struct ash_record *record, const struct ash_tree *tree, uint64_t holes, uint64_t ranges);
 
 /*
  * Blocks were added without a reply that tells st_blocks (a WRITE's does not): the kernel, which keeps what it was
@@ -130,13 +128,8 @@ uint64_t ash_wb_need(const struct ash_record *record, const struct ash_tree *tre
  */
 void ash_wb_blocks_changed(struct ash_volume *volume, uint64_t ino);
 
-/* Pages of the region: all or nothing. */
-bool ash_wb_take_pages(struct ash_write_behind *wb, uint32_t count, uint32_t *pages);
-void ash_wb_give_pages(struct ash_write_behind *wb, const uint32_t *pages, uint32_t count);
 /* Exclusive lock held: pages [from, to) leave the buffer. */
 void ash_wb_remove_pages(struct ash_volume *volume, struct ash_write_buffer *buffer, uint32_t from, uint32_t to);
-/* Exclusive lock held: give back what is reserved beyond `need`. */
-void ash_wb_trim_reserve(struct ash_volume *volume, struct ash_write_buffer *buffer, uint64_t need);
 /* Exclusive lock held, no pages left: the buffer goes away. The caller has a reference to the inode of its own. */
 void ash_wb_detach(struct ash_volume *volume, struct ash_icore *icore);
 /* The list's side of it: off the dirty list / back on its young end. wb lock held. */

@@ -23,7 +23,7 @@ bool record_is_zero(const struct ash_inode *record)
 	return !any;
 }
 
-bool record_is_free(const struct ash_inode *record)
+static bool record_is_free(const struct ash_inode *record)
 {
 	return !ash_get32(record->mode) && !ash_get32(record->nlink);
 }

@@ -221,7 +221,6 @@ int blocks_read(struct checker *checker, uint64_t first, uint64_t count, void *d
  * passed over: what is claimed of them costs no time.
  */
 uint64_t block_with_data(const struct checker *checker, uint64_t block, uint64_t end);
-void overlay_apply(struct checker *checker, uint64_t first, uint64_t count, uint8_t *data);
 /* NULL when the header (crc included) is right, else what is wrong. */
 const char *block_wrong(const struct checker *checker, const void *data, uint64_t block, uint32_t magic,
 			uint64_t owner);
@@ -360,7 +359,6 @@ uint32_t records_sealed(uint32_t seed, const struct ash_inode *records, uint64_t
 int inodes_check(struct checker *checker);
 /* Header fields: NULL or what is wrong. */
 const char *record_wrong(const struct ash_inode *record);
-bool record_is_free(const struct ash_inode *record);
 bool record_is_zero(const struct ash_inode *record);
 
 struct fork_result {

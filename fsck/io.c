@@ -32,7 +32,7 @@ uint64_t block_with_data(const struct checker *checker, uint64_t block, uint64_t
 	return data < end ? data : end;
 }
 
-void overlay_apply(struct checker *checker, uint64_t first, uint64_t count, uint8_t *data)
+static void overlay_apply(struct checker *checker, uint64_t first, uint64_t count, uint8_t *data)
 {
 	for (uint64_t i = 0; checker->overlay && i < count; i++) {
 		const uint8_t *image = ash_overlay_block(checker->overlay, first + i);
