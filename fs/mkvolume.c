@@ -647,8 +647,6 @@ int ash_mkfs_plan(const char *name, uint64_t device_blocks, const struct ash_mkf
 		.group_table_blocks = layout->used[USED_TABLE].count,
 		.log_start = layout->used[USED_LOG].start,
 		.log_blocks = layout->used[USED_LOG].count,
-		.inode_run_start = layout->used[USED_RUN].start,
-		.inode_run_blocks = layout->used[USED_RUN].count,
 		.inodes_per_run = layout->inodes_per_run,
 		.free_blocks = layout->free_blocks,
 	};

@@ -10,7 +10,6 @@ struct ash_mkfs_plan {
 	uint64_t group_count;
 	uint64_t group_table_start, group_table_blocks;
 	uint64_t log_start, log_blocks;
-	uint64_t inode_run_start, inode_run_blocks;
 	uint32_t inodes_per_run;
 	uint64_t free_blocks;
 };

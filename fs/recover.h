@@ -18,7 +18,6 @@ struct ash_overlay;
 struct ash_overlay_info {
 	struct ash_log_control control; /* the one that rules */
 	uint64_t end_position;          /* first position not in the log */
-	uint32_t end_crc;               /* of the block before it */
 	uint64_t records, bytes;
 	bool clean; /* control says so and no record follows */
 	/* A block of the log that cannot be read may hold records behind the last one that was found. */

@@ -251,7 +251,6 @@ int ash_replay_chain_read(struct ash_overlay *overlay)
 		}
 	}
 	overlay->info.end_position = position;
-	overlay->info.end_crc = crc;
 	if (!error && overlay->end_lost)
 		error = unreadable_note(overlay, ring_block(overlay, position));
 	if (!error && !good)

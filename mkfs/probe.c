@@ -272,9 +272,6 @@ int probe_topology(const char *path, struct probe_topology *out)
 	topology = blkid_probe_get_topology(probe);
 	if (topology) {
 		out->logical_sector = (uint32_t)blkid_topology_get_logical_sector_size(topology);
-		out->physical_sector = (uint32_t)blkid_topology_get_physical_sector_size(topology);
-		out->minimum_io = (uint32_t)blkid_topology_get_minimum_io_size(topology);
-		out->optimal_io = (uint32_t)blkid_topology_get_optimal_io_size(topology);
 		out->alignment_offset = (uint32_t)blkid_topology_get_alignment_offset(topology);
 	}
 	blkid_free_probe(probe);

@@ -60,9 +60,8 @@ bool probe_is_ours(int fd);
 bool probe_is_private(const char *path);
 
 struct probe_topology {
-	uint32_t logical_sector, physical_sector; /* bytes; 0: unknown */
-	uint32_t minimum_io, optimal_io;          /* bytes; 0: unknown */
-	uint32_t alignment_offset;                /* bytes by which the device is off its physical blocks */
+	uint32_t logical_sector;   /* bytes; 0: unknown */
+	uint32_t alignment_offset; /* bytes by which the device is off its physical blocks */
 };
 /* -ENOTBLK for a regular file. */
 int probe_topology(const char *path, struct probe_topology *out);

@@ -63,12 +63,6 @@ const char *inject_name(enum inject_kind kind)
 	return kinds[kind].name;
 }
 
-unsigned inject_variants(enum inject_kind kind, const struct inject_variant **out)
-{
-	*out = kinds[kind].variants;
-	return kinds[kind].count;
-}
-
 /* ---- Points ---- */
 
 static void note_violation(struct injector *in, unsigned variant, const char *text)

@@ -53,7 +53,6 @@ struct injector {
 };
 
 const char *inject_name(enum inject_kind kind);
-unsigned inject_variants(enum inject_kind kind, const struct inject_variant **out);
 
 /* A point is reached. True: let it fail, as in->struck says. */
 bool inject_here(struct injector *in);

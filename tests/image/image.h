@@ -21,7 +21,7 @@
 struct known_inode {
 	uint64_t ino;
 	uint32_t mode, nlink;
-	uint64_t size, parent_of_first_name;
+	uint64_t size;
 	uint32_t content; /* CRC32C of data or target; of a directory: of its names */
 	uint32_t attributes;
 };

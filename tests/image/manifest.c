@@ -21,7 +21,6 @@ struct walk {
 	uint64_t directory;
 	uint32_t names;
 	uint64_t *children;
-	uint8_t *types;
 	size_t count, space;
 };
 
@@ -99,23 +98,21 @@ static int on_entry(void *context, const char *name, size_t length, uint64_t ino
 
 	(void)next;
 	(void)attr;
+	(void)type;
 	if (length <= 2 && !memcmp(name, "..", length))
 		return 0;
 	walk->names += ash_crc32c((uint32_t)ino, name, length);
 	if (walk->count == walk->space) {
 		walk->space = walk->space ? walk->space * 2 : 64;
 		walk->children = realloc(walk->children, walk->space * sizeof(*walk->children));
-		walk->types = realloc(walk->types, walk->space);
-		if (!walk->children || !walk->types)
+		if (!walk->children)
 			die("out of memory");
 	}
-	walk->types[walk->count] = (uint8_t)type;
 	walk->children[walk->count++] = ino;
 	return walk->count > 100000;
 }
 
-static void walk_inode(struct ash_volume *volume, struct manifest *manifest, uint64_t ino, uint64_t parent,
-		       unsigned depth)
+static void walk_inode(struct ash_volume *volume, struct manifest *manifest, uint64_t ino, unsigned depth)
 {
 	struct walk walk = { .volume = volume, .manifest = manifest, .directory = ino };
 	struct known_inode *known;
@@ -128,7 +125,6 @@ static void walk_inode(struct ash_volume *volume, struct manifest *manifest, uin
 	known = add(manifest);
 	index = manifest->count - 1;
 	known->ino = ino;
-	known->parent_of_first_name = parent;
 	result = ash_getattr(volume, ino, &attr);
 	note_error(manifest, result);
 	if (result)
@@ -143,15 +139,14 @@ static void walk_inode(struct ash_volume *volume, struct manifest *manifest, uin
 	note_error(manifest, ash_readdir(volume, ino, 0, false, on_entry, &walk));
 	manifest->items[index].content = walk.names;
 	for (size_t i = 0; i < walk.count; i++)
-		walk_inode(volume, manifest, walk.children[i], ino, depth + 1);
+		walk_inode(volume, manifest, walk.children[i], depth + 1);
 	free(walk.children);
-	free(walk.types);
 }
 
 void manifest_walk(struct ash_volume *volume, struct manifest *out)
 {
 	memset(out, 0, sizeof(*out));
-	walk_inode(volume, out, ASH_INO_ROOT, ASH_INO_ROOT, 0);
+	walk_inode(volume, out, ASH_INO_ROOT, 0);
 }
 
 int manifest_take(struct bdev *dev, const struct ash_open_options *options, struct manifest *out)

@@ -18,7 +18,6 @@ struct runner {
 	uint64_t index;      /* of the next operation */
 	int64_t clock;       /* ns */
 	bool may_be_full;    /* -ENOSPC is an acceptable answer */
-	bool buffered_times; /* times of written files are not compared until they are flushed */
 	uint64_t full_count; /* -ENOSPC answers so far */
 	char failure[RUN_FAILURE_TEXT];
 };
