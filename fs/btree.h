@@ -14,7 +14,7 @@
 
 #include "txn.h"
 
-/* A tree is named by where its root lies. Filled by ash_inode_tree() (inode.h). */
+/* A tree is named by where its root lies. Filled by ash_record_tree() (inode.h). */
 struct ash_tree {
 	struct ash_volume *volume;
 	uint64_t owner;            /* inode number: in every node's header */

@@ -52,7 +52,7 @@ static inline void node_add_extent(uint8_t *node, uint64_t key, uint64_t start, 
 	node_add(node, key, &value, sizeof(value));
 }
 
-/* A tree block with a node of the level; fill it with node_add() and write it with tree_block_write(). */
+/* A tree block with a node of the level; fill it with node_add() and write it with block_seal(). */
 static inline uint8_t *tree_block_begin(struct engine *engine, uint8_t bytes[ASH_BLOCK_SIZE], uint64_t block,
 					uint64_t owner, uint32_t level)
 {
