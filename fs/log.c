@@ -17,7 +17,6 @@
 #include "engine.h"
 
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <sys/random.h>
 #include <time.h>
 

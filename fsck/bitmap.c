@@ -7,8 +7,6 @@
  */
 #include "internal.h"
 
-#include <stdlib.h>
-
 struct difference {
 	uint64_t count, first; /* bits */
 };

@@ -7,8 +7,6 @@
  */
 #include "internal.h"
 
-#include <stdlib.h>
-
 enum { MARK_UNKNOWN, MARK_REACHED, MARK_LOST, MARK_FIRST_PATH };
 
 /* ---- lost+found ---- */

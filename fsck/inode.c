@@ -9,8 +9,6 @@
  */
 #include "internal.h"
 
-#include <stdlib.h>
-
 #define NANOSECONDS 1000000000u
 
 bool record_is_zero(const struct ash_inode *record)

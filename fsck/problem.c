@@ -7,7 +7,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #define PREEN 1u    /* safe without asking: gives nothing up */
 #define NOTE 2u     /* not an inconsistency */

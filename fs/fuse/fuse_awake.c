@@ -20,7 +20,6 @@
  */
 #include "fuse_front.h"
 
-#include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
 #include <stdio.h>

@@ -16,6 +16,7 @@
 #include "mkfs/standard.h"
 
 #include <poll.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -11,7 +11,6 @@
  */
 #include "fuse_front.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 
