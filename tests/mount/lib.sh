@@ -6,6 +6,7 @@
 #	detach			unmount and wait for the daemon
 #	crash			kill the daemon with SIGKILL and remove the dead mount
 #	device_free		nobody claims the loop device; device_comes_free: within 20 s
+#	device_writes		how many the loop device has had
 #	abort_connection M:N	end the connection of the mount with this device number (mountpoint -d), whatever waits
 #	check NAME COMMAND...	one behaviour: 'ok' when the command succeeds
 #	skipped NAME REASON	one behaviour that cannot be looked at here: counted as skipped
@@ -163,6 +164,8 @@ crash() {
 	umount -l "$MNT"
 	device_comes_free || note "the device is still in use"
 }
+
+device_writes() { awk '{ print $5 }' "/sys/block/${LOOP#/dev/}/stat"; }
 
 device_free() { python3 -c "import os; os.close(os.open('$LOOP', os.O_RDWR | os.O_EXCL))"; }
 

@@ -246,7 +246,6 @@ PY
 detach
 # The kernel's flags of a mount are one thing, what the daemon makes of them another.
 MOUNT_HELPER=$(program mount.ashlar) || exit 1
-device_writes() { awk '{ print $5 }' "/sys/block/${LOOP#/dev/}/stat"; }
 # remounted OPTIONS EXPECTED: afterwards reading a file and listing a folder move their access times, or do not.
 remounted() {
 	"$MOUNT_HELPER" "$LOOP" "$MNT" -o "remount,$1" || return 1

@@ -8,7 +8,6 @@ PROGRAM=$(program mount_helper) || exit 1
 HELPER=$WORK/mount_helper
 cp "$PROGRAM" "$HELPER"
 volume 1G
-device_writes() { awk '{ print $5 }' "/sys/block/${LOOP#/dev/}/stat"; }
 # becomes WANTED COMMAND...: within ten seconds. What the kernel is not told of stays as it is.
 becomes() {
 	local wanted=$1 got

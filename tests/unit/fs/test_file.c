@@ -12,8 +12,6 @@
 static const struct ash_open_options through = { .no_threads = true, .no_write_behind = true };
 static const struct ash_open_options buffered = { .no_threads = true };
 
-#define HUGE_OFFSET (UINT64_C(1) << 62)
-
 static void check_content(struct fixture *f, uint64_t ino, const uint8_t *expected, size_t length)
 {
 	uint8_t *got = malloc(length + 1);
