@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The allocator's memory, shared by alloc.c (claims, counts), alloc_group.c (groups), alloc_free.c (freed blocks),
- * alloc_trim.c, alloc_grow.c and alloc_open.c; nothing else includes this. The contract with others is alloc.h.
+ * alloc_trim.c, alloc_grow.c and alloc_open.c, and by grow.c and scrub.c; nothing else includes this. The contract with
+ * others is alloc.h.
  *
  * `busy` of a group is made when the group is first used, from its bitmap block, which then stays referenced.
  * A group whose bitmap was never written (ASH_GROUP_UNINIT) gets one in a system transaction that nobody undoes.

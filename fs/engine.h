@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What cache.c, txn.c, log.c, checkpoint.c, recovery and scrub share. Nothing else includes this.
+ * What cache.c, txn.c, log.c, checkpoint.c, recovery, scrub, the allocator and the volume as a whole (volume.c,
+ * volume_info.c, grow.c) share. Nothing else includes this.
  */
 #ifndef FS_ENGINE_H
 #define FS_ENGINE_H

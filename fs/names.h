@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * What the files of the namespace layer share: icache.c, lookup_count.c, itable.c, inode_record.c, namespace.c,
- * create.c, remove.c, rename.c, readdir.c, orphan.c, setattr.c, acl.c, xattr_api.c, scrub*.c. Nothing else includes this.
+ * create.c, remove.c, rename.c, readdir.c, orphan.c, setattr.c, acl.c, xattr_api.c, grow.c, scrub*.c. Nothing else
+ * includes this.
  */
 #ifndef FS_NAMES_H
 #define FS_NAMES_H
