@@ -199,7 +199,7 @@ static void trim_reserve(struct ash_volume *volume, struct ash_write_buffer *buf
 	ash_space_unreserve(volume, surplus);
 }
 
-static int raise_reserve(struct ash_volume *volume, struct ash_write_buffer *buffer, uint64_t need)
+int ash_wb_raise_reserve(struct ash_volume *volume, struct ash_write_buffer *buffer, uint64_t need)
 {
 	if (buffer->reserved >= need)
 		return 0;
@@ -502,9 +502,9 @@ static int intake_take(struct ash_edit *edit, struct ash_write_buffer *buffer, s
 		return -ENOBUFS;
 	for (uint32_t i = 0; i < intake->count; i++)
 		intake->pages[i].page = numbers[i];
-	rc = raise_reserve(volume, buffer,
-			   reserve_needed(&edit->record, &edit->tree, buffer->holes + intake->holes,
-					  buffer->ranges + intake->runs));
+	rc = ash_wb_raise_reserve(volume, buffer,
+				  reserve_needed(&edit->record, &edit->tree, buffer->holes + intake->holes,
+						 buffer->ranges + intake->runs));
 	if (!rc)
 		rc = fill_partial(edit, intake, offset, end);
 	if (!rc)

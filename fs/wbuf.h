@@ -23,6 +23,8 @@
 
 /* Longer writes go through: copying them costs more than waiting for the device. */
 #define ASH_WB_MAX_WRITE (512u << 10)
+/* Writes of an inode's data that fail in a row until it is given up. To find one page among 1024, and another block, takes 11. */
+#define ASH_WB_FAILURES_MAX 16u
 /* In-core inodes kept for a preallocation or a truncation to zero. */
 #define ASH_WB_KEEPERS 64u
 #define ASH_WB_SPARE_BOUNCES 8u
@@ -130,6 +132,8 @@ void ash_wb_blocks_changed(struct ash_volume *volume, uint64_t ino);
 
 /* Exclusive lock held: pages [from, to) leave the buffer. */
 void ash_wb_remove_pages(struct ash_volume *volume, struct ash_write_buffer *buffer, uint32_t from, uint32_t to);
+/* Exclusive lock held: set aside `need` blocks at least. 0 or -ENOSPC. */
+int ash_wb_raise_reserve(struct ash_volume *volume, struct ash_write_buffer *buffer, uint64_t need);
 /* Exclusive lock held, no pages left: the buffer goes away. The caller has a reference to the inode of its own. */
 void ash_wb_detach(struct ash_volume *volume, struct ash_icore *icore);
 /* The list's side of it: off the dirty list / back on its young end. wb lock held. */

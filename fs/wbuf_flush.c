@@ -13,9 +13,12 @@
  *   not before: a sync that finds nothing dirty forces only what the log has (I5).
  * - All writes of a wave have ended, well or not, before anything else is done. The first of them that failed ends the
  *   wave as if those behind it had not been begun.
+ * - A bad place of the device costs what can be nowhere else. A request that failed is done again in halves; a new block
+ *   that cannot be written is exchanged for another; a block that the file has loses its new content.
  * - Space was reserved when the data was taken in, for blocks and tree nodes, so claims cannot fail for want of it.
- * - A data or metadata error drops the inode's buffered data and stays on the inode, which the icache keeps in core
- *   therefore, until an fsync has reported it (I5). After ENOMEM, or on a volume turned read-only, the pages stay.
+ * - The error of lost data stays on the inode, which the icache keeps in core therefore, until an fsync has reported it
+ *   (I5). A metadata error, and a device that takes nothing any more, drop all that the inode has buffered. After ENOMEM,
+ *   or on a volume turned read-only, the pages stay.
  *
  * Locks: flush_lock -> transaction -> inode locks; those of a batch are only tried, never waited for.
  */
@@ -58,6 +61,18 @@ static unsigned page_vectors(const struct ash_volume *volume, const struct ash_w
 	return used;
 }
 
+/* The flush of one inode, a chain of transactions. */
+struct flush {
+	struct ash_edit edit;
+	uint32_t width;        /* pages that go together; below FLUSH_IOV since a write failed: one request at a time */
+	uint32_t failed_pages; /* of the request that ended the current transaction; 0: none did */
+	unsigned failures;     /* of requests, since one that worked */
+	int error;             /* of data that is lost; 0: none is */
+	/* Blocks that cannot be written: kept from being claimed again as long as this lasts. */
+	unsigned refused_count;
+	struct ash_extent refused[ASH_WB_FAILURES_MAX];
+};
+
 /* Pages that lie in one mapping, or get one. */
 struct step {
 	uint32_t index, count; /* pages */
@@ -76,10 +91,7 @@ struct wave {
 	struct iovec iov[FLUSH_IOV];
 };
 
-/*
- * Only new blocks that adjoin on the device become one write: when one of them cannot be written, the transaction fails
- * anyway. Of other pages, those that can be written would be lost with those that cannot.
- */
+/* Only new blocks: those adjoin often, and others are mostly scattered. */
 static bool joins_last(const struct wave *wave, const struct step *step)
 {
 	if (!wave->steps || !step->claimed)
@@ -140,15 +152,16 @@ static int wave_plan(struct ash_edit *edit, struct wave *wave, uint32_t index, u
 }
 
 /* Steps for pages from `index` on, as many as have room. An error is that of the next page. */
-static int wave_fill(struct ash_edit *edit, struct wave *wave, uint32_t index)
+static int wave_fill(struct flush *flush, struct wave *wave, uint32_t index)
 {
+	struct ash_edit *edit = &flush->edit;
 	const struct ash_write_buffer *buffer = edit->icore->buffered;
+	unsigned most = flush->width < FLUSH_IOV ? 1 : WAVE_STEPS;
 	int rc = 0;
 
 	wave->steps = wave->requests = wave->vectors = wave->changes = 0;
-	while (index < buffer->count && wave->steps < WAVE_STEPS && wave->changes < ASH_EDIT_CLAIMS &&
-	       ash_edit_room(edit)) {
-		uint32_t count = run_length(buffer, index, FLUSH_IOV);
+	while (index < buffer->count && wave->steps < most && wave->changes < ASH_EDIT_CLAIMS && ash_edit_room(edit)) {
+		uint32_t count = run_length(buffer, index, flush->width);
 
 		if (wave->vectors + count > FLUSH_IOV)
 			break;
@@ -170,33 +183,57 @@ static int step_map(struct ash_edit *edit, const struct step *step)
 	return step->unwritten ? ash_map_set_written(edit->txn, &edit->tree, block, step->extent.count) : 0;
 }
 
+/* Errors after which the pages stay. */
+static bool may_try_again(int error)
+{
+	return error == -ENOSPC || error == -ENOMEM || error == -EROFS;
+}
+
+/* The steps from `from` on come to nothing. */
+static void wave_unclaim(struct flush *flush, const struct wave *wave, unsigned from)
+{
+	struct ash_edit *edit = &flush->edit;
+
+	for (unsigned i = wave->steps; i > from; i--) {
+		const struct step *step = &wave->step[i - 1];
+		bool bad = i - 1 == from && flush->failed_pages == 1 &&
+			   !may_try_again(wave->request[step->request].result);
+
+		if (step->claimed && bad && flush->refused_count < ASH_WB_FAILURES_MAX)
+			flush->refused[flush->refused_count++] = edit->claims[--edit->claim_count].extent;
+		else if (step->claimed)
+			ash_edit_unclaim_last(edit);
+	}
+}
+
 /*
  * Map the steps in order, up to the first that was not written, or that does not fit the transaction any more. Its
  * claim and those behind it go back, and their pages come again. *done: pages that are settled.
  */
-static int wave_settle(struct ash_edit *edit, struct wave *wave, uint32_t *done, bool *fatal)
+static int wave_settle(struct flush *flush, const struct wave *wave, uint32_t *done, bool *fatal)
 {
 	unsigned i;
 	int rc = 0;
 
-	for (i = 0; i < wave->steps && !rc; i++) {
+	for (i = 0; i < wave->steps; i++) {
 		const struct step *step = &wave->step[i];
-		bool changes = step->claimed || step->unwritten;
+		const struct bdev_request *request = &wave->request[step->request];
 
-		if (changes && !ash_edit_log_room(edit))
+		if ((step->claimed || step->unwritten) && !ash_edit_log_room(&flush->edit))
 			break;
-		rc = wave->request[step->request].result;
-		*fatal = rc && step->claimed;
-		if (rc)
+		rc = request->result;
+		if (rc) {
+			flush->failed_pages = (uint32_t)(request->length >> ASH_BLOCK_SHIFT);
 			break;
-		rc = step_map(edit, step);
+		}
+		rc = step_map(&flush->edit, step);
 		*fatal = rc != 0;
-		if (!rc)
-			*done += step->count;
+		if (rc)
+			return rc;
+		*done += step->count;
+		flush->failures = 0;
 	}
-	for (; i < wave->steps && !*fatal; i++)
-		if (wave->step[i].claimed)
-			ash_edit_unclaim_last(edit);
+	wave_unclaim(flush, wave, i);
 	return rc;
 }
 
@@ -204,13 +241,15 @@ static int wave_settle(struct ash_edit *edit, struct wave *wave, uint32_t *done,
  * Write pages from *done on, in many places of the device at once: one after the other each would take its full time,
  * under the inode's lock. *done moves on over what is settled. `*fatal`: the transaction is spoilt.
  */
-static int flush_wave(struct ash_edit *edit, uint32_t *done, bool *fatal)
+static int flush_wave(struct flush *flush, uint32_t *done, bool *fatal)
 {
 	struct wave wave;
-	int planned = wave_fill(edit, &wave, *done);
+	int planned = wave_fill(flush, &wave, *done);
 
-	ash_data_write_many(edit->volume, wave.request, wave.requests);
-	int rc = wave_settle(edit, &wave, done, fatal);
+	ash_data_write_many(flush->edit.volume, wave.request, wave.requests);
+	int rc = wave_settle(flush, &wave, done, fatal);
+	if (!rc && flush->width < FLUSH_IOV)
+		flush->width *= 2;
 	return rc ? rc : planned;
 }
 
@@ -270,7 +309,7 @@ static void take_node_share(struct ash_edit *edit, uint32_t nodes)
 	atomic_fetch_sub(&edit->volume->wb->reserved, nodes);
 }
 
-/* The first `done` pages are on the device and mapped: the record follows, the pages go. */
+/* The first `done` pages are on the device and mapped: the record follows, the pages go. All of them: the buffer, too. */
 static void finish_pages(struct ash_edit *edit, uint32_t done, uint64_t blocks_before, uint32_t nodes)
 {
 	struct ash_icore *icore = edit->icore;
@@ -297,7 +336,6 @@ static void finish_pages(struct ash_edit *edit, uint32_t done, uint64_t blocks_b
 		ash_wb_detach(edit->volume, icore);
 	if (added || ash_get64(header.blocks) != blocks_before)
 		ash_wb_blocks_changed(edit->volume, icore->ino);
-	ash_edit_unlock(edit);
 }
 
 static void note_loss(struct ash_write_behind *wb, struct ash_icore *icore, int error)
@@ -348,32 +386,70 @@ int ash_wb_take_loss(struct ash_volume *volume, uint64_t since)
 	return error;
 }
 
-/* An error that will not go away: drop the data, keep the error for fsync, and with it the in-core inode (I5). */
-static void give_up(struct ash_edit *edit, int error)
+/* The first `count` pages are lost: keep the error for fsync, and with it the in-core inode (I5). */
+static void lose_pages(struct flush *flush, uint32_t count, int error)
 {
-	struct ash_icore *icore = edit->icore;
+	struct ash_volume *volume = flush->edit.volume;
+	struct ash_icore *icore = flush->edit.icore;
 
-	ash_say(edit->volume, ASH_LOG_ERROR, "inode %llu: buffered data lost: %s", (unsigned long long)icore->ino,
+	ash_say(volume, ASH_LOG_ERROR, "inode %llu: buffered data lost: %s", (unsigned long long)icore->ino,
 		strerror(-error));
-	note_loss(edit->volume->wb, icore, error);
-	ash_wb_remove_pages(edit->volume, icore->buffered, 0, icore->buffered->count);
-	ash_wb_detach(edit->volume, icore);
+	flush->error = error;
+	note_loss(volume->wb, icore, error);
+	ash_wb_remove_pages(volume, icore->buffered, 0, count);
+	if (!icore->buffered->count)
+		ash_wb_detach(volume, icore);
 }
 
-static bool may_try_again(int error)
+/* To write in pieces can take a block more, and nodes: the extents on both sides are records of their own. */
+static bool room_for_pieces(struct flush *flush)
 {
-	return error == -ENOSPC || error == -ENOMEM || error == -EROFS;
+	const struct ash_edit *edit = &flush->edit;
+	bool tree = edit->record.inode->data_kind == ASH_FORK_TREE;
+	uint64_t more = 1 + 2 * ((tree ? ash_tree_height(&edit->tree) : 0) + 2);
+	struct ash_write_buffer *buffer = edit->icore->buffered;
+
+	return !ash_wb_raise_reserve(edit->volume, buffer, buffer->reserved + more);
+}
+
+/*
+ * The first pages of what is left could not be written, and all before them is settled. A block that the file has keeps
+ * its old content, in whole or in part, or zeroes if it is an unwritten one. Where the file ends in it, what lies behind
+ * its end there is not known to be zeroes, and the size must not grow over it (I2): so those behind it are lost as well.
+ */
+static int answer_failure(struct flush *flush, int error)
+{
+	const struct ash_edit *edit = &flush->edit;
+	const struct ash_write_buffer *buffer = edit->icore->buffered;
+	const struct ash_wb_page *page = &buffer->pages[0];
+
+	if (may_try_again(error))
+		return error;
+	bool maps = page->hole || page->unwritten;
+	if (++flush->failures >= ASH_WB_FAILURES_MAX || (maps && !room_for_pieces(flush))) {
+		lose_pages(flush, buffer->count, error);
+		return error;
+	}
+	flush->width = flush->failed_pages > 1 ? flush->failed_pages / 2 : 1;
+	if (flush->failed_pages == 1 && !page->hole) {
+		bool ends = !page->unwritten && (page->block + 1) << ASH_BLOCK_SHIFT > ash_edit_disk_size(edit);
+
+		lose_pages(flush, ends ? buffer->count : 1, error);
+	}
+	return 1;
 }
 
 /* One transaction. 1: more is buffered, 0: nothing left, negative errno. Ends the edit. */
-static int flush_piece(struct ash_edit *edit)
+static int flush_piece(struct flush *flush)
 {
+	struct ash_edit *edit = &flush->edit;
 	struct ash_write_buffer *buffer = edit->icore->buffered;
 	uint64_t blocks = ash_get64(edit->record.inode->blocks);
 	uint32_t done = 0, nodes = 0;
 	bool fatal = false;
 	int rc = 0;
 
+	flush->failed_pages = 0;
 	edit->tree.claim_flags = ASH_CLAIM_RESERVED;
 	edit->tree.claimed = &nodes;
 	if (stays_inline(buffer, edit->record.inode)) {
@@ -384,45 +460,55 @@ static int flush_piece(struct ash_edit *edit)
 		ash_edit_set_inline(edit, NULL, 0); /* page 0 holds it */
 	}
 	while (done < buffer->count && !rc && ash_edit_room(edit))
-		rc = flush_wave(edit, &done, &fatal);
-	if (!fatal && done) {
-		bool more = done < buffer->count;
-
+		rc = flush_wave(flush, &done, &fatal);
+	bool more = done < buffer->count, commit = !fatal && done;
+	if (commit)
 		finish_pages(edit, done, blocks, nodes);
-		return more;
+	else
+		ash_edit_undo(edit);
+	if (flush->failed_pages) {
+		rc = answer_failure(flush, rc);
+	} else if (commit) {
+		rc = more;
+	} else {
+		rc = rc ? rc : -EIO;
+		if (!may_try_again(rc))
+			lose_pages(flush, buffer->count, rc);
 	}
-	if (!rc)
-		rc = -EIO;
-	ash_edit_undo(edit);
-	if (!may_try_again(rc))
-		give_up(edit, rc);
-	ash_edit_abort(edit);
+	ash_edit_unlock(edit);
 	return rc;
+}
+
+/* One step of the chain: 1 when there may be another. */
+static int flush_on(struct flush *flush, struct ash_volume *volume, struct ash_icore *icore)
+{
+	int rc = ash_edit_begin(&flush->edit, volume, icore, ASH_EDIT_LOG_BYTES);
+
+	if (rc)
+		return rc == -ESTALE ? 0 : rc;
+	if (ash_truncation_pending(volume, icore->ino)) {
+		ash_edit_abort(&flush->edit);
+		rc = ash_file_resume_truncate(volume, icore);
+		return rc ? rc : 1;
+	}
+	if (!icore->buffered) {
+		ash_edit_abort(&flush->edit);
+		return 0;
+	}
+	return flush_piece(flush);
 }
 
 int ash_wb_flush_inode(struct ash_volume *volume, struct ash_icore *icore)
 {
-	struct ash_edit edit;
+	struct flush flush = { .width = FLUSH_IOV };
 	int rc;
 
-	do {
-		rc = ash_edit_begin(&edit, volume, icore, ASH_EDIT_LOG_BYTES);
-		if (rc)
-			return rc == -ESTALE ? 0 : rc;
-		if (ash_truncation_pending(volume, icore->ino)) {
-			ash_edit_abort(&edit);
-			rc = ash_file_resume_truncate(volume, icore);
-			if (rc)
-				return rc;
-			rc = 1;
-		} else if (!icore->buffered) {
-			ash_edit_abort(&edit);
-			return 0;
-		} else {
-			rc = flush_piece(&edit);
-		}
-	} while (rc > 0);
-	return rc;
+	do
+		rc = flush_on(&flush, volume, icore);
+	while (rc > 0);
+	while (flush.refused_count)
+		ash_unclaim(volume, flush.refused[--flush.refused_count], 0);
+	return rc ? rc : flush.error;
 }
 
 /* ---- A batch of new files ---- */

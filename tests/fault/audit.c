@@ -155,6 +155,37 @@ static void check_report(struct subject *x, const struct op *op, uint64_t ino, b
 		subject_bad(x, "loss", "fsync reported one error twice");
 }
 
+static unsigned blocks_that_differ(const struct model_node *expected, const struct model_node *seen)
+{
+	unsigned char want[ASH_BLOCK_SIZE], got[ASH_BLOCK_SIZE];
+	unsigned count = 0;
+
+	for (uint64_t at = 0; at < expected->size; at += ASH_BLOCK_SIZE) {
+		content_read(&expected->content, at, want, ASH_BLOCK_SIZE);
+		content_read(&seen->content, at, got, ASH_BLOCK_SIZE);
+		count += memcmp(want, got, ASH_BLOCK_SIZE) != 0;
+	}
+	return count;
+}
+
+/*
+ * What is written out of the buffer is tried again in parts: a request that fails once costs nothing if it had parts, else
+ * its block, and what would lie behind an end of file in that block.
+ */
+static void check_amount(struct subject *x, const struct op *op, const struct model_node *expected,
+			 const struct model_node *seen)
+{
+	struct fault_event event;
+
+	if (audit_data_subject(op) == expected->ino || x->failed || !subject_fault_over(x) ||
+	    !fault_first(x->fault, &event) || event.op != BDEV_WRITE || x->in->kind == INJECT_ENOSPC)
+		return;
+	if (event.length > ASH_BLOCK_SIZE)
+		subject_bad(x, "loss", "of a request that could have been done again in parts");
+	else if (expected->size == seen->size && blocks_that_differ(expected, seen) > 1)
+		subject_bad(x, "loss", "of more than the block that could not be written");
+}
+
 /* A regular file that differs in size, data or times. */
 static void check_loss(struct subject *x, const struct op *op, struct model_node *expected,
 		       const struct model_node *seen, const char *difference, bool *synced)
@@ -167,6 +198,7 @@ static void check_loss(struct subject *x, const struct op *op, struct model_node
 		return;
 	}
 	check_bytes(x, op, expected, seen);
+	check_amount(x, op, expected, seen);
 	check_report(x, op, expected->ino, synced);
 	if (!x->bad)
 		accept(x, expected, seen);

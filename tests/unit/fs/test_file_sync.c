@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <unistd.h>
 #include "file_fixture.h"
+#include "fs/wbuf.h"
 
 static const struct ash_open_options quiet = { .no_threads = true };
 
@@ -165,7 +166,7 @@ Test(file_sync, an_error_is_of_its_file_alone)
 	batch_open(&batch);
 	batch.items[1].ino = NOBODY;
 	cr_assert_eq(ash_write(batch.f.volume, batch.items[0].ino, batch.block, 4096, 0, 0), 4096);
-	fault_add(batch.f.dev, &(struct fault_rule){ .ops = FAULT_OP(BDEV_WRITE), .length = 64 << 20, .count = 2 });
+	fault_add(batch.f.dev, &(struct fault_rule){ .ops = FAULT_OP(BDEV_WRITE), .length = 64 << 20 });
 	cr_assert_eq(ash_write_back(batch.f.volume, batch.items[0].ino), -EIO);
 	fault_clear(batch.f.dev);
 	batch_write(&batch, 0);
@@ -184,7 +185,7 @@ Test(file_sync, a_write_behind_error_is_kept_for_fsync)
 
 	batch_open(&batch);
 	cr_assert_eq(ash_write(batch.f.volume, batch.items[0].ino, batch.block, 4096, 0, 0), 4096);
-	fault_add(batch.f.dev, &(struct fault_rule){ .ops = FAULT_OP(BDEV_WRITE), .length = 64 << 20, .count = 2 });
+	fault_add(batch.f.dev, &(struct fault_rule){ .ops = FAULT_OP(BDEV_WRITE), .length = 64 << 20 });
 	cr_assert_eq(ash_write_back(batch.f.volume, batch.items[0].ino), -EIO);
 	fault_clear(batch.f.dev);
 	batch.items[0].flags = ASH_FSYNC_WRITTEN;
@@ -202,7 +203,7 @@ Test(file_sync, all_who_sync_a_file_are_told_of_its_loss)
 	batch_open(&batch);
 	batch.items[2].ino = batch.items[0].ino;
 	cr_assert_eq(ash_write(batch.f.volume, batch.items[0].ino, batch.block, 4096, 0, 0), 4096);
-	fault_add(batch.f.dev, &(struct fault_rule){ .ops = FAULT_OP(BDEV_WRITE), .length = 64 << 20, .count = 2 });
+	fault_add(batch.f.dev, &(struct fault_rule){ .ops = FAULT_OP(BDEV_WRITE), .length = 64 << 20 });
 	cr_assert_eq(ash_write_back(batch.f.volume, batch.items[0].ino), -EIO);
 	fault_clear(batch.f.dev);
 	ash_fsync_all(batch.f.volume, batch.items, 3);
@@ -270,7 +271,9 @@ static uint64_t meeting_open(struct batch *batch)
 static void meeting_prepare(struct batch *batch, uint64_t ino)
 {
 	cr_assert_eq(ash_write(batch->f.volume, ino, batch->block, 4096, 0, 0), 4096);
-	fault_add(batch->f.dev, &(struct fault_rule){ .ops = FAULT_OP(BDEV_WRITE), .length = 64 << 20, .count = 1 });
+	fault_add(
+		batch->f.dev,
+		&(struct fault_rule){ .ops = FAULT_OP(BDEV_WRITE), .length = 64 << 20, .count = ASH_WB_FAILURES_MAX });
 	fault_ask(batch->f.dev, begin_second, batch);
 }
 
@@ -319,7 +322,7 @@ Test(file_sync, a_sync_tells_of_a_loss_that_an_fsync_told_of_meanwhile)
 	batch_open(&batch);
 	uint64_t ino = batch.items[0].ino, begin = ash_sync_begin(batch.f.volume);
 	cr_assert_eq(ash_write(batch.f.volume, ino, batch.block, 4096, 0, 0), 4096);
-	fault_add(batch.f.dev, &(struct fault_rule){ .ops = FAULT_OP(BDEV_WRITE), .length = 64 << 20, .count = 2 });
+	fault_add(batch.f.dev, &(struct fault_rule){ .ops = FAULT_OP(BDEV_WRITE), .length = 64 << 20 });
 	cr_assert_eq(ash_write_back(batch.f.volume, ino), -EIO);
 	fault_clear(batch.f.dev);
 	uint64_t behind = ash_sync_begin(batch.f.volume);
