@@ -25,6 +25,7 @@
 #define WORKER_TURNS 4u              /* in a commit interval */
 #define DISCARD_TURN_NS 100000000ull /* of each turn, at most */
 #define DISCARD_END_NS 2000000000ull /* at the end */
+#define SETTLE_TRIES 10u             /* in half a second */
 #define LOCK_WAIT_MS 3000u           /* a daemon that is shutting down gives the device up within this time */
 
 const char *ash_version(void)
@@ -741,14 +742,32 @@ static int backups_refresh(struct ash_volume *volume)
 	return error;
 }
 
+/* Memory may be short for a moment only, and what a close leaves undone nobody does later. */
+static int persevere(struct ash_volume *volume, int (*step)(struct ash_volume *volume))
+{
+	const struct timespec pause = { .tv_nsec = 50000000 };
+	int error = step(volume);
+
+	for (unsigned tries = 0; error == -ENOMEM && tries < SETTLE_TRIES; tries++) {
+		nanosleep(&pause, NULL);
+		error = step(volume);
+	}
+	return error;
+}
+
+static int checkpoint_all(struct ash_volume *volume)
+{
+	return ash_log_checkpoint(volume, true);
+}
+
 static int volume_settle(struct ash_volume *volume)
 {
 	uint64_t free_blocks, available, total, used;
 	bool exact;
-	int error = 0;
+	int error = 0, rc;
 
 	if (!atomic_load(&volume->read_only))
-		error = ash_wb_flush_all(volume);
+		error = persevere(volume, ash_wb_flush_all);
 	else if (ash_wb_bytes(volume))
 		error = -EIO; /* the volume became read-only under data that was acknowledged to write(2) (I5) */
 	if (!error)
@@ -759,18 +778,19 @@ static int volume_settle(struct ash_volume *volume)
 	if (atomic_load(&volume->failed))
 		return -EIO;
 	/* also when an inode's data could not be written: the metadata goes home, the caller hears of it */
-	if (ash_log_checkpoint(volume, true))
-		return -EIO;
+	rc = persevere(volume, checkpoint_all);
+	if (rc)
+		return rc;
 	/* what was damaged may be whole in a backup only: fsck wants it as it is */
-	if (!atomic_load(&volume->damaged_blocks) && backups_refresh(volume))
-		return -EIO;
+	rc = atomic_load(&volume->damaged_blocks) ? 0 : persevere(volume, backups_refresh);
+	if (rc)
+		return rc;
 	ash_alloc_counts(volume, &free_blocks, &available);
 	ash_itable_counts(volume, &total, &used);
 	if (volume->log->orphans.count)
 		return error; /* somebody still holds them: the next open finishes them */
-	if (ash_log_write_control(volume, volume->log->tail_lsn, exact, free_blocks, used))
-		error = -EIO;
-	return error;
+	rc = ash_log_write_control(volume, volume->log->tail_lsn, exact, free_blocks, used);
+	return rc ? rc : error;
 }
 
 int ash_close(struct ash_volume *volume)

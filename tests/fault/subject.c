@@ -419,6 +419,8 @@ static bool unmount(struct subject *x)
 		subject_bad(x, "I6", "the unmount of a failed volume succeeded");
 	if (error && !was_failed && subject_hits(x) == before)
 		subject_bad(x, "unmount", strerror(-error));
+	if (error && x->in->kind == INJECT_ENOMEM)
+		subject_bad(x, "an unmount gave up for want of memory", strerror(-error));
 	if (!error)
 		subject_remember(x, &op, true);
 	return error == 0;
