@@ -163,12 +163,18 @@ static int super_try(struct bdev *dev, uint64_t block, struct ash_super *super, 
 	return *wrong ? -EUCLEAN : 0;
 }
 
-static int super_find_backup(struct bdev *dev, struct ash_super *super)
+/*
+ * `told`: blocks that a bad block 0 claims, or 0. Torn while the volume grew it tells the old size or the new one, and there
+ * is a backup for either; it is the only way to that of a volume of one group that is smaller than its device.
+ */
+static int super_find_backup(struct bdev *dev, uint64_t told, struct ash_super *super)
 {
 	static const uint64_t groups[] = { 1, 3, 5, 7, 9, 25, 27, 49 };
 	uint64_t last = bdev_geometry(dev)->size / ASH_BLOCK_SIZE;
 	const char *wrong;
 
+	if (told > 1 && told < last && !super_try(dev, told - 1, super, &wrong))
+		return 0;
 	if (last && !super_try(dev, last - 1, super, &wrong))
 		return 0;
 	for (size_t i = 0; i < sizeof(groups) / sizeof(groups[0]); i++)
@@ -193,7 +199,7 @@ static int super_read(struct ash_volume *volume, struct ash_super *super, char *
 	if (!error)
 		return 0;
 	ours = error == -EUCLEAN && !memcmp(super->volume_magic, ASH_VOLUME_MAGIC, 8);
-	if (ash_unreadable(error) && !super_find_backup(volume->dev, super)) {
+	if (ash_unreadable(error) && !super_find_backup(volume->dev, ours ? ash_get64(super->block_count) : 0, super)) {
 		ash_say(volume, ASH_LOG_WARNING, "the superblock is damaged (%s); using a backup", wrong);
 		return 0;
 	}

@@ -1100,23 +1100,44 @@ Test(recover, foreign_device_with_an_old_backup_is_left_alone)
 	engine_close(&engine);
 }
 
+/* A mounted volume; it is closed. */
+static void tear_superblock(struct engine *engine)
+{
+	struct block old_home, new_home;
+
+	image_read(engine, 0, &old_home);
+	cr_assert_eq(ash_set_label(engine->volume, "a new label"), 0);
+	cut_within_checkpoint(engine, 0, &new_home);
+	/* the checksum and the label do not fit */
+	memcpy(new_home.bytes, old_home.bytes, offsetof(struct ash_super, label));
+	image_write(engine, 0, &new_home);
+	engine_mount(engine);
+	cr_expect_str_eq(((struct ash_super *)engine->volume->super->data)->label, "a new label");
+	cr_assert_eq(ash_close(engine->volume), 0);
+	engine_mount(engine);
+	cr_expect_eq(engine->errors, 0, "%s", engine->last_error);
+	engine_close(engine);
+}
+
 Test(recover, torn_superblock_is_mended_by_its_backup_and_the_log)
 {
 	struct engine engine;
-	struct block old_home, new_home;
 
 	engine_open(&engine, "mem:16M", 0);
-	image_read(&engine, 0, &old_home);
-	cr_assert_eq(ash_set_label(engine.volume, "a new label"), 0);
-	cut_within_checkpoint(&engine, 0, &new_home);
-	memcpy(new_home.bytes, old_home.bytes, 100); /* before the label: checksum and label do not fit */
-	image_write(&engine, 0, &new_home);
+	tear_superblock(&engine);
+}
+
+/* Its only backup is neither at the end of the device nor at the start of a group. */
+Test(recover, torn_superblock_of_a_volume_that_is_smaller_than_its_device)
+{
+	struct engine engine = { .options = { .no_threads = true } };
+	struct ash_mkfs_options options = { .block_count = 3000 };
+	char error[BDEV_ERROR_TEXT] = "";
+
+	engine.dev = engine_device("mem:16M");
+	cr_assert_eq(ash_mkfs(engine.dev, &options, error), 0, "%s", error);
 	engine_mount(&engine);
-	cr_expect_str_eq(((struct ash_super *)engine.volume->super->data)->label, "a new label");
-	cr_assert_eq(ash_close(engine.volume), 0);
-	engine_mount(&engine);
-	cr_expect_eq(engine.errors, 0, "%s", engine.last_error);
-	engine_close(&engine);
+	tear_superblock(&engine);
 }
 
 /* ---- Without writing ---- */
