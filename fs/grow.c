@@ -19,6 +19,7 @@
 #include "alloc_group.h"
 #include "engine.h"
 #include "names.h"
+#include "plant.h"
 
 #include <ashlar/blockdev.h>
 
@@ -75,7 +76,7 @@ static int write_backups(struct ash_volume *volume, struct size size, uint32_t f
 			result = write_backup(volume, image, ash_group_start(group));
 	if (!result)
 		result = write_backup(volume, image, size.blocks - 1);
-	if (!result)
+	if (!result && !ASH_PLANTED(ASH_PLANT_GROW_NO_FLUSH))
 		result = ash_log_flush_home(volume);
 	bdev_buffer_free(image, ASH_BLOCK_SIZE);
 	return result;
@@ -194,10 +195,10 @@ static int log_step(struct ash_volume *volume, struct size old, struct size size
 
 	if (!result)
 		result = load_old_last_group(volume, old, &bitmap);
-	if (!result && size.groups > old.groups)
+	if (!result && size.groups > old.groups && !ASH_PLANTED(ASH_PLANT_GROW_BITMAP))
 		result = write_last_bitmap(volume, size);
-	if (!result)
-		result = write_backups(volume, size, old.groups, size.groups); /* and a flush */
+	if (!result) /* and a flush */
+		result = write_backups(volume, size, ASH_PLANTED(ASH_PLANT_GROW_BACKUPS) ? 1 : old.groups, size.groups);
 	if (!result)
 		result = ash_txn_begin(volume, ASH_TXN_NAME, &txn);
 	if (result)
@@ -206,7 +207,12 @@ static int log_step(struct ash_volume *volume, struct size old, struct size size
 	log_old_last_group(txn, bitmap, old, size);
 	log_super(txn, size);
 	ash_txn_commit(txn);
-	return ash_log_checkpoint(volume, true);
+	if (ASH_PLANTED(ASH_PLANT_GROW_UNLOGGED))
+		return 0;
+	result = ash_log_checkpoint(volume, true);
+	if (ASH_PLANTED(ASH_PLANT_GROW_BITMAP) && !result && size.groups > old.groups)
+		result = write_last_bitmap(volume, size);
+	return result;
 }
 
 static int grow_step(struct ash_volume *volume, struct size size)
@@ -265,7 +271,9 @@ static int grow_locked(struct ash_volume *volume, uint64_t blocks)
 		return result;
 	while (!result && volume->block_count < target.blocks)
 		result = grow_step(volume, next_step(volume, target));
-	return result ? result : write_backups(volume, target, 1, old_groups);
+	if (result || ASH_PLANTED(ASH_PLANT_GROW_UNLOGGED))
+		return result;
+	return write_backups(volume, target, 1, old_groups);
 }
 
 int ash_grow(struct ash_volume *volume, uint64_t blocks)

@@ -17,6 +17,10 @@ enum ash_plant_kind {
 	ASH_PLANT_RENAME_SPLIT,    /* rename over an existing name takes that away in a transaction of its own (I7) */
 	ASH_PLANT_NO_ORPHAN,       /* an orphan is not logged */
 	ASH_PLANT_TAIL_OVER_FREED, /* the tail passes records of metadata whose freeing is not durable (I4) */
+	ASH_PLANT_GROW_NO_FLUSH,   /* growth: what the new part needs is not flushed before the size is logged */
+	ASH_PLANT_GROW_BITMAP,     /* growth: the new last bitmap is written when the size is durable */
+	ASH_PLANT_GROW_BACKUPS,    /* growth: the old groups' backups are written before the size is durable */
+	ASH_PLANT_GROW_UNLOGGED,   /* growth: it ends before the size is durable (I5) */
 };
 
 #ifdef ASHLAR_PLANT

@@ -1,18 +1,23 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Crash images with undo: see arena.h. Rule: all writing to `work` goes through arena_write() and arena_zero(), which
- * note the block. No locks: the volumes under test have no threads.
+ * note the block. Poison that nobody has written over is one piece of memory, mapped as often as an image has room for
+ * it: a device of several groups costs what is written to it. No locks: the volumes under test have no threads.
  */
 #include "arena.h"
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 #include "blockdrv/done.h"
 #include "tests/model/content.h"
 
 #define BLOCK 4096u
+#define PIECE (1u << 20) /* of poison */
 
 /* Any good mix will do: states are told apart by a sum over their blocks. */
 static uint64_t block_hash(uint64_t index, const unsigned char *data)
@@ -32,39 +37,78 @@ static uint64_t block_hash(uint64_t index, const unsigned char *data)
 	return a ^ a >> 31;
 }
 
-static void hash_base(struct arena *arena)
+/* A file of one piece of poison. */
+static int poison_file(void)
 {
-	arena->base_hash = 0;
-	for (uint64_t i = 0; i < arena->size / BLOCK; i++) {
-		arena->block_hashes[i] = block_hash(i, arena->base + i * BLOCK);
-		arena->base_hash += arena->block_hashes[i];
+	static const unsigned char poison[BLOCK] = { [0 ... BLOCK - 1] = ARENA_POISON };
+	int fd = memfd_create("poison", MFD_CLOEXEC);
+
+	for (unsigned at = 0; fd >= 0 && at < PIECE; at += BLOCK) {
+		if (write(fd, poison, BLOCK) != BLOCK) {
+			close(fd);
+			return -1;
+		}
 	}
+	return fd;
 }
 
-void arena_init(struct arena *arena, uint64_t size)
+static unsigned char *image_map(int fd, uint64_t size)
 {
+	unsigned char *image = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	for (uint64_t at = 0; image != MAP_FAILED && at < size; at += PIECE) {
+		uint64_t length = size - at < PIECE ? size - at : PIECE;
+
+		if (mmap(image + at, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, 0) ==
+		    MAP_FAILED)
+			image = MAP_FAILED;
+	}
+	if (image == MAP_FAILED) {
+		fprintf(stderr, "Bail out! no room for an image\n");
+		abort();
+	}
+	return image;
+}
+
+static void make(struct arena *arena, uint64_t size)
+{
+	int fd = poison_file();
+
 	*arena = (struct arena){ .size = size };
-	arena->base = test_alloc(size);
-	arena->work = test_alloc(size);
+	arena->base = image_map(fd, size);
+	arena->work = image_map(fd, size);
+	close(fd);
 	arena->block_hashes = test_alloc(size / BLOCK * sizeof(*arena->block_hashes));
 	arena->dirty = test_alloc(size / BLOCK * sizeof(*arena->dirty));
 	arena->is_dirty = test_alloc(size / BLOCK);
 	arena->moved = test_alloc(size / BLOCK * sizeof(*arena->moved));
 	arena->is_moved = test_alloc(size / BLOCK);
-	memset(arena->base, ARENA_POISON, size);
-	memset(arena->work, ARENA_POISON, size);
-	hash_base(arena);
+	arena->written = test_alloc(size / BLOCK * sizeof(*arena->written));
+	arena->is_written = test_alloc(size / BLOCK);
+}
+
+void arena_init(struct arena *arena, uint64_t size)
+{
+	make(arena, size);
+	for (uint64_t i = 0; i < size / BLOCK; i++) {
+		arena->block_hashes[i] = block_hash(i, arena->base + i * BLOCK);
+		arena->base_hash += arena->block_hashes[i];
+	}
 }
 
 void arena_free(struct arena *arena)
 {
-	free(arena->base);
-	free(arena->work);
+	if (arena->size) {
+		munmap(arena->base, arena->size);
+		munmap(arena->work, arena->size);
+	}
 	free(arena->block_hashes);
 	free(arena->dirty);
 	free(arena->is_dirty);
 	free(arena->moved);
 	free(arena->is_moved);
+	free(arena->written);
+	free(arena->is_written);
 	*arena = (struct arena){ 0 };
 }
 
@@ -98,14 +142,20 @@ void arena_accept(struct arena *arena)
 	arena->dirty_count = 0;
 }
 
-void arena_load(struct arena *arena, const struct arena *from)
+void arena_init_like(struct arena *arena, const struct arena *from)
 {
-	memcpy(arena->work, from->work, arena->size);
-	memcpy(arena->base, from->work, arena->size);
-	memset(arena->is_dirty, 0, arena->size / BLOCK);
+	make(arena, from->size);
+	memcpy(arena->block_hashes, from->block_hashes, from->size / BLOCK * sizeof(*arena->block_hashes));
+	arena->base_hash = from->base_hash;
+	for (size_t i = 0; i < from->written_count; i++) {
+		uint64_t at = (uint64_t)from->written[i] * BLOCK;
+
+		memcpy(arena->base + at, from->base + at, BLOCK);
+		arena_write(arena, at, from->work + at, BLOCK);
+	}
+	arena_accept(arena);
 	memset(arena->is_moved, 0, arena->size / BLOCK);
-	arena->dirty_count = arena->moved_count = 0;
-	hash_base(arena);
+	arena->moved_count = 0;
 }
 
 void arena_restore(struct arena *arena, const struct arena *from)
@@ -130,6 +180,10 @@ static void mark(struct arena *arena, uint64_t offset, uint64_t length)
 		if (!arena->is_dirty[block]) {
 			arena->is_dirty[block] = 1;
 			arena->dirty[arena->dirty_count++] = (uint32_t)block;
+		}
+		if (!arena->is_written[block]) {
+			arena->is_written[block] = 1;
+			arena->written[arena->written_count++] = (uint32_t)block;
 		}
 	}
 }

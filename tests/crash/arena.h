@@ -4,7 +4,8 @@
  *
  * An arena holds two images of one size: `base`, what is certainly on the disk, and `work`, the state under test. Every
  * change of `work` notes its 4 KiB block, so that going back to `base` and hashing a state cost as much as the
- * difference. The arena is also a block device over `work` with a volatile cache, so that recovery can run on it.
+ * difference. Memory is taken by what was written only. The arena is also a block device over `work` with a volatile
+ * cache, so that recovery can run on it.
  * One thread.
  */
 #ifndef TESTS_CRASH_ARENA_H
@@ -25,6 +26,9 @@ struct arena {
 	uint32_t *moved;         /* blocks in which base may differ from what was loaded last */
 	size_t moved_count;
 	unsigned char *is_moved;
+	uint32_t *written; /* blocks in which anything may differ from poison */
+	size_t written_count;
+	unsigned char *is_written;
 };
 
 /* All blocks of both images are poison. */
@@ -34,9 +38,9 @@ void arena_free(struct arena *arena);
 void arena_reset(struct arena *arena);
 /* base := work. */
 void arena_accept(struct arena *arena);
-/* base and work := the other's work. */
-void arena_load(struct arena *arena, const struct arena *from);
-/* The same for an arena that was loaded from `from` before: only what has changed since is copied. */
+/* A new one; base and work := the other's work. */
+void arena_init_like(struct arena *arena, const struct arena *from);
+/* The same for one that was made like `from`: only what has changed since is copied. */
 void arena_restore(struct arena *arena, const struct arena *from);
 void arena_write(struct arena *arena, uint64_t offset, const void *data, size_t length);
 void arena_zero(struct arena *arena, uint64_t offset, uint64_t length);

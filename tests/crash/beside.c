@@ -181,3 +181,26 @@ void do_checkpoint_beside(struct script *s, uint32_t passes, void (*operations)(
 	}
 	beside_end(&beside, s->dev);
 }
+
+/* The chore may have ended before it came so far: then it grows behind it. */
+void do_grow_beside(struct script *s, enum chore chore, uint32_t passes, uint64_t blocks)
+{
+	struct beside beside = { .volume = s->runner.volume, .chore = chore, .at_barriers = true };
+	bool grown = false;
+
+	if (s->failed)
+		return;
+	if (!s->recording) {
+		do_grow(s, blocks);
+		return;
+	}
+	beside_begin(&beside, s->dev, passes);
+	while (beside_stopped(&beside)) {
+		do_grow(s, blocks);
+		grown = true;
+		beside_go_on(&beside, BESIDE_NEVER);
+	}
+	beside_end(&beside, s->dev);
+	if (!grown)
+		do_grow(s, blocks);
+}

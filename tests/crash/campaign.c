@@ -25,8 +25,8 @@
 #define KNOWN_STATES (1u << 25) /* slots; memory is used as they fill */
 
 static const char *const set_names[GENERATED_SETS] = { "one operation", "two operations", "random operations",
-						       "operations beside chores" };
-static const char *const set_options[GENERATED_SETS] = { "one", "two", "random", "beside" };
+						       "operations beside chores", "operations and growths" };
+static const char *const set_options[GENERATED_SETS] = { "one", "two", "random", "beside", "grow" };
 
 struct tally {
 	uint64_t workloads, invalid, bad, states, repeated, recovery_states, skipped, violations;
@@ -382,7 +382,7 @@ bool campaign_run(const struct campaign_settings *settings, struct campaign_resu
 		fprintf(stderr, "crash_explorer: no such position, too many jobs, or no memory\n");
 		return false;
 	}
-	good = stage_set(&stage, &generated_base, text);
+	good = stage_set(&stage, generated_base(settings->set), text);
 	if (good)
 		good = run(&c, result, number);
 	else

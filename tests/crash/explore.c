@@ -13,6 +13,7 @@
  */
 #include "explore.h"
 
+#include <ashlar/format.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,6 +25,12 @@
 #define SECTOR 512u
 #define STATE_TIMEOUT 60 /* seconds: longer is a hang */
 
+/* What had been done when the power went. */
+struct moment {
+	struct history_moment operations;
+	size_t grown, growing; /* growths that had returned, that had begun */
+};
+
 /* One recording being cut: of the workload, or of a recovery. */
 struct exploration {
 	const struct explore_settings *settings;
@@ -31,12 +38,12 @@ struct exploration {
 	struct script *script;
 	struct arena *arena; /* base: what is durable at `cut` */
 	struct bdev *record;
-	size_t count;                   /* entries */
-	size_t *durable_at;             /* per entry: first cut at which it is certainly there */
-	struct history_moment *moments; /* per cut; NULL: `moment` always */
-	struct history_moment moment;
-	uint64_t *past;      /* per number of operations begun: hash of these */
-	size_t formatted_at; /* cut at which mkfs had returned */
+	size_t count;           /* entries */
+	size_t *durable_at;     /* per entry: first cut at which it is certainly there */
+	struct moment *moments; /* per cut */
+	const uint64_t *sizes;  /* blocks of the volume, per number of growths */
+	uint64_t *past;         /* per number of operations begun: hash of these */
+	size_t formatted_at;    /* cut at which mkfs had returned */
 	size_t cut;
 	struct seen seen;
 	struct generator random;
@@ -73,21 +80,25 @@ static size_t durable_cut(const struct exploration *x, size_t index)
 	return SIZE_MAX;
 }
 
-static void note_marks(struct exploration *x)
+/* `moment`: that of the first cut. */
+static void note_marks(struct exploration *x, struct moment moment)
 {
-	struct history_moment moment = { 0, 0 };
-
 	x->moments = test_alloc((x->count + 1) * sizeof(*x->moments));
+	x->moments[0] = moment;
 	x->formatted_at = 0;
 	for (size_t i = 0; i < x->count; i++) {
 		const struct record_entry *entry = entry_of(x, i);
 
 		if (entry->kind == RECORD_MARK && entry->mark == MARK_FORMATTED)
 			x->formatted_at = i + 1;
+		else if (entry->kind == RECORD_MARK && entry->mark == MARK_GROWTH_BEGIN)
+			moment.growing++;
+		else if (entry->kind == RECORD_MARK && entry->mark == MARK_GROWTH_END)
+			moment.grown = moment.growing;
 		else if (entry->kind == RECORD_MARK && entry->mark & 1)
-			moment.completed = entry->mark / 2 + 1;
+			moment.operations.completed = entry->mark / 2 + 1;
 		else if (entry->kind == RECORD_MARK)
-			moment.issued = entry->mark / 2 + 1;
+			moment.operations.issued = entry->mark / 2 + 1;
 		x->moments[i + 1] = moment;
 	}
 }
@@ -152,32 +163,61 @@ static void save_image(const struct exploration *x, const unsigned char *image)
 		close(fd);
 }
 
-static void violation(struct exploration *x, const struct history_moment *moment, const char *how, const char *text)
+static void describe_moment(const struct exploration *x, const struct moment *moment, char *text, size_t size)
 {
 	char operation[200] = "nothing";
+	int used = 0;
 
-	if (moment->issued)
-		op_describe(&x->script->history.ops[moment->issued - 1], operation, sizeof(operation));
+	if (moment->operations.issued)
+		op_describe(&x->script->history.ops[moment->operations.issued - 1], operation, sizeof(operation));
+	if (moment->growing)
+		used = snprintf(text, size, "growths: %zu begun, %zu done, ", moment->growing, moment->grown);
+	snprintf(text + used, size - (size_t)used, "%zu operations done, last begun: %s", moment->operations.completed,
+		 operation);
+}
+
+static void violation(struct exploration *x, const struct moment *moment, const char *how, const char *text)
+{
+	char when[300];
+
+	describe_moment(x, moment, when, sizeof(when));
 	if (x->result->violations < 3)
-		snprintf(x->result->text[x->result->violations], VERDICT_TEXT,
-			 "%scut %zu of %zu, %s, %zu operations done, last begun: %s: %.800s",
-			 x->of_recovery ? "second crash during recovery, " : "", x->cut, x->count, how,
-			 moment->completed, operation, text);
+		snprintf(x->result->text[x->result->violations], VERDICT_TEXT, "%scut %zu of %zu, %s, %s: %.800s",
+			 x->of_recovery ? "second crash during recovery, " : "", x->cut, x->count, how, when, text);
 	x->result->violations++;
 	if (x->settings->stop_at_first)
 		x->stop = true;
 }
 
-static void explore_recovery(struct exploration *x, const struct history_moment *moment, uint64_t key);
+static void explore_recovery(struct exploration *x, uint64_t key);
+
+static const struct moment *moment_of(const struct exploration *x)
+{
+	return &x->moments[x->cut];
+}
+
+/* What is due: a state is judged again when more of it is. */
+static uint64_t hash_due(const struct exploration *x)
+{
+	const struct moment *moment = moment_of(x);
+	uint64_t syncs = history_syncs(&x->script->history, moment->operations.completed);
+	uint64_t due = syncs * 2 + (x->cut < x->formatted_at);
+
+	return moment->grown ? seen_mix(due, moment->grown) : due;
+}
 
 /* Everything that the oracle is told of the operations before the crash. */
-static uint64_t hash_past(const struct exploration *x, const struct history_moment *moment)
+static uint64_t hash_past(const struct exploration *x)
 {
 	const struct workload *workload = x->script->workload;
+	const struct moment *moment = moment_of(x);
 	uint64_t kind = workload->fua | workload->write_through << 1 | workload->discard << 2;
+	uint64_t hash = seen_mix(seen_mix(x->past ? x->past[moment->operations.issued] : 0, kind),
+				 history_syncs(&x->script->history, moment->operations.completed));
 
-	return seen_mix(seen_mix(x->past ? x->past[moment->issued] : 0, kind),
-			history_syncs(&x->script->history, moment->completed));
+	for (size_t i = moment->grown; moment->growing && i <= moment->growing; i++)
+		hash = seen_mix(hash, x->sizes[i]);
+	return hash;
 }
 
 /* Lots are drawn with the state's key: what happens to a state does not depend on those before it. */
@@ -188,12 +228,16 @@ static bool lot(const struct exploration *x, uint64_t key, unsigned which, unsig
 
 static void judge_new_state(struct exploration *x, const char *how, uint64_t key)
 {
-	struct history_moment moment = x->moments ? x->moments[x->cut] : x->moment;
+	const struct moment *moment = moment_of(x);
+	bool grows = x->script->workload->device_mib;
 	struct judgement judgement = { .script = x->script,
-				       .moment = moment,
+				       .moment = moment->operations,
 				       .may_be_unformatted = x->cut < x->formatted_at,
-				       .check_before = lot(x, key, 1, 10, 1),
-				       .use_after = lot(x, key, 2, 4, 1) };
+				       .check_before = lot(x, key, 1, 10, grows ? 4 : 1),
+				       .use_after = lot(x, key, 2, 4, 1),
+				       .grow_after = grows && lot(x, key, 4, 3, 1),
+				       .sizes = x->sizes + moment->grown,
+				       .size_count = moment->growing - moment->grown + 1 };
 	char text[VERDICT_TEXT];
 	unsigned char *image = NULL; /* before recovery changes it */
 	bool good;
@@ -203,8 +247,8 @@ static void judge_new_state(struct exploration *x, const char *how, uint64_t key
 		image = test_alloc(x->arena->size);
 		memcpy(image, x->arena->work, x->arena->size);
 	}
-	if (!x->of_recovery && lot(x, key, 3, 1000, x->settings->recovery_permille))
-		explore_recovery(x, &moment, key);
+	if (!x->of_recovery && lot(x, key, 3, 1000, x->settings->recovery_permille * (grows ? 4 : 1)))
+		explore_recovery(x, key);
 	alarm(STATE_TIMEOUT);
 	if (arena_device(x->arena, x->script->workload->fua, &judgement.dev))
 		abort();
@@ -214,7 +258,7 @@ static void judge_new_state(struct exploration *x, const char *how, uint64_t key
 	if (!good && image)
 		save_image(x, image);
 	if (!good)
-		violation(x, &moment, how, text);
+		violation(x, moment, how, text);
 	free(image);
 }
 
@@ -224,16 +268,14 @@ static void judge_new_state(struct exploration *x, const char *how, uint64_t key
  */
 static bool judge_state(struct exploration *x, const char *how)
 {
-	struct history_moment moment = x->moments ? x->moments[x->cut] : x->moment;
 	uint64_t image = arena_hash(x->arena), key;
 
-	key = seen_mix(image, history_syncs(&x->script->history, moment.completed) * 2 + (x->cut < x->formatted_at));
+	key = seen_mix(image, hash_due(x));
 	if (!seen_add(&x->seen, key))
 		return false;
 	if (lot(x, key, 0, 100, 100 - x->share))
 		x->result->skipped += !x->of_recovery; /* a sample of a sample is not missed */
-	else if (x->settings->known && !x->of_recovery &&
-		 !seen_add(x->settings->known, seen_mix(image, hash_past(x, &moment))))
+	else if (x->settings->known && !x->of_recovery && !seen_add(x->settings->known, seen_mix(image, hash_past(x))))
 		x->result->repeated++;
 	else
 		judge_new_state(x, how, key);
@@ -380,10 +422,35 @@ static void exploration_free(struct exploration *x)
 	seen_free(&x->seen);
 }
 
-/* The state in x->arena is recovered in a second arena, that recovery recorded and cut again. */
-static void explore_recovery(struct exploration *x, const struct history_moment *moment, uint64_t key)
+/* The sizes that the volume may have at this crash, and that of the device. How many. */
+static size_t sizes_again(const struct exploration *x, uint64_t sizes[SCRIPT_GROWTHS + 2])
+{
+	const struct moment *moment = moment_of(x);
+	size_t count = moment->growing - moment->grown + 1;
+
+	memcpy(sizes, x->sizes + moment->grown, count * sizeof(*sizes));
+	sizes[count] = x->arena->size >> ASH_BLOCK_SHIFT;
+	return count + 1;
+}
+
+/* After a crash while it grew, too. A failure ends here; judge() sees it. */
+static void grow_again(struct exploration *again, struct ash_volume *volume)
+{
+	if (record_mark(again->record, MARK_GROWTH_BEGIN))
+		abort();
+	if (!ash_grow(volume, 0) && record_mark(again->record, MARK_GROWTH_END))
+		abort();
+}
+
+/*
+ * The state in x->arena is recovered in a second arena, that recovery recorded and cut again; with it, where volumes
+ * grow, a growth.
+ */
+static void explore_recovery(struct exploration *x, uint64_t key)
 {
 	struct ash_open_options options = crash_open_options(x->script->workload);
+	uint64_t sizes[SCRIPT_GROWTHS + 2];
+	struct moment moment = { .operations = moment_of(x)->operations, .growing = sizes_again(x, sizes) - 2 };
 	struct arena arena;
 	struct bdev *device;
 	struct ash_volume *volume;
@@ -391,19 +458,21 @@ static void explore_recovery(struct exploration *x, const struct history_moment 
 				     .result = x->result,
 				     .script = x->script,
 				     .arena = &arena,
-				     .moment = *moment,
+				     .sizes = sizes,
 				     .share = 25,
 				     .of_recovery = true };
 
 	generator_init(&again.random, key);
-	arena_init(&arena, x->arena->size);
-	arena_load(&arena, x->arena);
+	arena_init_like(&arena, x->arena);
 	if (arena_device(&arena, x->script->workload->fua, &device) || record_open(device, &again.record))
 		abort();
 	if (x->cut >= x->formatted_at && ash_open(again.record, &options, &volume, NULL) == 0) {
+		if (x->script->workload->device_mib)
+			grow_again(&again, volume);
 		ash_abandon(volume);
 		arena_reset(&arena);
 		prepare(&again);
+		note_marks(&again, moment);
 		explore_cuts(&again, 6);
 		x->stop |= again.stop;
 	}
@@ -432,11 +501,12 @@ static void cut_recording(struct script *s, const struct explore_settings *setti
 				 .script = s,
 				 .arena = s->arena,
 				 .record = s->dev,
+				 .sizes = s->sizes,
 				 .share = s->workload->crowded ? settings->crowded_share : settings->share };
 
 	arena_reset(s->arena);
 	prepare(&x);
-	note_marks(&x);
+	note_marks(&x, (struct moment){ 0 });
 	note_past(&x);
 	generator_init(&x.random, seen_mix(settings->seed, x.past[s->history.count]));
 	result->operations = s->history.count;

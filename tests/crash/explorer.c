@@ -22,9 +22,9 @@
 #define LONG_BUDGET 120
 
 enum level { LEVEL_QUICK, LEVEL_NORMAL, LEVEL_LONG, LEVEL_DEEP };
-enum set { SET_SCRIPTED, SET_ONE, SET_TWO, SET_RANDOM, SET_BESIDE, SET_COUNT };
+enum set { SET_SCRIPTED, SET_ONE, SET_TWO, SET_RANDOM, SET_BESIDE, SET_GROW, SET_COUNT };
 
-static const char *const set_names[SET_COUNT] = { "scripted", "one", "two", "random", "beside" };
+static const char *const set_names[SET_COUNT] = { "scripted", "one", "two", "random", "beside", "grow" };
 
 struct arguments {
 	enum level level;
@@ -115,9 +115,11 @@ static void run_all(struct run *run, struct campaign_result *sum, size_t *number
 
 static void choose(struct run *run, const char *name)
 {
-	for (size_t i = 0; i < scripted_workload_count && run->count < SCRIPTED_MAX; i++) {
-		if (!name || strstr(scripted_workloads[i].name, name))
-			run->chosen[run->count++] = &scripted_workloads[i];
+	const struct workload *workload;
+
+	for (size_t i = 0; (workload = workload_at(i)) && run->count < SCRIPTED_MAX; i++) {
+		if (!name || strstr(workload->name, name))
+			run->chosen[run->count++] = workload;
 	}
 }
 
@@ -183,16 +185,14 @@ static bool run_generated(const struct arguments *arguments, enum set set, const
 			  struct campaign_result *result, size_t *number)
 {
 	static const enum generated_set sets[] = {
-		[SET_ONE] = GENERATED_ONE,
-		[SET_TWO] = GENERATED_TWO,
-		[SET_RANDOM] = GENERATED_RANDOM,
-		[SET_BESIDE] = GENERATED_BESIDE,
+		[SET_ONE] = GENERATED_ONE,       [SET_TWO] = GENERATED_TWO,     [SET_RANDOM] = GENERATED_RANDOM,
+		[SET_BESIDE] = GENERATED_BESIDE, [SET_GROW] = GENERATED_GROWTH,
 	};
 	static const uint64_t counts[][SET_COUNT] = {
-		[LEVEL_QUICK] = { [SET_ONE] = 120, [SET_TWO] = 80, [SET_RANDOM] = 5, [SET_BESIDE] = 6 },
-		[LEVEL_NORMAL] = { [SET_TWO] = 400, [SET_RANDOM] = 30, [SET_BESIDE] = 60 },
-		[LEVEL_LONG] = { [SET_RANDOM] = 200, [SET_BESIDE] = 400 },
-		[LEVEL_DEEP] = { [SET_RANDOM] = 200, [SET_BESIDE] = 400 },
+		[LEVEL_QUICK] = { [SET_ONE] = 120, [SET_TWO] = 80, [SET_RANDOM] = 5, [SET_BESIDE] = 6, [SET_GROW] = 4 },
+		[LEVEL_NORMAL] = { [SET_TWO] = 400, [SET_RANDOM] = 30, [SET_BESIDE] = 60, [SET_GROW] = 40 },
+		[LEVEL_LONG] = { [SET_RANDOM] = 200, [SET_BESIDE] = 400, [SET_GROW] = 150 },
+		[LEVEL_DEEP] = { [SET_RANDOM] = 200, [SET_BESIDE] = 400, [SET_GROW] = 150 },
 	};
 	struct campaign_settings campaign = { .set = sets[set],
 					      .explore = *settings,
@@ -216,7 +216,7 @@ static bool run_generated(const struct arguments *arguments, enum set set, const
 
 static int usage(FILE *to, int code)
 {
-	fprintf(to, "usage: crash_explorer [--set scripted|one|two|random|beside]... [options]\n"
+	fprintf(to, "usage: crash_explorer [--set scripted|one|two|random|beside|grow]... [options]\n"
 		    "  --list             names of the scripted workloads, sizes of the sets\n"
 		    "  --workload NAME    scripted workloads with this in their name\n"
 		    "  --index N          this workload of the set alone\n"
@@ -237,9 +237,11 @@ static int usage(FILE *to, int code)
 
 static int list(void)
 {
-	for (size_t i = 0; i < scripted_workload_count; i++)
-		printf("%s\n", scripted_workloads[i].name);
-	printf("# generated, one operation: %llu; two operations: %llu; random, beside: %llu\n",
+	const struct workload *workload;
+
+	for (size_t i = 0; (workload = workload_at(i)); i++)
+		printf("%s\n", workload->name);
+	printf("# generated, one operation: %llu; two operations: %llu; random, beside, grow: %llu\n",
 	       (unsigned long long)generated_size(GENERATED_ONE), (unsigned long long)generated_size(GENERATED_TWO),
 	       (unsigned long long)generated_size(GENERATED_RANDOM));
 	return 0;

@@ -14,6 +14,7 @@
 #define RANDOM_SET 1000000ull /* seeds; a number, so that the set has a size */
 #define RANDOM_MIN 20u        /* operations */
 #define RANDOM_MAX 60u
+#define GROWN_MIB 384u /* of the device of a volume that grows: four groups */
 
 /* ---- One step ---- */
 
@@ -200,7 +201,9 @@ void generated_describe(const struct generated *generated, char *text, size_t si
 
 	if (generated_is_random(generated->set))
 		snprintf(text + used, size - (size_t)used, "random operations%s, seed %llu",
-			 generated->set == GENERATED_BESIDE ? " beside chores" : "",
+			 generated->set == GENERATED_BESIDE ? " beside chores" :
+			 generated->set == GENERATED_GROWTH ? " and growths" :
+							      "",
 			 (unsigned long long)generated->index);
 	for (unsigned i = 0; i < generated->count; i++) {
 		char step[200];
@@ -267,13 +270,13 @@ static bool changes_something(const struct op *op)
 }
 
 /* Leave so little space that freed blocks are used again soon. Unwritten blocks behind the end are never read. */
-static void fill_volume(struct script *s, uint64_t blocks_left)
+static void fill_volume(struct script *s, const char *path, uint64_t blocks_left)
 {
 	struct ash_statfs statfs;
 
-	do_create(s, "/full");
+	do_create(s, path);
 	if (!s->failed && ash_statfs(s->runner.volume, &statfs) == 0 && statfs.available_blocks > blocks_left)
-		do_fallocate(s, "/full", FALLOC_FL_KEEP_SIZE, 0, (statfs.available_blocks - blocks_left) * 4096);
+		do_fallocate(s, path, FALLOC_FL_KEEP_SIZE, 0, (statfs.available_blocks - blocks_left) * 4096);
 	do_sync(s);
 }
 
@@ -399,6 +402,42 @@ static void run_checkpoint(struct script *s, struct generator *generator)
 	beside_end(&beside, s->dev);
 }
 
+/* By some blocks or by groups, to a border or near one; if there is room. */
+static void random_growth(struct script *s, struct generator *generator)
+{
+	uint64_t now = s->sizes[s->growths], device = s->arena->size >> ASH_BLOCK_SHIFT;
+	uint64_t border = (now / ASH_BLOCKS_PER_GROUP + 1 + generator_below(generator, 3) / 2) * ASH_BLOCKS_PER_GROUP;
+	uint64_t blocks = generator_below(generator, 2) ? now + 1 + generator_below(generator, 300) : border;
+
+	if (blocks == border && generator_below(generator, 3))
+		blocks += ASH_MIN_GROUP_BLOCKS + generator_below(generator, 200);
+	else if (blocks % ASH_BLOCKS_PER_GROUP < ASH_MIN_GROUP_BLOCKS) /* a rest that is no group is left alone */
+		blocks += ASH_MIN_GROUP_BLOCKS - blocks % ASH_BLOCKS_PER_GROUP;
+	if (blocks > device)
+		return;
+	if (generator_below(generator, 3))
+		do_grow(s, blocks);
+	else
+		do_grow_beside(s, generator_below(generator, 2) ? CHORE_HALF : CHORE_SYNC,
+			       (uint32_t)generator_below(generator, 4), blocks);
+}
+
+/* Operations, with growths between, on volumes that are nearly full, or not; so that old and new parts are used. */
+static void run_growth(struct script *s, struct generator *generator)
+{
+	static const char *const fillers[] = { "/full0", "/full1", "/full2", "/full3" };
+	uint64_t growths = 1 + generator_below(generator, 3);
+
+	for (uint64_t i = 0; i <= growths && !s->failed; i++) {
+		if (i)
+			random_growth(s, generator);
+		if (generator_below(generator, 2))
+			fill_volume(s, fillers[i], 20 + generator_below(generator, 60));
+		for (uint64_t tries = generator_below(generator, 16); tries; tries--)
+			random_either(s, generator);
+	}
+}
+
 static void run_random(struct script *s)
 {
 	const struct generated *generated = s->workload->context;
@@ -414,9 +453,13 @@ static void run_random(struct script *s)
 		run_checkpoint(s, &generator);
 		return;
 	}
+	if (generated->set == GENERATED_GROWTH) {
+		run_growth(s, &generator);
+		return;
+	}
 	wanted = RANDOM_MIN + (unsigned)generator_below(&generator, RANDOM_MAX - RANDOM_MIN + 1);
 	if (generated->index / MODE_KINDS % 2)
-		fill_volume(s, 30 + generator_below(&generator, 60));
+		fill_volume(s, "/full", 30 + generator_below(&generator, 60));
 	for (unsigned tries = 0; wanted && tries < 1000 && !s->failed; tries++) {
 		unsigned done = generated->set == GENERATED_BESIDE && !generator_below(&generator, 3) ?
 					random_chore(s, &generator) :
@@ -443,7 +486,7 @@ void generated_make(struct generated *generated, enum generated_set set, uint64_
 {
 	uint64_t single = generated_step_count * SYNC_KINDS, rest = index;
 
-	*generated = (struct generated){ .workload = generated_base, .set = set, .index = index };
+	*generated = (struct generated){ .workload = *generated_base(set), .set = set, .index = index };
 	generated->workload.context = generated;
 	generated->workload.run = generated_is_random(set) ? run_random : run_steps;
 	if (generated_is_random(set)) {
@@ -460,4 +503,12 @@ void generated_make(struct generated *generated, enum generated_set set, uint64_
 	set_mode(generated, set == GENERATED_ONE ? rest : (index ^ index >> 7 ^ index >> 13) % MODE_KINDS);
 }
 
-const struct workload generated_base = { .name = "generated", .setup = small_tree, .mib = 4 };
+const struct workload *generated_base(enum generated_set set)
+{
+	static const struct workload base = { .name = "generated", .setup = small_tree, .mib = 4 };
+	static const struct workload small = {
+		.name = "generated", .setup = small_tree, .mib = 4, .device_mib = GROWN_MIB
+	};
+
+	return set == GENERATED_GROWTH ? &small : &base;
+}

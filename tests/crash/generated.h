@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Workloads that are generated: every sequence of one or two operations out of a table, each followed by one of the
- * syncs, after the manner of CrashMonkey's ACE; long random ones; and random ones beside chores (beside.h).
+ * syncs, after the manner of CrashMonkey's ACE; long random ones; random ones beside chores (beside.h); and random ones
+ * on a volume that grows meanwhile.
  *
  * Concept: a set has a size, and each workload of it an index, which is all that is needed to make it again. Indices
  * count everything, also sequences that cannot succeed (stage_accepts() tells these).
@@ -56,7 +57,14 @@ void step_describe(const struct step *step, enum step_sync sync, char *text, siz
 
 /* ---- The sets ---- */
 
-enum generated_set { GENERATED_ONE, GENERATED_TWO, GENERATED_RANDOM, GENERATED_BESIDE, GENERATED_SETS };
+enum generated_set {
+	GENERATED_ONE,
+	GENERATED_TWO,
+	GENERATED_RANDOM,
+	GENERATED_BESIDE,
+	GENERATED_GROWTH,
+	GENERATED_SETS
+};
 /* Operations by a seed, chosen by the volume's answers; no list of steps. */
 static inline bool generated_is_random(enum generated_set set)
 {
@@ -77,7 +85,7 @@ uint64_t generated_size(enum generated_set set);
 void generated_make(struct generated *generated, enum generated_set set, uint64_t index);
 /* "creat /A/new, fsync; ..." */
 void generated_describe(const struct generated *generated, char *text, size_t size);
-/* Makes the tree that all of them start from; has no run of its own. */
-extern const struct workload generated_base;
+/* Makes the tree that all of a set start from; has no run of its own. */
+const struct workload *generated_base(enum generated_set set);
 
 #endif

@@ -6,7 +6,9 @@
  */
 #include "judge.h"
 #include "tests/model/observe.h"
+#include "tests/support/backup.h"
 
+#include <ashlar/format.h>
 #include <errno.h>
 #include <fsck/check.h>
 #include <stdio.h>
@@ -41,16 +43,71 @@ static bool wrong(char text[VERDICT_TEXT], const char *what, const char *detail)
 	return false;
 }
 
+/* To fsck this is a note, and it looks only when the log was closed: then they agree. */
+static void note_backup(void *context, const struct ash_check_problem *problem)
+{
+	if (!strcmp(problem->code, "backup-stale"))
+		snprintf(context, VERDICT_TEXT, "%s", problem->message);
+}
+
 static bool check(const struct judgement *j, const char *when, char text[VERDICT_TEXT])
 {
-	struct ash_check_options options = { .mode = ASH_CHECK_NO, .no_threads = true };
+	char stale[VERDICT_TEXT] = "";
+	struct ash_check_options options = {
+		.mode = ASH_CHECK_NO, .no_threads = true, .report = note_backup, .context = stale
+	};
 	struct ash_check_result result = { 0 };
 	int error = ash_check(j->dev, &options, &result);
 
 	if (error)
 		return wrong(text, when, result.error[0] ? result.error : strerror(-error));
-	return result.problems ? wrong(text, when, result.first) : true;
+	if (result.problems)
+		return wrong(text, when, result.first);
+	return stale[0] ? wrong(text, when, stale) : true;
 }
+
+/* ---- Sizes ---- */
+
+/* While it grows: block 0 is on its way. */
+static bool some_backup(const struct judgement *j, char text[VERDICT_TEXT])
+{
+	for (size_t i = 0; i < j->size_count; i++) {
+		if (backup_is_good(j->dev, j->sizes[i] - 1))
+			return true;
+		for (uint64_t group = 1; ash_group_start(group) < j->sizes[i]; group++) {
+			if (ash_group_has_super(group) && backup_is_good(j->dev, ash_group_start(group)))
+				return true;
+		}
+	}
+	return wrong(text, "superblock", "no backup is good");
+}
+
+static bool size_fits(const struct judgement *j, struct ash_volume *volume, char text[VERDICT_TEXT])
+{
+	struct ash_volume_info info;
+	char detail[40];
+
+	if (!j->size_count)
+		return true;
+	ash_volume_info(volume, &info);
+	for (size_t i = 0; i < j->size_count; i++) {
+		if (info.block_count == j->sizes[i])
+			return true;
+	}
+	snprintf(detail, sizeof(detail), "%llu blocks", (unsigned long long)info.block_count);
+	return wrong(text, "a size that it must not have", detail);
+}
+
+static bool grow(const struct judgement *j, struct ash_volume *volume, char text[VERDICT_TEXT])
+{
+	const uint64_t blocks = bdev_geometry(j->dev)->size >> ASH_BLOCK_SHIFT;
+	struct judgement after = { .sizes = &blocks, .size_count = 1 };
+	int error = ash_grow(volume, blocks);
+
+	return error ? wrong(text, "growing after recovery", strerror(-error)) : size_fits(&after, volume, text);
+}
+
+/* ---- The volume ---- */
 
 static bool explained(const struct judgement *j, struct ash_volume *volume, struct model *observed,
 		      char text[VERDICT_TEXT])
@@ -126,7 +183,8 @@ static bool judge_volume(const struct judgement *j, struct ash_volume *volume, c
 	bool good = explained(j, volume, &observed, text);
 	int error;
 
-	good = good && (j->may_be_unformatted || nothing_damaged(volume, text));
+	good = good && (j->may_be_unformatted || (nothing_damaged(volume, text) && size_fits(j, volume, text)));
+	good = good && (!j->grow_after || grow(j, volume, text));
 	good = good && (!j->use_after || use(volume, text));
 	error = ash_close(volume);
 	if (good && error)
@@ -143,6 +201,8 @@ bool judge(const struct judgement *j, char text[VERDICT_TEXT])
 	char error_text[BDEV_ERROR_TEXT] = "";
 	int error;
 
+	if (j->size_count > 1 && !some_backup(j, text))
+		return false;
 	if (j->check_before && !j->may_be_unformatted && !check(j, "fsck before recovery", text))
 		return false;
 	error = ash_open(j->dev, &options, &volume, error_text);

@@ -15,7 +15,10 @@ struct judgement {
 	bool may_be_unformatted; /* mkfs was running */
 	bool check_before;       /* fsck -n on the image as it is, with the log overlaid */
 	bool use_after;          /* write to the recovered volume before it is checked */
-	struct bdev *dev;        /* device over the image; the caller's */
+	bool grow_after;         /* make it grow to the whole device first */
+	const uint64_t *sizes;   /* blocks that the volume may have; none: any */
+	size_t size_count;
+	struct bdev *dev; /* device over the image; the caller's */
 };
 
 /* Options of every volume in this suite: no threads, small cache, no access times. */

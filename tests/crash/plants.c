@@ -48,6 +48,13 @@ static const struct plant {
 	{ ASH_PLANT_RENAME_SPLIT, "rename not atomic", { "rename over", "replace by rename" }, GENERATED_ONE },
 	{ ASH_PLANT_NO_ORPHAN, "orphan not recorded", { "orphans", "deletion chain", "O_TMPFILE" }, GENERATED_ONE },
 	{ ASH_PLANT_TAIL_OVER_FREED, "tail over freed metadata", { "checkpoints beside" }, GENERATED_BESIDE },
+	{ ASH_PLANT_GROW_NO_FLUSH, "growth: missing flush before the size", { "grow over" }, GENERATED_GROWTH },
+	{ ASH_PLANT_GROW_BITMAP, "growth: bitmap behind the size", { "grow over" }, GENERATED_GROWTH },
+	{ ASH_PLANT_GROW_BACKUPS,
+	  "growth: old backups before the size",
+	  { "grow within the second" },
+	  GENERATED_GROWTH },
+	{ ASH_PLANT_GROW_UNLOGGED, "growth: ends before it is durable", { "grow over" }, GENERATED_GROWTH },
 };
 #define PLANT_COUNT (sizeof(plants) / sizeof(*plants))
 
@@ -87,9 +94,9 @@ static unsigned hunt(const struct plant *plant, bool likely, bool all)
 {
 	unsigned seen = 0;
 
-	for (size_t i = 0; i < scripted_workload_count && (all || !seen); i++) {
-		const struct workload *workload = &scripted_workloads[i];
+	const struct workload *workload;
 
+	for (size_t i = 0; (workload = workload_at(i)) && (all || !seen); i++) {
 		if (is_likely(plant, workload) != likely || !explore_planted(plant, workload))
 			continue;
 		seen++;
@@ -106,10 +113,9 @@ static const struct search {
 	const char *name;
 	uint64_t count; /* 0: all */
 } searches[] = {
-	{ GENERATED_ONE, "of one operation", 0 },
-	{ GENERATED_TWO, "of two operations", 1000 },
-	{ GENERATED_RANDOM, "random", 200 },
-	{ GENERATED_BESIDE, "beside chores", 2000 },
+	{ GENERATED_ONE, "of one operation", 0 }, { GENERATED_TWO, "of two operations", 1000 },
+	{ GENERATED_RANDOM, "random", 200 },      { GENERATED_BESIDE, "beside chores", 2000 },
+	{ GENERATED_GROWTH, "that grow", 500 },
 };
 #define SEARCH_COUNT (sizeof(searches) / sizeof(*searches))
 
@@ -162,14 +168,18 @@ static bool hunt_generated(const struct plant *plant, bool all)
 static bool is_quiet(void)
 {
 	const struct plant none = { .kind = ASH_PLANT_NONE };
-	static const char *const names[] = { "checkpoints", "append", "rename over", "orphans",
-					     "truncate and grow: zeroes" };
+	static const char *const names[] = { "checkpoints",
+					     "append",
+					     "rename over",
+					     "orphans",
+					     "truncate and grow: zeroes",
+					     "grow within the second group" };
+	const struct workload *workload;
 	bool quiet = true;
 
-	for (size_t i = 0; i < scripted_workload_count; i++) {
+	for (size_t i = 0; (workload = workload_at(i)); i++) {
 		for (size_t j = 0; j < sizeof(names) / sizeof(*names); j++) {
-			if (!strcmp(names[j], scripted_workloads[i].name) &&
-			    explore_planted(&none, &scripted_workloads[i])) {
+			if (!strcmp(names[j], workload->name) && explore_planted(&none, workload)) {
 				printf("# \"%s\": %s\n", names[j], shared->text[0]);
 				quiet = false;
 			}

@@ -341,6 +341,29 @@ void do_sync(struct script *s)
 	script_do(s, &(struct op){ .kind = OP_SYNC });
 }
 
+void do_grow(struct script *s, uint64_t blocks)
+{
+	struct ash_volume_info info;
+	int error;
+
+	if (s->failed || s->dry)
+		return;
+	if (s->growths == SCRIPT_GROWTHS)
+		abort();
+	s->sizes[s->growths + 1] = blocks;
+	mark(s, MARK_GROWTH_BEGIN);
+	error = ash_grow(s->runner.volume, blocks);
+	mark(s, MARK_GROWTH_END);
+	s->growths++;
+	ash_volume_info(s->runner.volume, &info);
+	if (!error && info.block_count == blocks)
+		return;
+	s->failed = true;
+	snprintf(s->failed_operation, sizeof(s->failed_operation), "grow to %llu blocks", (unsigned long long)blocks);
+	snprintf(s->runner.failure, sizeof(s->runner.failure), "%s, now %llu blocks", strerror(-error),
+		 (unsigned long long)info.block_count);
+}
+
 void do_checkpoint(struct script *s)
 {
 	script_do(s, &(struct op){ .kind = OP_CHECKPOINT });

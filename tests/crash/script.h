@@ -10,6 +10,7 @@
 #define TESTS_CRASH_SCRIPT_H
 
 #include "arena.h"
+#include "beside.h"
 #include "tests/model/generate.h"
 #include "tests/model/history.h"
 #include "tests/model/run.h"
@@ -22,6 +23,7 @@ struct workload {
 	void (*run)(struct script *script);
 	const void *context;
 	unsigned mib;        /* size of the volume; 0: 6 */
+	unsigned device_mib; /* size of the device; 0: the same. Larger: the volume is to grow */
 	unsigned log_blocks; /* 0: the least */
 	bool write_through;  /* no write-behind */
 	bool fua;            /* device with FUA */
@@ -30,6 +32,8 @@ struct workload {
 	bool record_mkfs; /* the recording begins with mkfs; no setup */
 	bool crowded;     /* so many operations that the quick level takes a sample of the prefixes */
 };
+
+#define SCRIPT_GROWTHS 24u
 
 struct script {
 	const struct workload *workload;
@@ -40,6 +44,8 @@ struct script {
 	struct runner runner;
 	struct history history;
 	uint32_t next_pattern;
+	uint64_t sizes[SCRIPT_GROWTHS + 1]; /* blocks of the volume: when it was opened, and after each growth since */
+	size_t growths;
 	bool dry;    /* no volume: the model says whether the operation would succeed */
 	bool failed; /* an answer was wrong: runner.failure; dry: an operation would fail, or do nothing */
 	/* Instead of running on volume and model and keeping it in the history (fault campaigns); NULL: that. */
@@ -51,6 +57,9 @@ struct script {
 /* Marks in the recording. */
 #define MARK_BEGIN(index) ((uint64_t)(index)*2)
 #define MARK_END(index) ((uint64_t)(index)*2 + 1)
+/* Growths are in no history: they change nothing that the oracle looks at. They have an order. */
+#define MARK_GROWTH_BEGIN (UINT64_MAX - 1)
+#define MARK_GROWTH_END (UINT64_MAX - 2)
 
 void script_do(struct script *s, struct op *op);
 uint64_t script_ino(struct script *s, const char *path);
@@ -94,10 +103,18 @@ void do_checkpoint(struct script *s);
  * one after the other.
  */
 void do_checkpoint_beside(struct script *s, uint32_t passes, void (*operations)(struct script *s));
+/* To a size in blocks that a volume may have (choose_size() of grow.c leaves it alone); 0 blocks: the whole device. */
+void do_grow(struct script *s, uint64_t blocks);
+/* The same while the volume's own worker is at `chore`, before its `passes`-th flush. */
+void do_grow_beside(struct script *s, enum chore chore, uint32_t passes, uint64_t blocks);
 /* Was the last answer -ENOSPC? (workloads with may_fill) */
 bool was_full(const struct script *s);
 
 extern const struct workload scripted_workloads[];
 extern const size_t scripted_workload_count;
+extern const struct workload growth_workloads[]; /* of volumes that grow */
+extern const size_t growth_workload_count;
+/* All of both; NULL behind the last. */
+const struct workload *workload_at(size_t index);
 
 #endif

@@ -6,6 +6,7 @@
 #include "stage.h"
 #include "judge.h"
 
+#include <ashlar/format.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,12 +21,23 @@ static bool went_wrong(char text[STAGE_TEXT], const char *what, const char *deta
 	return false;
 }
 
+static uint64_t volume_bytes(const struct workload *workload)
+{
+	return (uint64_t)(workload->mib ? workload->mib : 6) << 20;
+}
+
+static uint64_t device_bytes(const struct workload *workload)
+{
+	return workload->device_mib ? (uint64_t)workload->device_mib << 20 : volume_bytes(workload);
+}
+
 static int format(const struct script *s, char *error)
 {
 	static const uint8_t key[32] = { 1, 2, 3 };
 	struct ash_mkfs_options options = { .seed = key,
 					    .now = MOUNT_TIME / 1000000000,
 					    .no_discard = true,
+					    .block_count = volume_bytes(s->workload) >> ASH_BLOCK_SHIFT,
 					    .log_blocks = s->workload->log_blocks ? s->workload->log_blocks :
 										    ASH_LOG_MIN_BLOCKS };
 
@@ -36,9 +48,14 @@ static bool open_volume(struct script *s, char text[STAGE_TEXT])
 {
 	struct ash_open_options options = crash_open_options(s->workload);
 	char error[BDEV_ERROR_TEXT] = "";
+	struct ash_volume_info info;
 	int code = ash_open(s->dev, &options, &s->runner.volume, error);
 
-	return code ? went_wrong(text, "mount", error[0] ? error : strerror(-code)) : true;
+	if (code)
+		return went_wrong(text, "mount", error[0] ? error : strerror(-code));
+	ash_volume_info(s->runner.volume, &info);
+	s->sizes[0] = info.block_count;
+	return true;
 }
 
 static bool close_volume(struct script *s, char text[STAGE_TEXT])
@@ -83,7 +100,7 @@ static bool set_up(struct script *s, char text[STAGE_TEXT])
 
 bool stage_set(struct stage *stage, const struct workload *workload, char text[STAGE_TEXT])
 {
-	uint64_t size = (uint64_t)(workload->mib ? workload->mib : 6) << 20;
+	uint64_t size = device_bytes(workload);
 	struct script s;
 	bool good;
 
@@ -104,8 +121,7 @@ bool stage_set(struct stage *stage, const struct workload *workload, char text[S
 	stage->model = s.model;
 	stage->clock = s.runner.clock;
 	stage->next_pattern = s.next_pattern;
-	arena_init(&stage->scratch, size);
-	arena_load(&stage->scratch, &stage->arena);
+	arena_init_like(&stage->scratch, &stage->arena);
 	return good;
 }
 

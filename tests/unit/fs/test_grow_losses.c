@@ -5,8 +5,8 @@
  */
 #include "loss_fixture.h"
 
-#include "fs/checksum.h"
 #include "fsck/check.h"
+#include "tests/support/backup.h"
 
 #define DEVICE "mem:132M"
 #define DEVICE_BLOCKS 33792u /* a group, and 1536 blocks of another */
@@ -16,20 +16,11 @@ struct judge {
 	uint64_t old_blocks, new_blocks;
 };
 
-static bool backup_is_good(struct engine *engine, uint64_t block)
-{
-	struct ash_super super;
-
-	image_read(engine, block, &super);
-	return ash_get32(super.header.magic) == ASH_MAGIC_SUPER && ash_get64(super.header.address) == block &&
-	       ash_get32(super.header.crc) == ash_block_crc(0, &super);
-}
-
 static bool any_backup(struct judge *judge)
 {
-	return backup_is_good(&judge->engine, judge->old_blocks - 1) ||
-	       backup_is_good(&judge->engine, judge->new_blocks - 1) ||
-	       backup_is_good(&judge->engine, ash_group_start(1));
+	return backup_is_good(judge->engine.dev, judge->old_blocks - 1) ||
+	       backup_is_good(judge->engine.dev, judge->new_blocks - 1) ||
+	       backup_is_good(judge->engine.dev, ash_group_start(1));
 }
 
 static const char *judge_volume(struct judge *judge)
