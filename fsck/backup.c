@@ -200,18 +200,55 @@ static void outvote(struct checker *checker, uint64_t block, const char *why)
 	checker->outvoted = why;
 }
 
+/* A good superblock where a volume as large as the device has its backups: its block, 0 where there is none. */
+static uint64_t backup_elsewhere(struct checker *checker, struct ash_super *backup)
+{
+	uint64_t list[BACKUP_MAX];
+	unsigned count = backup_guesses(list, bdev_geometry(checker->dev)->size >> ASH_BLOCK_SHIFT);
+
+	for (unsigned i = 0; i < count; i++)
+		if (backup_good(checker, list[i], backup) && !same_constants(backup, checker->super))
+			return list[i];
+	return 0;
+}
+
 /*
- * A primary with a right checksum but other constants than all its backups was made by something else than Ashlar. Two
- * backups are believed; a single one when more of the volume is where it says, or all that is there of an inode table. And
- * a backup in one of the volume's own places learns that it grew when the primary at home has it, durably: a primary of a
- * smaller volume is an old one.
+ * The only backup, in checker->scratch, differs. It is believed when more of the volume is where it says, or all that is
+ * there of an inode table. With another volume's first blocks, written to the wrong device, come its first inodes, too: which
+ * of two volumes with inodes somebody wants, no evidence tells, and a repair would be the end of the other one.
+ */
+static int outvote_alone(struct checker *checker, uint64_t block)
+{
+	const struct ash_super *primary = checker->super, *backup = (const void *)checker->scratch;
+	bool here = false, there = false;
+	int result = 0;
+
+	if (backup->checksum_seed.raw != primary->checksum_seed.raw &&
+	    memcmp(backup->header.metadata_uuid, primary->header.metadata_uuid, 16)) {
+		result = table_find(checker, backup, &there);
+		if (!result && there)
+			result = table_find(checker, primary, &here);
+	}
+	if (result || (here && there))
+		return result ? result : -ENOTUNIQ;
+	if (!there && super_evidence(checker, backup) <= super_evidence(checker, primary) &&
+	    !table_is_elsewhere(checker, primary, backup))
+		return super_evidence(checker, primary) ? 0 : -ENOENT;
+	outvote(checker, block, "it differs from all its backups");
+	return 0;
+}
+
+/*
+ * A primary with a right checksum but other constants than all its backups was made by something else than Ashlar, or for
+ * another device. Two backups are believed. And a backup in one of the volume's own places learns that it grew when the
+ * primary at home has it, durably: a primary of a smaller volume is an old one.
  *
  * A primary without any backup, and without anything where it says, was left by another volume: a repair would make what is
  * there now an empty one.
  */
-bool backup_outvote(struct checker *checker)
+int backup_outvote(struct checker *checker, uint64_t *other)
 {
-	uint64_t list[BACKUP_MAX], against = 0, larger = 0, blocks = ash_get64(checker->super->block_count);
+	uint64_t list[BACKUP_MAX], larger = 0, blocks = ash_get64(checker->super->block_count);
 	unsigned count = backup_places(list, blocks), votes = 0;
 	struct ash_super *backup = (void *)checker->scratch;
 	bool same = false;
@@ -220,7 +257,7 @@ bool backup_outvote(struct checker *checker)
 		if (!backup_good(checker, list[i], backup))
 			continue;
 		if (!same_constants(backup, checker->super)) {
-			against = list[i];
+			*other = list[i];
 			votes++;
 			continue;
 		}
@@ -233,13 +270,25 @@ bool backup_outvote(struct checker *checker)
 	if (larger)
 		outvote(checker, larger, "it is of a time before the volume grew");
 	if (same)
-		return true;
-	if (!votes || block_read(checker, against, backup))
-		return super_evidence(checker, checker->super) > 0;
-	if (votes > 1 || super_evidence(checker, backup) > super_evidence(checker, checker->super) ||
-	    table_is_elsewhere(checker, checker->super, backup))
-		outvote(checker, against, "it differs from all its backups");
-	return true;
+		return 0;
+	if (!votes)
+		*other = backup_elsewhere(checker, backup);
+	if (!*other || block_read(checker, *other, backup))
+		return super_evidence(checker, checker->super) ? 0 : -ENOENT;
+	if (votes < 2)
+		return outvote_alone(checker, *other);
+	outvote(checker, *other, "it differs from all its backups");
+	return 0;
+}
+
+/* The superblock that somebody chose. */
+int super_choose(struct checker *checker, uint64_t block)
+{
+	if (!backup_good(checker, block, checker->super))
+		return -ENOENT;
+	if (block)
+		outvote(checker, block, "another one was chosen");
+	return 0;
 }
 
 /*

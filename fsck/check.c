@@ -220,7 +220,7 @@ static bool log_closed(struct checker *checker)
 /* Quick answer for a volume that was closed in order. What a mount would refuse is not called clean. */
 static bool may_skip(struct checker *checker)
 {
-	return checker->repair && !checker->options->force && !checker->super_from &&
+	return checker->repair && !checker->options->force && !checker->options->super_block && !checker->super_from &&
 	       !(ash_get32(checker->super->state) & ASH_STATE_ERRORS) && log_closed(checker) && opens_clean(checker);
 }
 

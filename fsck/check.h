@@ -42,6 +42,8 @@ struct ash_check_options {
 	enum ash_check_mode mode;
 	bool force; /* check a clean volume too (ASH_CHECK_NO always does) */
 	bool no_threads;
+	/* The block with the superblock that is believed, whatever the others say; NULL: that with the best evidence. */
+	const uint64_t *super_block;
 	/* Any of these may be NULL. `ask` NULL in ASH_CHECK_ASK means no. */
 	bool (*ask)(void *context, const struct ash_check_problem *problem);
 	void (*report)(void *context, const struct ash_check_problem *problem);
@@ -72,7 +74,8 @@ struct ash_check_result {
 
 /*
  * 0: it ran (see *result; clean when problems == 0). Negative errno when it could not: -EINVAL no Ashlar volume,
- * -ENOTSUP unknown features, -ENODATA device shorter than the volume, -EROFS, -EIO, -ENOMEM.
+ * -ENOTSUP unknown features, -ENODATA device shorter than the volume, -ENOTUNIQ two volumes (choose by `super_block`),
+ * -EROFS, -EIO, -ENOMEM.
  */
 int ash_check(struct bdev *dev, const struct ash_check_options *options, struct ash_check_result *result);
 

@@ -9,18 +9,27 @@
 
 #define EVIDENCE_RUNS 64u    /* of the inode table; more would make large volumes slow */
 #define EVIDENCE_RECORDS 64u /* blocks of the first run */
+#define PIECE_BLOCKS 256u    /* read at a time */
 
-/* Is there a good block of that kind and owner at `block`, by the seed and UUID of `super`? */
+/* Is it a good block of that kind from `block`, by the seed and UUID of `super`? */
+static bool is_sealed(const struct ash_super *super, const void *data, uint64_t block, uint32_t magic)
+{
+	const struct ash_block_header *header = data;
+
+	return ash_get32(header->magic) == magic && ash_get64(header->address) == block &&
+	       ash_get32(header->crc) == ash_block_crc(ash_get32(super->checksum_seed), data) &&
+	       !memcmp(header->metadata_uuid, super->header.metadata_uuid, 16);
+}
+
+/* Is there one of that kind and owner? */
 static bool bears(struct checker *checker, const struct ash_super *super, uint64_t block, uint32_t magic,
 		  uint64_t owner)
 {
 	const struct ash_block_header *header = (const void *)(checker->scratch + ASH_BLOCK_SIZE);
 
 	return block < ash_get64(super->block_count) &&
-	       !block_read(checker, block, checker->scratch + ASH_BLOCK_SIZE) && ash_get32(header->magic) == magic &&
-	       ash_get64(header->address) == block && ash_get64(header->owner) == owner &&
-	       ash_get32(header->crc) == ash_block_crc(ash_get32(super->checksum_seed), header) &&
-	       !memcmp(header->metadata_uuid, super->header.metadata_uuid, 16);
+	       !block_read(checker, block, checker->scratch + ASH_BLOCK_SIZE) &&
+	       is_sealed(super, header, block, magic) && ash_get64(header->owner) == owner;
 }
 
 static bool lies_in(uint64_t block, ash_le64 start, ash_le64 count)
@@ -179,4 +188,38 @@ bool table_is_elsewhere(struct checker *checker, const struct ash_super *super, 
 bool super_evidence_is_fixed(unsigned evidence)
 {
 	return evidence > EVIDENCE_RUNS;
+}
+
+/* A bitmap of a run in its own place, or records of the volume wherever they are. */
+static bool is_of_table(const struct ash_super *super, const uint8_t *data, uint64_t block)
+{
+	uint64_t first_ino;
+
+	return is_sealed(super, data, block, ASH_MAGIC_INODE_BITMAP) ||
+	       (records_numbered((const void *)data, &first_ino) &&
+		records_sealed(ash_get32(super->checksum_seed), (const void *)data, first_ino));
+}
+
+static int table_search(struct checker *checker, const struct ash_super *super, bool *found)
+{
+	uint8_t *piece = bdev_buffer_alloc((size_t)PIECE_BLOCKS << ASH_BLOCK_SHIFT);
+	uint64_t end = ash_get64(super->block_count), count;
+	int result = piece ? 0 : -ENOMEM;
+
+	for (uint64_t at = 1; !result && !*found && (at = block_with_data(checker, at, end)) < end; at += count) {
+		count = end - at < PIECE_BLOCKS ? end - at : PIECE_BLOCKS;
+		result = check_cancelled(checker);
+		if (!result)
+			result = blocks_read(checker, at, count, piece, NULL);
+		for (uint64_t i = 0; i < count && !result && !*found; i++)
+			*found = is_of_table(super, piece + (i << ASH_BLOCK_SHIFT), at + i);
+	}
+	bdev_buffer_free(piece, (size_t)PIECE_BLOCKS << ASH_BLOCK_SHIFT);
+	return result;
+}
+
+int table_find(struct checker *checker, const struct ash_super *super, bool *found)
+{
+	*found = table_evidence(checker, super) || (table_readable(super) && records_found(checker, super));
+	return *found ? 0 : table_search(checker, super, found);
 }

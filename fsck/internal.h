@@ -257,10 +257,13 @@ unsigned backup_places(uint64_t list[BACKUP_MAX], uint64_t block_count);
 /* Take the best backup for checker->super: 0, -ENOENT, -ENOMEM or -ENODEV. */
 int backup_find(struct checker *checker, uint64_t device_blocks);
 /*
- * Take a backup instead of a good primary, when it is believed: the primary differs from all of them, or is old. False:
- * there is nothing else of the primary's volume.
+ * Take a backup instead of a good primary, when it is believed: the primary differs from all of them, or is old. -ENOENT:
+ * there is nothing else of the primary's volume; -ENOTUNIQ: it and that of the backup in *other are both there; -ENOMEM or
+ * -ENODEV.
  */
-bool backup_outvote(struct checker *checker);
+int backup_outvote(struct checker *checker, uint64_t *other);
+/* Take the one in that block: 0, -ENOENT. */
+int super_choose(struct checker *checker, uint64_t block);
 /* The most runs of the inode table that a good backup of that superblock counts. checker->scratch is used. */
 uint64_t backups_count_runs(struct checker *checker, const struct ash_super *super);
 /* Runs that the superblock, a newer backup or names count. */
@@ -273,6 +276,8 @@ unsigned super_evidence(struct checker *checker, const struct ash_super *super);
 bool super_evidence_is_fixed(unsigned evidence);
 /* Is nothing of the inode table where this superblock says, and something where the other one does? Likewise. */
 bool table_is_elsewhere(struct checker *checker, const struct ash_super *super, const struct ash_super *than);
+/* Is anything of its inode table on the device, where it says or anywhere? 0, -ENOMEM or -ENODEV. */
+int table_find(struct checker *checker, const struct ash_super *super, bool *found);
 /* Does its table inode lead to a run to which the other's does not? */
 bool table_leads_further(struct checker *checker, const struct ash_super *super, const struct ash_super *than);
 int super_check(struct checker *checker);
@@ -351,6 +356,8 @@ uint64_t inode_bits_count(const struct checker *checker);
 int lost_runs_find(struct checker *checker);
 /* Is any of the runs that the map has not there? */
 bool lost_runs_any(struct checker *checker);
+/* The number of the first inode in a block of records, by the first record that tells its own; false: none does. */
+bool records_numbered(const struct ash_inode *records, uint64_t *first_ino);
 /* How many records with right checksums by `seed` are in a block in which `first_ino` would be the first? */
 uint32_t records_sealed(uint32_t seed, const struct ash_inode *records, uint64_t first_ino);
 

@@ -107,6 +107,18 @@ static bool records_match(struct search *search, uint64_t run, uint64_t block, u
 	return lost && own >= strange;
 }
 
+bool records_numbered(const struct ash_inode *records, uint64_t *first_ino)
+{
+	uint32_t i = 0;
+
+	while (i < ASH_INODES_PER_BLOCK && ash_get32(records[i].magic) != ASH_MAGIC_INODE)
+		i++;
+	if (i == ASH_INODES_PER_BLOCK || ash_get64(records[i].ino) % ASH_INODES_PER_BLOCK != i)
+		return false;
+	*first_ino = ash_get64(records[i].ino) - i;
+	return true;
+}
+
 uint32_t records_sealed(uint32_t seed, const struct ash_inode *records, uint64_t first_ino)
 {
 	uint32_t count = 0;
@@ -133,13 +145,9 @@ static int look_at_records(struct search *search, const struct ash_inode *record
 	struct candidate *last = search->sighted.count ? &search->sighted.items[search->sighted.count - 1] : NULL;
 	struct candidate sighted;
 	uint64_t first_ino, index;
-	uint32_t i = 0;
 
-	while (i < ASH_INODES_PER_BLOCK && ash_get32(records[i].magic) != ASH_MAGIC_INODE)
-		i++;
-	if (i == ASH_INODES_PER_BLOCK || ash_get64(records[i].ino) % ASH_INODES_PER_BLOCK != i)
+	if (!records_numbered(records, &first_ino))
 		return 0;
-	first_ino = ash_get64(records[i].ino) - i;
 	index = first_ino % checker->inodes_per_run / ASH_INODES_PER_BLOCK;
 	sighted = (struct candidate){ .run = first_ino / checker->inodes_per_run, .block = block - 1 - index };
 	if (block <= 1 + index || !run_missing(search, sighted.run) ||

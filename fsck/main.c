@@ -10,6 +10,7 @@
 #include "check.h"
 
 #include <ashlar/ashlar.h>
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
@@ -39,6 +40,7 @@ enum exit_code {
 struct front {
 	const char *name;
 	struct ash_check_options options;
+	uint64_t super_block; /* -b */
 	bool json_wanted, bar, bar_shown, quiet;
 	unsigned bar_last; /* thousandths */
 	struct json json;
@@ -396,11 +398,13 @@ static int output_written(int code)
 
 static void usage(FILE *out)
 {
-	fputs("Usage: fsck.ashlar [-n | -p | -y] [-f] [-C] [--json] DEVICE\n"
+	fputs("Usage: fsck.ashlar [-n | -p | -y] [-b BLOCK] [-f] [-C] [--json] DEVICE\n"
 	      "Check an Ashlar volume on a block device or in an image file, and repair it.\n\n"
 	      "  -n, --no        look only, write nothing; always checks everything\n"
 	      "  -p, -a, --preen repair what is safe without asking; stop at anything else\n"
 	      "  -y, --yes       repair everything without asking\n"
+	      "  -b, --superblock BLOCK\n"
+	      "                  believe the superblock in that block, where several differ\n"
 	      "  -f, --force     check even when the volume was closed in order\n"
 	      "  -C, --progress  show a progress bar on a terminal\n"
 	      "      --json      problems and result as JSON on standard output\n"
@@ -424,6 +428,18 @@ static int set_mode(struct front *front, enum ash_check_mode mode)
 	return 0;
 }
 
+static int set_super_block(struct front *front, const char *text)
+{
+	char *end;
+
+	errno = 0;
+	front->super_block = strtoull(text, &end, 10);
+	if (errno || *end || !isdigit((unsigned char)*text))
+		return misused("-b needs the number of a block");
+	front->options.super_block = &front->super_block;
+	return 0;
+}
+
 static int parse_option(struct front *front, int option, char *const *argv)
 {
 	switch (option) {
@@ -434,6 +450,8 @@ static int parse_option(struct front *front, int option, char *const *argv)
 		return set_mode(front, ASH_CHECK_PREEN);
 	case 'y':
 		return set_mode(front, ASH_CHECK_YES);
+	case 'b':
+		return set_super_block(front, optarg);
 	case 'f':
 		front->options.force = true;
 		return 0;
@@ -450,20 +468,16 @@ static int parse_option(struct front *front, int option, char *const *argv)
 static int parse(struct front *front, int argc, char **argv)
 {
 	static const struct option longs[] = {
-		{ "no", no_argument, NULL, 'n' },
-		{ "preen", no_argument, NULL, 'p' },
-		{ "yes", no_argument, NULL, 'y' },
-		{ "force", no_argument, NULL, 'f' },
-		{ "progress", no_argument, NULL, 'C' },
-		{ "json", no_argument, NULL, 'j' },
-		{ "version", no_argument, NULL, 'V' },
-		{ "help", no_argument, NULL, 'h' },
-		{ NULL, 0, NULL, 0 },
+		{ "no", no_argument, NULL, 'n' },    { "preen", no_argument, NULL, 'p' },
+		{ "yes", no_argument, NULL, 'y' },   { "superblock", required_argument, NULL, 'b' },
+		{ "force", no_argument, NULL, 'f' }, { "progress", no_argument, NULL, 'C' },
+		{ "json", no_argument, NULL, 'j' },  { "version", no_argument, NULL, 'V' },
+		{ "help", no_argument, NULL, 'h' },  { NULL, 0, NULL, 0 },
 	};
 	int option, code = 0;
 
 	opterr = 0; /* one line, ours */
-	while (!code && (option = getopt_long(argc, argv, "napyfC::Vh", longs, NULL)) != -1) {
+	while (!code && (option = getopt_long(argc, argv, "napyb:fC::Vh", longs, NULL)) != -1) {
 		if (option == 'h') {
 			usage(stdout);
 			exit(output_written(0));

@@ -11,6 +11,7 @@
  */
 #include "internal.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -55,6 +56,25 @@ static int cannot(struct checker *checker, int error, const char *why)
 	return error;
 }
 
+static int two_volumes(struct checker *checker, uint64_t other)
+{
+	snprintf(checker->result->error, sizeof(checker->result->error),
+		 "%s: inodes of two volumes are there, of that in block 0 and of that whose superblock is in block "
+		 "%" PRIu64 ": keep one of them with -b 0 or -b %" PRIu64 " (-n shows what that does)",
+		 bdev_name(checker->dev), other, other);
+	return -ENOTUNIQ;
+}
+
+static int primary_judge(struct checker *checker)
+{
+	uint64_t other = 0;
+	int result = backup_outvote(checker, &other);
+
+	if (result == -ENOENT)
+		return cannot(checker, -EINVAL, "no Ashlar volume: nothing but its superblock is found");
+	return result == -ENOTUNIQ ? two_volumes(checker, other) : result;
+}
+
 int super_find(struct checker *checker)
 {
 	uint64_t device_blocks = bdev_geometry(checker->dev)->size >> ASH_BLOCK_SHIFT;
@@ -68,12 +88,13 @@ int super_find(struct checker *checker)
 			return cannot(checker, -ENODATA, "the device is shorter than the volume on it");
 		return cannot(checker, -EINVAL, "no Ashlar volume (too small for one)");
 	}
+	if (checker->options->super_block)
+		return super_choose(checker, *checker->options->super_block) ?
+			       cannot(checker, -EINVAL, "the block given with -b holds no superblock") :
+			       0;
 	why = read_super(checker, 0) ? "cannot be read" : super_wrong(checker->super, 0, device_blocks, &result);
-	if (!why) {
-		if (backup_outvote(checker))
-			return 0;
-		return cannot(checker, -EINVAL, "no Ashlar volume: nothing but its superblock is found");
-	}
+	if (!why)
+		return primary_judge(checker);
 	if (result == -ENOTSUP)
 		return cannot(checker, result, "has features that this version does not know: use a newer fsck.ashlar");
 	if (result == -ENODATA)

@@ -414,18 +414,19 @@ static int behind_drop(struct checker *checker)
 
 /*
  * Without its first run, where the root is, a table may be what is left of an older volume, whose superblock was taken for
- * want of a better one. It is this volume's, damaged, when block 0 is good, at least half of the runs are where they belong,
- * and nothing of the first one is anywhere on a device that could be read.
+ * want of a better one. It is this volume's, damaged, when block 0 is good and at least half of the runs are where they
+ * belong, or when somebody chose the superblock; and nothing of the first one is anywhere on a device that could be read.
  */
 static bool first_run_lost(struct checker *checker)
 {
+	bool chosen = checker->options->super_block;
 	uint64_t named = 0;
 
-	if (!checker->first_run_gone || checker->super_from)
+	if (!checker->first_run_gone || (checker->super_from && !chosen))
 		return false;
 	for (uint64_t run = 1; run < checker->run_count; run++)
 		named += run_named(checker, run);
-	return named && named >= checker->run_count - named;
+	return named && (chosen || named >= checker->run_count - named);
 }
 
 /*

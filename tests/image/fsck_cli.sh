@@ -96,6 +96,9 @@ ok "with its word" $?
 exits "-n with -y: usage" 16 fsck.ashlar -n -y text
 [ "$(wc -l <err)" -eq 1 ] && grep -q "only one of -n, -p and -y.*--help" err
 ok "and one line says so" $?
+for number in "" x 1x -1; do
+	exits "-b '$number': usage" 16 fsck.ashlar -n -b "$number" text
+done
 exits "--help" 0 fsck.ashlar --help
 has "--help names the options" "--preen" out
 exits "--version" 0 fsck.ashlar --version
@@ -113,6 +116,8 @@ exits "-f checks it" 0 fsck.ashlar -y -f good
 has "and counts" "clean, .* folders, .* blocks" out
 exits "-n always checks" 0 fsck.ashlar -n good
 has "and counts too" "clean, .* folders, .* blocks" out
+exits "by the superblock in block 0" 0 fsck.ashlar -n -b 0 good
+refused "by one that is not there" "no superblock" fsck.ashlar -y -b 5 good
 exits "-p" 0 fsck.ashlar -p good
 exits "-C without a terminal" 0 fsck.ashlar -n -C good
 ! grep -q "%" out

@@ -831,14 +831,14 @@ Test(table, run_that_only_names_know_behind_one_that_is_gone)
 	expect_named_runs(true);
 }
 
-/* Inodes behind the first run, with or without a name. */
-static unsigned inodes_behind(struct sick *sick)
+/* Inodes from there on, with or without a name. */
+static unsigned inodes_from(struct sick *sick, uint64_t ino)
 {
 	struct ash_attr attr;
 	unsigned count = 0;
 
 	engine_mount(&sick->engine);
-	for (uint64_t ino = 16; ino < ASH_INO_FIRST_FREE + FILES; ino++)
+	for (; ino < ASH_INO_FIRST_FREE + FILES; ino++)
 		count += ash_getattr(sick->engine.volume, ino, &attr) == 0;
 	cr_assert_eq(ash_close(sick->engine.volume), 0);
 	sick->engine.volume = NULL;
@@ -869,15 +869,126 @@ Test(table, first_run_lost_with_the_map)
 	image_write(&sick.engine, start, nothing);
 	cr_expect_eq(check(&sick, ASH_CHECK_YES).left, 0, "%s", sick.codes);
 	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
-	cr_expect_eq(inodes_behind(&sick), ASH_INO_FIRST_FREE + FILES - 16);
+	cr_expect_eq(inodes_from(&sick, 16), ASH_INO_FIRST_FREE + FILES - 16);
 	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
+	engine_close(&sick.engine);
+}
+
+/* ---- Two volumes ---- */
+
+#define SMALL_RUN 16u /* inodes: the fewest */
+#define SMALL_BLOCKS (1u + SMALL_RUN / ASH_INODES_PER_BLOCK)
+
+static int check_by(struct sick *sick, enum ash_check_mode mode, const uint64_t *super_block,
+		    struct ash_check_result *result)
+{
+	struct ash_check_options options = { .mode = mode,
+					     .force = true,
+					     .no_threads = true,
+					     .super_block = super_block,
+					     .report = note_code,
+					     .context = sick };
+
+	sick->codes[0] = 0;
+	return ash_check(sick->engine.dev, &options, result);
+}
+
+/* Over the first blocks, to the end of so many runs, come those of another volume, its first run with them, that has one file. */
+static void first_blocks_replace(struct sick *sick, const char *device, const struct ash_super *super, uint64_t runs)
+{
+	struct ash_mkfs_options options = { .log_blocks = ASH_LOG_MIN_BLOCKS, .inodes_per_run = SMALL_RUN };
+	struct ash_create create = { .mode = S_IFREG | 0644 };
+	struct engine other = { .options = { .no_threads = true } };
+	char error[BDEV_ERROR_TEXT] = "";
+	uint8_t block[ASH_BLOCK_SIZE];
+	struct ash_attr attr;
+	uint64_t end;
+
+	other.dev = engine_device(device);
+	cr_assert_eq(ash_mkfs(other.dev, &options, error), 0, "%s", error);
+	engine_mount(&other);
+	cr_assert_eq(ash_create(other.volume, ASH_INO_ROOT, "other", &create, &attr), 0);
+	cr_assert_eq(ash_close(other.volume), 0);
+	other.volume = NULL;
+	end = ash_get64(super->log_start) + ash_get64(super->log_blocks) + runs * SMALL_BLOCKS;
+	for (uint64_t i = 0; i < end; i++) {
+		image_read(&other, i, block);
+		image_write(&sick->engine, i, block);
+	}
+	engine_close(&other);
+}
+
+/* Nobody but who knows what is wanted can choose; nothing is written before, and what is chosen keeps all that is left of it. */
+static void expect_choice(const char *device, bool map_is_lost, bool primary)
+{
+	struct ash_check_result result;
+	struct ash_super old, super;
+	uint64_t runs = map_is_lost ? 2 : 1, first = runs * SMALL_RUN, chosen;
+	struct ash_attr attr;
+	struct sick sick;
+
+	small_runs_open(&sick, &old);
+	image_read(&sick.engine, 0, &super);
+	chosen = ash_get64(super.block_count) - 1;
+	first_blocks_replace(&sick, device, &super, runs);
+	if (map_is_lost) {
+		memset(&super.table_inode, 0, sizeof(super.table_inode));
+		super_put(&sick.engine, chosen, &super);
+	}
+	if (primary)
+		chosen = 0;
+	for (unsigned i = 0; i < 3; i++) {
+		static const enum ash_check_mode modes[] = { ASH_CHECK_NO, ASH_CHECK_PREEN, ASH_CHECK_YES };
+
+		cr_expect_eq(check_by(&sick, modes[i], NULL, &result), -ENOTUNIQ, "%s", sick.codes);
+		cr_expect(!result.changed);
+		cr_expect(strstr(result.error, "two volumes"), "%s", result.error);
+	}
+	cr_expect_eq(check_by(&sick, ASH_CHECK_YES, &chosen, &result), 0, "%s", result.error);
+	cr_expect_eq(result.left, 0, "%s", sick.codes);
+	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
+	if (!primary) {
+		cr_expect_eq(inodes_from(&sick, first), ASH_INO_FIRST_FREE + FILES - first);
+	} else {
+		engine_mount(&sick.engine);
+		cr_expect_eq(ash_lookup(sick.engine.volume, ASH_INO_ROOT, "other", &attr), 0);
+	}
+	engine_close(&sick.engine);
+}
+
+Test(table, first_blocks_of_another_volume)
+{
+	expect_choice("mem:16M", false, false);
+	expect_choice("mem:16M", false, true);
+}
+
+Test(table, first_blocks_of_another_volume_and_no_map)
+{
+	expect_choice("mem:16M", true, false);
+}
+
+Test(table, first_blocks_of_a_smaller_volume)
+{
+	expect_choice("mem:8M", false, false);
+}
+
+Test(table, superblock_chosen_where_there_is_none)
+{
+	struct ash_check_result result;
+	struct sick sick;
+	uint64_t block;
+
+	sick_open(&sick, true);
+	block = run_start(&sick.engine);
+	cr_expect_eq(check_by(&sick, ASH_CHECK_YES, &block, &result), -EINVAL);
+	block = UINT64_MAX;
+	cr_expect_eq(check_by(&sick, ASH_CHECK_YES, &block, &result), -EINVAL);
+	cr_expect(!result.changed);
 	engine_close(&sick.engine);
 }
 
 /* ---- Runs that are not there ---- */
 
-#define SMALL_RUN 16u /* inodes: the fewest */
-#define SMALL_BLOCKS (1u + SMALL_RUN / ASH_INODES_PER_BLOCK)
 #define CLAIMED_RUNS 4000000u
 #define LEAF_EXTENTS 140u
 
