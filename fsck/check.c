@@ -4,7 +4,7 @@
  *
  * Passes 0 to 3 look at structure. When they repaired something, everything that was learnt may be wrong, so
  * they run again from the start, a few times at most; only on sound structure are bitmaps and counts compared (4, 5).
- * A check that only looks runs each pass once. No locks, no global state.
+ * A check that only looks runs each pass once, but for passes 0 to 2 where names lead to lost runs. No locks, no global state.
  */
 #include "internal.h"
 
@@ -43,6 +43,7 @@ static int round_begin(struct checker *checker)
 
 	round_free(checker);
 	checker->changed = false;
+	checker->declined_before = checker->declined_count;
 	checker->twice_count = 0;
 	checker->next_free_block = 0;
 	result = map_open(&checker->found, checker->block_count, true);

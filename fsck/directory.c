@@ -83,7 +83,7 @@ static bool target_in_lost_run(struct checker *checker, uint64_t target)
 	uint64_t most = checker->block_count / run_blocks(checker);
 	uint64_t run = target / checker->inodes_per_run;
 
-	if (!checker->repair || checker->names_counted || run >= most || run < checker->run_count)
+	if (checker->names_counted || run >= most || run < checker->run_count)
 		return false;
 	checker->named_runs = run >= checker->named_runs ? run + 1 : checker->named_runs;
 	return true;

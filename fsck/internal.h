@@ -171,6 +171,7 @@ struct checker {
 	size_t orphan_count;
 	struct declined *declined;
 	size_t declined_count;
+	size_t declined_before; /* in earlier rounds */
 
 	struct ash_super *super; /* current content, aligned */
 	uint64_t block_count;

@@ -13,7 +13,8 @@
  * their places in it. They do not tell their address, and a file may hold a copy: so they count only for a run that the
  * table should have and has nothing of, and of the places where they lie the one with most of them.
  *
- * Nothing is written here: the table's inode is written anew by rebuild.c, and with it the primary superblock, which
+ * A check that only looks goes on with the map as it would be, so that it tells what a repair would do, and not of names that
+ * lead nowhere. Nothing is written here: the table's inode is written anew by rebuild.c, and with it the primary superblock, which
  * until then is left as it is, so that an interrupted run comes here again.
  */
 #include "internal.h"
@@ -289,7 +290,7 @@ static int adopt_one(struct search *search, const struct candidate *candidate)
 	if (!run_fits(checker, candidate->run, checker->run_count) || run_good(search, candidate->run) ||
 	    (added && search->added.items[added - 1].file_block == extent.file_block))
 		return 0;
-	if (!problem(checker, PROBLEM_TABLE_LOST_RUN, &context))
+	if (!problem(checker, PROBLEM_TABLE_LOST_RUN, &context) && checker->repair)
 		return 0;
 	result = table_clear(search, extent.file_block, extent.count);
 	if (!result && !map_any(&checker->found, extent.start, extent.count)) {
@@ -299,7 +300,7 @@ static int adopt_one(struct search *search, const struct candidate *candidate)
 		if (candidate->run >= checker->run_count)
 			checker->run_count = candidate->run + 1;
 	}
-	return result ? result : rebuild_schedule(checker, ASH_INO_TABLE, false);
+	return result || !checker->repair ? result : rebuild_schedule(checker, ASH_INO_TABLE, false);
 }
 
 /* Takes from an extent of the map what lies in runs that will be put back. */
@@ -346,7 +347,7 @@ static int adopt(struct search *search)
 
 	if (search->found.count)
 		qsort(search->found.items, search->found.count, sizeof(*search->found.items), compare_candidates);
-	if (checker->repair && checker->options->mode != ASH_CHECK_ASK)
+	if (checker->options->mode != ASH_CHECK_ASK)
 		result = clear_way(search);
 	for (size_t i = 0; i < search->found.count && !result; i++)
 		result = adopt_one(search, &search->found.items[i]);

@@ -241,7 +241,9 @@ struct declined {
 
 static bool was_declined(const struct checker *checker, enum problem_code code, const struct problem_context *context)
 {
-	for (size_t i = 0; i < checker->declined_count; i++) {
+	size_t count = checker->repair ? checker->declined_count : checker->declined_before;
+
+	for (size_t i = 0; i < count; i++) {
 		const struct declined *old = &checker->declined[i];
 
 		if (old->code == code && old->ino == context->ino && old->block == context->block &&
@@ -251,12 +253,15 @@ static bool was_declined(const struct checker *checker, enum problem_code code, 
 	return false;
 }
 
-/* Without memory it is only asked again: no harm. */
+/*
+ * Without memory it is only asked again: no harm. A check that only looks does not tell of it again in a second round; within
+ * one it counts all, as a repair does.
+ */
 static void remember_declined(struct checker *checker, enum problem_code code, const struct problem_context *context)
 {
 	struct declined *grown;
 
-	if (!checker->repair || checker->declined_count >= 4096)
+	if (checker->declined_count >= 4096)
 		return;
 	grown = realloc(checker->declined, (checker->declined_count + 1) * sizeof(*grown));
 	if (!grown)

@@ -238,7 +238,8 @@ static void table_inode_blank(struct ash_super *super)
 
 /*
  * A backup's table inode may lack the newest runs, which lost.c finds. One that leads to a run that the primary's does not
- * find is the better one: the primary's was damaged under a right checksum.
+ * find is the better one: the primary's was damaged under a right checksum. A check that only looks goes on with what a repair
+ * would.
  */
 static int table_inode_check(struct checker *checker)
 {
@@ -246,6 +247,7 @@ static int table_inode_check(struct checker *checker)
 	uint64_t list[BACKUP_MAX];
 	unsigned count = backup_places(list, checker->block_count);
 	struct ash_super *backup = (void *)checker->scratch;
+	bool fix;
 	int error;
 
 	for (unsigned i = 0; i < count; i++) {
@@ -258,20 +260,24 @@ static int table_inode_check(struct checker *checker)
 		if (!context.why)
 			context.why = "a backup knows more of the inode table";
 		context.block = list[i];
-		if (!problem(checker, PROBLEM_SUPER_TABLE_INODE, &context))
+		fix = problem(checker, PROBLEM_SUPER_TABLE_INODE, &context);
+		if (!fix && checker->repair)
 			return cannot(checker, -EUCLEAN,
 				      "the inode table cannot be found without repairing the superblock");
 		checker->super->table_inode = backup->table_inode;
 		checker->super->inode_runs = backup->inode_runs;
-		checker->stale_super = checker->restore = true;
+		checker->stale_super = true;
+		checker->restore |= fix;
 		return 0;
 	}
 	if (!context.why)
 		return 0;
-	if (!problem(checker, PROBLEM_SUPER_TABLE_LOST, &context))
+	fix = problem(checker, PROBLEM_SUPER_TABLE_LOST, &context);
+	if (!fix && checker->repair)
 		return cannot(checker, -EUCLEAN, "the inode table cannot be found: no copy of its inode is good");
 	table_inode_blank(checker->super);
-	checker->stale_super = checker->restore = true;
+	checker->stale_super = true;
+	checker->restore |= fix;
 	return 0;
 }
 

@@ -679,6 +679,7 @@ static void small_runs_open(struct sick *sick, struct ash_super *old)
 /* The table has grown runs and a tree. What was written to block 0 since then never got there; the backups have it. */
 Test(table, primary_whose_last_write_was_lost)
 {
+	char would[sizeof(((struct sick *)NULL)->codes)];
 	struct ash_super old, super;
 	struct sick sick;
 
@@ -689,8 +690,11 @@ Test(table, primary_whose_last_write_was_lost)
 	image_read(&sick.engine, 0, &super);
 	super_put(&sick.engine, ash_get64(super.block_count) - 1, &super);
 	super_put(&sick.engine, 0, &old);
+	cr_expect(!check(&sick, ASH_CHECK_NO).changed);
+	memcpy(would, sick.codes, sizeof(would));
 	cr_expect_eq(check(&sick, ASH_CHECK_YES).left, 0, "%s", sick.codes);
 	cr_expect(strstr(sick.codes, "super-table-inode"), "%s", sick.codes);
+	cr_expect_str_eq(sick.codes, would, "who only looks is told the same");
 	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
 	cr_expect_eq(names_left(&sick), FILES);
 	engine_close(&sick.engine);
@@ -791,6 +795,26 @@ static void expect_usable(struct sick *sick)
 	cr_expect_eq(check(sick, ASH_CHECK_NO).problems, 0, "%s", sick->codes);
 }
 
+/* What the last check told of runs, names and records. */
+struct code_counts {
+	unsigned lost_runs, holes, names, checksums;
+};
+
+static unsigned code_count(const struct sick *sick, const char *code)
+{
+	unsigned count = 0;
+
+	for (const char *at = sick->codes; (at = strstr(at, code)); at += strlen(code))
+		count++;
+	return count;
+}
+
+static struct code_counts codes_count(const struct sick *sick)
+{
+	return (struct code_counts){ code_count(sick, "table-lost-run "), code_count(sick, "table-hole "),
+				     code_count(sick, "dirent-target "), code_count(sick, "inode-checksum ") };
+}
+
 /*
  * Nor do the backups know them, as when the power went before a clean end: but names lead to them. Given up, they would be
  * made anew at the same place, with the old records behind the new ones.
@@ -798,6 +822,7 @@ static void expect_usable(struct sick *sick)
 static void expect_named_runs(bool one_is_gone)
 {
 	static const uint8_t nothing[ASH_BLOCK_SIZE];
+	struct code_counts would, did;
 	struct ash_super old, super;
 	struct ash_block_id id;
 	uint32_t offset;
@@ -813,8 +838,19 @@ static void expect_named_runs(bool one_is_gone)
 	image_read(&sick.engine, 0, &super);
 	super_put(&sick.engine, ash_get64(super.block_count) - 1, &old);
 	super_put(&sick.engine, 0, &old);
+	image_spoil(&sick.engine, run_start(&sick.engine) + 2,
+		    offsetof(struct ash_inode, atime)); /* of the first file */
+	cr_expect(!check(&sick, ASH_CHECK_NO).changed);
+	would = codes_count(&sick);
 	cr_expect_eq(check(&sick, ASH_CHECK_YES).left, 0, "%s", sick.codes);
-	cr_expect(strstr(sick.codes, "table-lost-run"), "%s", sick.codes);
+	did = codes_count(&sick);
+	cr_expect_gt(did.lost_runs, 0, "%s", sick.codes);
+	cr_expect_eq(would.lost_runs, did.lost_runs);
+	cr_expect_eq(would.holes, did.holes);
+	cr_expect_eq(would.checksums, 1, "not once more when the runs are looked for");
+	cr_expect_eq(did.checksums, 1);
+	cr_expect_eq(would.names, did.names, "who only looks is told of %u names, not %u", would.names, did.names);
+	cr_expect_eq(did.names, one_is_gone ? 16 : 0, "%s", sick.codes);
 	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
 	cr_expect_eq(names_left(&sick), one_is_gone ? FILES - 16 : FILES);
 	expect_usable(&sick);
