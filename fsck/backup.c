@@ -200,6 +200,26 @@ static void outvote(struct checker *checker, uint64_t block, const char *why)
 	checker->outvoted = why;
 }
 
+/*
+ * The backups of a larger size may all lie behind the end that the primary tells. There an older copy of the volume may have
+ * left them, too: they are believed when the old part, which growing changes, knows of the new one, and block 0 is not just
+ * the last that has not come home from the log.
+ */
+static uint64_t larger_behind(struct checker *checker, struct ash_super *backup)
+{
+	uint64_t list[BACKUP_MAX], blocks = ash_get64(checker->super->block_count), larger = 0;
+	unsigned count = backup_guesses(list, bdev_geometry(checker->dev)->size >> ASH_BLOCK_SHIFT);
+
+	for (unsigned i = 0; i < count; i++) {
+		if (list[i] < blocks || !backup_good(checker, list[i], backup) ||
+		    !same_constants(backup, checker->super) || ash_get64(backup->block_count) <= blocks)
+			continue;
+		blocks = ash_get64(backup->block_count);
+		larger = list[i];
+	}
+	return larger && super_is_outgrown(checker, checker->super) && !journal_grows(checker) ? larger : 0;
+}
+
 /* A good superblock where a volume as large as the device has its backups: its block, 0 where there is none. */
 static uint64_t backup_elsewhere(struct checker *checker, struct ash_super *backup)
 {
@@ -241,7 +261,7 @@ static int outvote_alone(struct checker *checker, uint64_t block)
 /*
  * A primary with a right checksum but other constants than all its backups was made by something else than Ashlar, or for
  * another device. Two backups are believed. And a backup in one of the volume's own places learns that it grew when the
- * primary at home has it, durably: a primary of a smaller volume is an old one.
+ * primary at home has it, durably: a primary of a smaller volume is an old one. So do those behind its end.
  *
  * A primary without any backup, and without anything where it says, was left by another volume: a repair would make what is
  * there now an empty one.
@@ -267,6 +287,9 @@ int backup_outvote(struct checker *checker, uint64_t *other)
 			larger = list[i];
 		}
 	}
+	if (!larger)
+		larger = larger_behind(checker, backup);
+	same |= larger > 0;
 	if (larger)
 		outvote(checker, larger, "it is of a time before the volume grew");
 	if (same)

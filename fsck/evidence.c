@@ -223,3 +223,29 @@ int table_find(struct checker *checker, const struct ash_super *super, bool *fou
 	*found = table_evidence(checker, super) || (table_readable(super) && records_found(checker, super));
 	return *found ? 0 : table_search(checker, super, found);
 }
+
+static bool last_group_has_grown(struct checker *checker, const struct ash_super *super)
+{
+	const struct ash_bitmap_block *bitmap = (const void *)(checker->scratch + ASH_BLOCK_SIZE);
+	uint64_t group = ash_get32(super->group_count) - 1, length = group_length(ash_get64(super->block_count), group);
+
+	if (!bears(checker, super, ash_group_bitmap(group), ASH_MAGIC_BLOCK_BITMAP, group))
+		return false;
+	for (uint64_t bit = length; bit < ASH_BITS_PER_BITMAP; bit++)
+		if (!bit_test(bitmap->bits, bit))
+			return true;
+	return false;
+}
+
+bool super_is_outgrown(struct checker *checker, const struct ash_super *super)
+{
+	const struct ash_group_table_block *table = (const void *)(checker->scratch + ASH_BLOCK_SIZE);
+	uint64_t next = ash_get32(super->group_count), index = next / ASH_GROUPS_PER_TABLE_BLOCK;
+	uint32_t slot = (uint32_t)(next % ASH_GROUPS_PER_TABLE_BLOCK);
+
+	if (last_group_has_grown(checker, super))
+		return true;
+	return index < ash_get64(super->group_table_blocks) &&
+	       bears(checker, super, ash_get64(super->group_table_start) + index, ASH_MAGIC_GROUP_TABLE, 0) &&
+	       (table->flags[slot].raw || table->free_blocks[slot].raw);
+}

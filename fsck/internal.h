@@ -279,6 +279,8 @@ bool super_evidence_is_fixed(unsigned evidence);
 bool table_is_elsewhere(struct checker *checker, const struct ash_super *super, const struct ash_super *than);
 /* Is anything of its inode table on the device, where it says or anywhere? 0, -ENOMEM or -ENODEV. */
 int table_find(struct checker *checker, const struct ash_super *super, bool *found);
+/* Do the bitmap of the last group, or the group table, know of blocks behind its end? Likewise. */
+bool super_is_outgrown(struct checker *checker, const struct ash_super *super);
 /* Does its table inode lead to a run to which the other's does not? */
 bool table_leads_further(struct checker *checker, const struct ash_super *super, const struct ash_super *than);
 int super_check(struct checker *checker);
@@ -294,6 +296,8 @@ void journal_close(struct checker *checker);
 /* The valid control block with the highest sequence: 0, -ENOENT. */
 int journal_control(struct checker *checker, struct ash_log_control *out, uint64_t *block);
 int journal_totals(struct checker *checker, uint64_t free_blocks, uint64_t used_inodes);
+/* Is block 0 larger in the log than at home? Then a crash cut a growth off, and the replay ends it. */
+bool journal_grows(struct checker *checker);
 
 /* ---- tree.c ---- */
 

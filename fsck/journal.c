@@ -458,6 +458,19 @@ static int controls_check(struct checker *checker)
 	return 0;
 }
 
+bool journal_grows(struct checker *checker)
+{
+	struct ash_overlay *overlay = NULL;
+	char error[BDEV_ERROR_TEXT];
+	const struct ash_super *super = NULL;
+
+	if (!ash_overlay_open(checker->dev, checker->super, &overlay, error))
+		super = (const void *)ash_overlay_block(overlay, 0);
+	bool grows = super && ash_get64(super->block_count) > ash_get64(checker->super->block_count);
+	ash_overlay_close(overlay);
+	return grows;
+}
+
 /* Is block 0, as the log leaves it, older than a backup? */
 static bool super_is_behind(struct checker *checker, const struct ash_overlay *overlay)
 {

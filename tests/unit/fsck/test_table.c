@@ -584,30 +584,58 @@ Test(table, old_backup_of_a_volume_that_has_grown)
 	engine_close(&sick.engine);
 }
 
-/* Block 0 is from before that. A backup that was there before knows better, and the free block of the last one does not. */
-Test(table, primary_of_a_volume_that_has_grown)
+/* Block 0 is from before that; `restored`: and with it all of that time's volume. */
+static void expect_grown(uint64_t before, uint64_t after, const char *device, bool restored)
 {
-	const uint64_t before = ASH_BLOCKS_PER_GROUP + 1024, after = before + 1024;
 	struct ash_mkfs_options options = { .block_count = before, .log_blocks = ASH_LOG_MIN_BLOCKS };
+	uint8_t *image = calloc(restored ? before : 1, ASH_BLOCK_SIZE);
 	char error[BDEV_ERROR_TEXT] = "";
 	struct ash_super old, super;
 	struct sick sick = { 0 };
 
-	cr_assert_eq(fault_open(engine_device("mem:134M"), &sick.engine.dev), 0);
+	cr_assert(image);
+	cr_assert_eq(fault_open(engine_device(device), &sick.engine.dev), 0);
 	cr_assert_eq(ash_mkfs(sick.engine.dev, &options, error), 0, "%s", error);
-	image_read(&sick.engine, 0, &old);
 	sick.engine.options.no_threads = true;
+	image_read(&sick.engine, 0, &old);
+	for (uint64_t i = 0; i < before && restored; i++)
+		image_read(&sick.engine, i, image + i * ASH_BLOCK_SIZE);
 	engine_mount(&sick.engine);
 	cr_assert_eq(ash_grow(sick.engine.volume, after), 0);
 	files_make(&sick);
 	cr_assert_eq(ash_close(sick.engine.volume), 0);
 	sick.engine.volume = NULL;
 	super_put(&sick.engine, 0, &old);
-	expect_healed(&sick, "super-bad");
+	for (uint64_t i = 0; i < before && restored; i++)
+		image_write(&sick.engine, i, image + i * ASH_BLOCK_SIZE);
+	free(image);
+	if (restored)
+		cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
+	else
+		expect_healed(&sick, "super-bad");
 	image_read(&sick.engine, 0, &super);
-	cr_expect_eq(ash_get64(super.block_count), after);
-	cr_expect_eq(names_left(&sick), FILES);
+	cr_expect_eq(ash_get64(super.block_count), restored ? before : after);
+	cr_expect_eq(names_left(&sick), restored ? 0 : FILES);
 	engine_close(&sick.engine);
+}
+
+/* A backup that was there before knows better, and the free block of the last one does not. */
+Test(table, primary_of_a_volume_that_has_grown)
+{
+	expect_grown(ASH_BLOCKS_PER_GROUP + 1024, ASH_BLOCKS_PER_GROUP + 2048, "mem:134M", false);
+}
+
+/* There was none, but the only one in the last block: all that know lie in the new part. */
+Test(table, primary_of_a_volume_of_one_group_that_has_grown)
+{
+	expect_grown(ASH_BLOCKS_PER_GROUP, ASH_BLOCKS_PER_GROUP + 2048, "mem:134M", false);
+	expect_grown(4096, 6144, "mem:24M", false);
+}
+
+/* What the larger volume left behind its end is not believed against all of an older one. */
+Test(table, volume_from_before_it_grew_that_was_restored)
+{
+	expect_grown(4096, 6144, "mem:24M", true);
 }
 
 /* Block 0 is another volume's, and the only backup is lost: that other one is not made of what is there. */
