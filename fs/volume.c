@@ -582,7 +582,8 @@ static int engine_open(struct ash_volume *volume, const struct ash_super *super,
 /*
  * The inode table only grows, and the backups are written when block 0 at home has it as it is: one that counts more runs
  * tells that block 0 is an old one, whose last write was lost. What the newer runs hold must not be written over, nor that
- * backup. One of them is read, the first that every close writes.
+ * backup. One of them is read, the first that every close writes. Where that is another volume's, the first blocks were
+ * written over by a copy of that volume or of this one: mkfs and growing write all backups before block 0.
  */
 static int backup_compare(struct ash_volume *volume)
 {
@@ -593,10 +594,12 @@ static int backup_compare(struct ash_volume *volume)
 
 	if (!backup)
 		return -ENOMEM;
-	if (!super_try(volume->dev, block, backup, &wrong) &&
-	    !memcmp(backup->header.metadata_uuid, super->header.metadata_uuid, 16) &&
-	    ash_get64(backup->inode_runs) > ash_get64(super->inode_runs))
-		ash_damaged(volume, 0, "a backup of the superblock knows more of the inode table");
+	if (!super_try(volume->dev, block, backup, &wrong)) {
+		if (memcmp(backup->header.metadata_uuid, super->header.metadata_uuid, 16) != 0)
+			ash_damaged(volume, 0, "the backup of the superblock is another volume's");
+		else if (ash_get64(backup->inode_runs) > ash_get64(super->inode_runs))
+			ash_damaged(volume, 0, "a backup of the superblock knows more of the inode table");
+	}
 	bdev_buffer_free(backup, ASH_BLOCK_SIZE);
 	return 0;
 }

@@ -1036,6 +1036,30 @@ Test(table, first_blocks_of_a_smaller_volume)
 	expect_choice("mem:8M", false, false);
 }
 
+/* Who mounts that does not write over the only superblock of the volume that was there. */
+Test(table, first_blocks_of_another_volume_are_not_written_to)
+{
+	struct ash_create create = { .mode = S_IFREG | 0644 };
+	uint8_t backup[ASH_BLOCK_SIZE], after[ASH_BLOCK_SIZE];
+	struct ash_super old, super;
+	struct ash_attr attr;
+	struct sick sick;
+
+	small_runs_open(&sick, &old);
+	image_read(&sick.engine, 0, &super);
+	first_blocks_replace(&sick, "mem:16M", &super, 1);
+	image_read(&sick.engine, ash_get64(super.block_count) - 1, backup);
+	engine_mount(&sick.engine);
+	cr_expect_gt(sick.engine.errors, 0);
+	cr_expect_eq(ash_lookup(sick.engine.volume, ASH_INO_ROOT, "other", &attr), 0);
+	cr_expect_eq(ash_create(sick.engine.volume, ASH_INO_ROOT, "new", &create, &attr), -EROFS);
+	cr_assert_eq(ash_close(sick.engine.volume), 0);
+	sick.engine.volume = NULL;
+	image_read(&sick.engine, ash_get64(super.block_count) - 1, after);
+	cr_expect_arr_eq(after, backup, sizeof(backup));
+	engine_close(&sick.engine);
+}
+
 Test(table, superblock_chosen_where_there_is_none)
 {
 	struct ash_check_result result;
