@@ -179,8 +179,6 @@ int ash_file_begin_change(struct ash_volume *volume, struct ash_icore *icore, st
  * locks: it goes where the caller is not in the group (`all_sgid`; setattr_should_drop_sgid() of the kernel).
  */
 uint32_t ash_mode_without_suidgid(uint32_t mode, bool all_sgid);
-/* Does a read of this inode now have to move its access time? */
-bool ash_atime_due(const struct ash_volume *volume, const struct ash_inode *inode);
 int ash_file_resume_truncate(struct ash_volume *volume, struct ash_icore *icore);
 /* After a change: what -o sync and O_SYNC ask for. */
 int ash_file_make_durable(struct ash_volume *volume, struct ash_icore *icore, bool data_only);

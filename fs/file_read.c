@@ -14,7 +14,6 @@
 #include "file_edit.h"
 
 #define BLOCK_MASK (ASH_BLOCK_SIZE - 1)
-#define DAY_SECONDS 86400
 
 /* One piece of at most `length` bytes at `offset`; returns its size. */
 static int64_t read_piece(struct ash_edit *edit, uint8_t *target, uint64_t offset, uint64_t length, uint64_t capacity)
@@ -66,28 +65,6 @@ static int64_t read_locked(struct ash_edit *edit, uint8_t *target, size_t capaci
 		done += (uint64_t)piece;
 	}
 	return (int64_t)done;
-}
-
-static int compare_times(ash_le64 a, ash_le32 a_ns, ash_le64 b, ash_le32 b_ns)
-{
-	int64_t x = (int64_t)ash_get64(a), y = (int64_t)ash_get64(b);
-
-	if (x != y)
-		return x < y ? -1 : 1;
-	return ash_get32(a_ns) < ash_get32(b_ns) ? -1 : ash_get32(a_ns) > ash_get32(b_ns);
-}
-
-bool ash_atime_due(const struct ash_volume *volume, const struct ash_inode *inode)
-{
-	int mode = atomic_load(&volume->atime);
-
-	if (mode == ASH_ATIME_NONE || atomic_load(&volume->read_only) || (ash_get32(inode->flags) & ASH_INODE_NOATIME))
-		return false;
-	if (mode == ASH_ATIME_STRICT)
-		return true;
-	return compare_times(inode->atime, inode->atime_ns, inode->mtime, inode->mtime_ns) <= 0 ||
-	       compare_times(inode->atime, inode->atime_ns, inode->ctime, inode->ctime_ns) <= 0 ||
-	       ash_now().tv_sec - (int64_t)ash_get64(inode->atime) >= DAY_SECONDS;
 }
 
 /* Failing to note an access is no failure of the read. */

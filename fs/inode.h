@@ -74,6 +74,8 @@ void ash_record_set(struct ash_txn *txn, struct ash_record *record, uint32_t off
 		    uint32_t length);
 /* The tree of a fork. `attribute`: attribute fork, else data fork. Holds no reference of its own: record must live. */
 void ash_record_tree(struct ash_volume *volume, const struct ash_record *record, bool attribute, struct ash_tree *out);
+/* Does a read of this inode now have to move its access time? */
+bool ash_atime_due(const struct ash_volume *volume, const struct ash_inode *inode);
 /* Attributes as stat shows them, buffered data included (icore may be NULL). */
 void ash_record_attr(const struct ash_record *record, const struct ash_icore *icore, struct ash_attr *out);
 /* NULL, or what is wrong with a record (magic, number, checksum, kinds, sizes); used by cache, fsck. */

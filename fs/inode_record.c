@@ -14,6 +14,8 @@
 #include "names.h"
 #include "wbuf.h"
 
+#define DAY_SECONDS 86400
+
 /* ---- Views ---- */
 
 int ash_record_get(struct ash_volume *volume, uint64_t ino, struct ash_record *out)
@@ -114,6 +116,22 @@ void ash_inode_attr(const struct ash_inode *inode, struct ash_attr *out)
 static bool is_later(const struct timespec *a, const struct timespec *b)
 {
 	return a->tv_sec > b->tv_sec || (a->tv_sec == b->tv_sec && a->tv_nsec > b->tv_nsec);
+}
+
+/* As relatime: when the inode changed since it was last read, or once a day. */
+bool ash_atime_due(const struct ash_volume *volume, const struct ash_inode *inode)
+{
+	struct timespec atime = time_of(inode->atime, inode->atime_ns), mtime = time_of(inode->mtime, inode->mtime_ns);
+	struct timespec ctime = time_of(inode->ctime, inode->ctime_ns), now = ash_now();
+	int mode = atomic_load(&volume->atime);
+
+	if (mode == ASH_ATIME_NONE || ash_check_writable(volume) || (ash_get32(inode->flags) & ASH_INODE_NOATIME))
+		return false;
+	if (S_ISDIR(ash_get32(inode->mode)) && atomic_load(&volume->no_directory_atime))
+		return false;
+	if (mode == ASH_ATIME_STRICT)
+		return atime.tv_sec != now.tv_sec || atime.tv_nsec != now.tv_nsec;
+	return !is_later(&atime, &mtime) || !is_later(&atime, &ctime) || now.tv_sec - atime.tv_sec >= DAY_SECONDS;
 }
 
 void ash_record_attr(const struct ash_record *record, const struct ash_icore *icore, struct ash_attr *out)

@@ -128,6 +128,11 @@ void ash_unhold(struct ash_volume *volume, struct ash_held *held);
 /* Unlock and put; harmless on what is not held. */
 void ash_release(struct ash_volume *volume, struct ash_held *held);
 /*
+ * A folder or link was read, and ash_atime_due() said so under its lock, which is dropped by now: set the access time, in
+ * a transaction of its own. A time that cannot be noted is no error of the read.
+ */
+void ash_note_access(struct ash_volume *volume, struct ash_icore *icore);
+/*
  * Lock, exclusively, what a name in `parent` stands for, whose exclusive lock is held. -EUCLEAN when that is free, or a
  * directory with another parent: it is not waited for, since it may lie above.
  */

@@ -111,6 +111,27 @@ void ash_release(struct ash_volume *volume, struct ash_held *held)
 	ash_icore_put(volume, icore);
 }
 
+void ash_note_access(struct ash_volume *volume, struct ash_icore *icore)
+{
+	struct timespec now = ash_now();
+	struct ash_held held = { 0 };
+	struct ash_inode header;
+	struct ash_txn *txn;
+
+	if (ash_txn_begin(volume, ASH_TXN_SMALL, &txn))
+		return;
+	if (ash_hold_icore(volume, icore, true, &held)) {
+		ash_txn_abort(txn);
+		return;
+	}
+	ash_record_header(&held.record, &header);
+	header.atime = ash_put64((uint64_t)now.tv_sec);
+	header.atime_ns = ash_put32((uint32_t)now.tv_nsec);
+	ash_record_set_header(txn, &held.record, &header);
+	ash_icore_raise(icore, ash_txn_commit(txn), false);
+	ash_unhold(volume, &held);
+}
+
 int ash_name_length(const char *name)
 {
 	size_t length = strnlen(name, ASH_NAME_MAX + 1);
@@ -438,22 +459,38 @@ static int read_target(struct ash_volume *volume, const struct ash_held *held, c
 	return result;
 }
 
+/* Returns the length of the target; at most `size` bytes of it are stored. */
+static int read_link(struct ash_volume *volume, const struct ash_held *held, char *buffer, size_t size)
+{
+	size_t length = ash_get64(held->record.inode->size), stored = length < size ? length : size;
+	int result = 0;
+
+	if (!S_ISLNK(ash_record_mode(&held->record)))
+		result = -EINVAL;
+	else if (held->record.inode->data_kind == ASH_FORK_INLINE)
+		memcpy(buffer, held->record.inode->data, stored);
+	else
+		result = read_target(volume, held, buffer, stored);
+	return result ? result : (int)length;
+}
+
 int ash_readlink(struct ash_volume *volume, uint64_t ino, char *buffer, size_t size)
 {
-	struct ash_held held;
-	size_t length, stored;
-	int result = ash_hold(volume, ino, false, &held);
+	struct ash_icore *icore;
+	struct ash_held held = { 0 };
+	bool due = false;
+	int result = ash_icore_get(volume, ino, &icore);
 
 	if (result)
 		return result;
-	length = ash_get64(held.record.inode->size);
-	stored = length < size ? length : size;
-	if (!S_ISLNK(ash_record_mode(&held.record)))
-		result = -EINVAL;
-	else if (held.record.inode->data_kind == ASH_FORK_INLINE)
-		memcpy(buffer, held.record.inode->data, stored);
-	else
-		result = read_target(volume, &held, buffer, stored);
-	ash_release(volume, &held);
-	return result ? result : (int)length;
+	result = ash_hold_icore(volume, icore, false, &held);
+	if (!result) {
+		due = ash_atime_due(volume, held.record.inode);
+		result = read_link(volume, &held, buffer, size);
+		ash_unhold(volume, &held);
+	}
+	if (result >= 0 && due)
+		ash_note_access(volume, icore);
+	ash_icore_put(volume, icore);
+	return result;
 }

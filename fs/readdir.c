@@ -109,69 +109,27 @@ static int read_held(struct reader *reader, const struct ash_held *held, uint64_
 	return reader->error;
 }
 
-/* ---- Access time ---- */
-
-#define DAY_SECONDS 86400
-
-/* As relatime: when the directory changed since the last time, or once a day. */
-static bool atime_is_due(const struct ash_volume *volume, const struct ash_attr *attr, const struct timespec *now)
-{
-	int mode = atomic_load(&volume->atime);
-
-	if (mode == ASH_ATIME_NONE || atomic_load(&volume->no_directory_atime) || attr->flags & ASH_INODE_NOATIME ||
-	    ash_check_writable(volume))
-		return false;
-	if (mode == ASH_ATIME_STRICT)
-		return attr->atime.tv_sec != now->tv_sec || attr->atime.tv_nsec != now->tv_nsec;
-	return attr->atime.tv_sec + DAY_SECONDS <= now->tv_sec || attr->atime.tv_sec < attr->mtime.tv_sec ||
-	       attr->atime.tv_sec < attr->ctime.tv_sec ||
-	       (attr->atime.tv_sec == attr->mtime.tv_sec && attr->atime.tv_nsec <= attr->mtime.tv_nsec) ||
-	       (attr->atime.tv_sec == attr->ctime.tv_sec && attr->atime.tv_nsec <= attr->ctime.tv_nsec);
-}
-
-/* No lock held. A time that cannot be noted is no error of the read. */
-static void set_atime(struct ash_volume *volume, struct ash_icore *icore, const struct timespec *now)
-{
-	struct ash_held held = { 0 };
-	struct ash_inode header;
-	struct ash_txn *txn;
-
-	if (ash_txn_begin(volume, ASH_TXN_SMALL, &txn))
-		return;
-	if (ash_hold_icore(volume, icore, true, &held)) {
-		ash_txn_abort(txn);
-		return;
-	}
-	ash_record_header(&held.record, &header);
-	header.atime = ash_put64((uint64_t)now->tv_sec);
-	header.atime_ns = ash_put32((uint32_t)now->tv_nsec);
-	ash_record_set_header(txn, &held.record, &header);
-	ash_icore_raise(icore, ash_txn_commit(txn), false);
-	ash_unhold(volume, &held);
-}
-
 int ash_readdir_flags(struct ash_volume *volume, uint64_t ino, uint64_t position, bool attributes, unsigned flags,
 		      ash_emit emit, void *context)
 {
 	struct reader reader = {
 		.volume = volume, .ino = ino, .attributes = attributes, .emit = emit, .context = context
 	};
-	struct timespec now = ash_now();
 	struct ash_icore *icore;
 	struct ash_held held = { 0 };
-	struct ash_attr attr;
+	bool due = false;
 	int result = ash_icore_get(volume, ino, &icore);
 
 	if (result)
 		return result;
 	result = ash_hold_icore(volume, icore, false, &held);
 	if (!result) {
-		ash_record_attr(&held.record, icore, &attr);
+		due = !position && !(flags & ASH_READ_NO_ATIME) && ash_atime_due(volume, held.record.inode);
 		result = read_held(&reader, &held, position);
 		ash_unhold(volume, &held);
 	}
-	if (!result && !position && !(flags & ASH_READ_NO_ATIME) && atime_is_due(volume, &attr, &now))
-		set_atime(volume, icore, &now);
+	if (!result && due)
+		ash_note_access(volume, icore);
 	ash_icore_put(volume, icore);
 	return result;
 }

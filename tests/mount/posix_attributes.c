@@ -74,6 +74,14 @@ static void test_times(void)
 		      later(dir_after.st_ctim, dir.st_ctim),
 	      "unlink moves the folder's mtime and ctime");
 	unlink("t");
+	/* The kernel keeps what it has read of a link: it is asked once. */
+	char target[8];
+	symlink("target", "t");
+	pause_ms(20);
+	CHECK(lstat("t", &st) == 0 && readlink("t", target, sizeof(target)) == 6 && lstat("t", &after) == 0 &&
+		      later(after.st_atim, st.st_atim),
+	      "readlink moves the link's atime");
+	unlink("t");
 }
 
 static void test_mtime_kept(void)

@@ -126,6 +126,35 @@ Test(namespace, free_reserved_and_hidden_numbers_are_stale)
 	names_close(&names);
 }
 
+static bool readlink_moves_atime(struct names *names, uint64_t link)
+{
+	struct timespec before = names_attr(names, link).atime, after;
+	char target[8];
+
+	names_tick();
+	cr_assert_eq(ash_readlink(names->volume, link, target, sizeof(target)), 6);
+	after = names_attr(names, link).atime;
+	return before.tv_sec != after.tv_sec || before.tv_nsec != after.tv_nsec;
+}
+
+Test(namespace, reading_a_link_moves_its_access_time)
+{
+	struct ash_create create = { .mode = S_IFLNK | 0777, .target = "target" };
+	struct ash_attr made;
+	struct names names;
+
+	names_open(&names, "mem:64M", false);
+	cr_assert_eq(ash_create(names.volume, 1, "l", &create, &made), 0);
+	cr_expect(readlink_moves_atime(&names, made.ino), "relatime: new since it was last read");
+	cr_expect_not(readlink_moves_atime(&names, made.ino), "relatime: not again");
+	ash_set_atime(names.volume, ASH_ATIME_STRICT, true);
+	cr_expect(readlink_moves_atime(&names, made.ino), "a link is no folder");
+	ash_set_atime(names.volume, ASH_ATIME_NONE, false);
+	cr_expect_not(readlink_moves_atime(&names, made.ino));
+	ash_forget(names.volume, made.ino, 1);
+	names_close(&names);
+}
+
 Test(namespace, symlinks_of_every_length)
 {
 	static const size_t lengths[] = { 1, 255, 256, 257, 4095 };
