@@ -214,6 +214,6 @@ int ash_bmap(struct ash_volume *volume, uint64_t ino, uint64_t block, uint64_t *
 		ash_edit_abort(&edit);
 	}
 	ash_icore_put(volume, icore);
-	*out = mapping.unwritten ? 0 : mapping.start;
+	*out = mapping.start; /* also of space not yet written: through FUSE swapon(2) has no other way to see that it is there */
 	return rc;
 }

@@ -277,7 +277,7 @@ int64_t ash_seek_before(struct ash_volume *volume, uint64_t ino, uint64_t offset
 /* -EPERM: the target is immutable, or append-only and `to_offset` before its end. */
 int64_t ash_copy_range(struct ash_volume *volume, uint64_t from, uint64_t from_offset, uint64_t to, uint64_t to_offset,
 		       uint64_t length);
-/* Device blocks behind file block `block` for FIBMAP: 0 for a hole. */
+/* The device block behind file block `block`, for FIBMAP and swapon(2), also of preallocated space: 0 for a hole. */
 int ash_bmap(struct ash_volume *volume, uint64_t ino, uint64_t block, uint64_t *out);
 /*
  * I5. With `data_only`, time stamps alone may stay behind. Reports a write-behind error once, to all callers for this

@@ -108,6 +108,14 @@ import fcntl, os, struct
 fd = os.open('$MNT/random', os.O_RDONLY)
 os.fsync(fd)
 assert struct.unpack('i', fcntl.ioctl(fd, 1, struct.pack('i', 0)))[0] > 0"
+# swapon(2) asks the same of each block, and refuses a file with a hole.
+fallocate -l 1M "$MNT/swap" && chmod 600 "$MNT/swap" && mkswap -q "$MNT/swap"
+check "swapon takes a file made by fallocate" swapon "$MNT/swap"
+check "swapoff" swapoff "$MNT/swap"
+truncate -s 2M "$MNT/swap"
+mkswap -q "$MNT/swap"
+check_fails "swapon refuses one with a hole" swapon "$MNT/swap"
+rm "$MNT/swap"
 if needs sqlite3 "sqlite3"; then
 	sqlite3 "$MNT/db" "create table t(x); with recursive c(x) as (select 1 union all select x+1 from c where x<20000) insert into t select x from c;"
 	check "sqlite3" same "$(sqlite3 "$MNT/db" 'select count(*), sum(x) from t; pragma integrity_check;' | tr '\n' ' ')" "20000|200010000 ok "

@@ -235,6 +235,29 @@ Test(file, fallocate_gives_zeroes_and_space)
 	fixture_close(&f);
 }
 
+Test(file, preallocated_blocks_lie_somewhere_and_holes_nowhere)
+{
+	uint64_t block, first;
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &through);
+	uint64_t ino = make_file(&f, "f");
+	cr_assert_eq(ash_fallocate(f.volume, ino, 0, 4096, 3 * 4096), 0);
+	cr_assert_eq(ash_bmap(f.volume, ino, 0, &block), 0);
+	cr_assert_eq(block, 0, "a hole");
+	cr_assert_eq(ash_bmap(f.volume, ino, 1, &first), 0);
+	cr_assert_gt(first, 0);
+	/* The whole range in one transaction on an empty volume: the blocks follow each other, and stay when they are written. */
+	cr_assert_eq(ash_write(f.volume, ino, "x", 1, 2 * 4096, 0), 1);
+	for (unsigned i = 1; i < 4; i++) {
+		cr_assert_eq(ash_bmap(f.volume, ino, i, &block), 0);
+		cr_assert_eq(block, first + i - 1);
+	}
+	cr_assert_eq(ash_bmap(f.volume, ino, 4, &block), 0);
+	cr_assert_eq(block, 0, "behind the end");
+	fixture_close(&f);
+}
+
 Test(file, fallocate_beyond_the_volume_changes_nothing)
 {
 	struct fixture f;
