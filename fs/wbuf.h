@@ -121,6 +121,8 @@ int64_t ash_wb_write(struct ash_volume *volume, struct ash_icore *icore, const v
 int ash_wb_flush_inode(struct ash_volume *volume, struct ash_icore *icore);
 /* Flush oldest first until at most `pages` pages are in use, or all files that had any when it began. No lock held. */
 int ash_wb_flush_down(struct ash_volume *volume, uint32_t pages);
+/* Data of the inode is lost: its next fsync and the next sync tell of it. Exclusive lock held. */
+void ash_wb_note_loss(struct ash_volume *volume, struct ash_icore *icore, int error);
 /* An fsync tells of icore->write_error: the next sync need not. Exclusive lock held. */
 void ash_wb_loss_told(struct ash_volume *volume, const struct ash_icore *icore);
 
@@ -129,6 +131,8 @@ void ash_wb_loss_told(struct ash_volume *volume, const struct ash_icore *icore);
  * shown for ever, will be told to ask again.
  */
 void ash_wb_blocks_changed(struct ash_volume *volume, uint64_t ino);
+/* Tell it. No lock held. */
+void ash_wb_tell_changed(struct ash_volume *volume);
 
 /* Exclusive lock held: pages [from, to) leave the buffer. */
 void ash_wb_remove_pages(struct ash_volume *volume, struct ash_write_buffer *buffer, uint32_t from, uint32_t to);

@@ -31,7 +31,6 @@
 #define BATCH_RANGES 4u /* of one file: with BATCH_CLAIMS its extents fit the root */
 #define FLUSH_IOV 1024u
 #define WAVE_STEPS 128u /* written together */
-#define CHANGED_START 64u
 
 /* ---- One inode ---- */
 
@@ -271,34 +270,6 @@ static void stamp(struct ash_inode *header, const struct ash_write_buffer *buffe
 		ash_stamp_ctime(header, *at);
 }
 
-static bool changed_room(struct ash_write_behind *wb)
-{
-	unsigned capacity = wb->changed_capacity ? wb->changed_capacity * 2 : CHANGED_START;
-
-	if (wb->changed_count < wb->changed_capacity)
-		return true;
-	uint64_t *changed = realloc(wb->changed, capacity * sizeof(*changed));
-	if (!changed)
-		return false;
-	wb->changed = changed;
-	wb->changed_capacity = capacity;
-	return true;
-}
-
-/* Without memory the kernel goes on believing in an old st_blocks: no reason to fail a flush. */
-void ash_wb_blocks_changed(struct ash_volume *volume, uint64_t ino)
-{
-	struct ash_write_behind *wb = volume->wb;
-
-	if (!volume->options.attributes_changed || volume->options.no_threads)
-		return; /* nobody to tell, or to tell it */
-	pthread_mutex_lock(&wb->lock);
-	bool known = wb->changed_count && wb->changed[wb->changed_count - 1] == ino;
-	if (!known && changed_room(wb))
-		wb->changed[wb->changed_count++] = ino;
-	pthread_mutex_unlock(&wb->lock);
-}
-
 /* Tree nodes that the flush claimed came out of the inode's reserve; those that it freed do not go back there. */
 static void take_node_share(struct ash_edit *edit, uint32_t nodes)
 {
@@ -338,54 +309,6 @@ static void finish_pages(struct ash_edit *edit, uint32_t done, uint64_t blocks_b
 		ash_wb_blocks_changed(edit->volume, icore->ino);
 }
 
-static void note_loss(struct ash_write_behind *wb, struct ash_icore *icore, int error)
-{
-	pthread_mutex_lock(&wb->lock);
-	if (!icore->write_error || icore->error_round != wb->loss_round)
-		wb->losses++;
-	wb->lost++;
-	wb->loss_error = error;
-	icore->error_round = wb->loss_round;
-	pthread_mutex_unlock(&wb->lock);
-	icore->write_error = error;
-}
-
-void ash_wb_loss_told(struct ash_volume *volume, const struct ash_icore *icore)
-{
-	struct ash_write_behind *wb = volume->wb;
-
-	pthread_mutex_lock(&wb->lock);
-	if (icore->error_round == wb->loss_round && wb->losses)
-		wb->losses--;
-	pthread_mutex_unlock(&wb->lock);
-}
-
-uint64_t ash_wb_losses_told(struct ash_volume *volume)
-{
-	struct ash_write_behind *wb = volume->wb;
-
-	pthread_mutex_lock(&wb->lock);
-	uint64_t told = wb->losses ? wb->lost - 1 : wb->lost;
-	pthread_mutex_unlock(&wb->lock);
-	return told;
-}
-
-int ash_wb_take_loss(struct ash_volume *volume, uint64_t since)
-{
-	struct ash_write_behind *wb = volume->wb;
-	int error = 0;
-
-	pthread_mutex_lock(&wb->lock);
-	if (wb->losses || wb->lost != since)
-		error = wb->loss_error;
-	if (wb->losses) {
-		wb->losses = 0;
-		wb->loss_round++;
-	}
-	pthread_mutex_unlock(&wb->lock);
-	return error;
-}
-
 /* The first `count` pages are lost: keep the error for fsync, and with it the in-core inode (I5). */
 static void lose_pages(struct flush *flush, uint32_t count, int error)
 {
@@ -395,7 +318,7 @@ static void lose_pages(struct flush *flush, uint32_t count, int error)
 	ash_say(volume, ASH_LOG_ERROR, "inode %llu: buffered data lost: %s", (unsigned long long)icore->ino,
 		strerror(-error));
 	flush->error = error;
-	note_loss(volume->wb, icore, error);
+	ash_wb_note_loss(volume, icore, error);
 	ash_wb_remove_pages(volume, icore->buffered, 0, count);
 	if (!icore->buffered->count)
 		ash_wb_detach(volume, icore);
@@ -863,32 +786,6 @@ static uint64_t sequence_before(struct ash_write_behind *wb, uint64_t limit_ns)
 	return sequence;
 }
 
-static int by_number(const void *a, const void *b)
-{
-	const uint64_t *x = a, *y = b;
-
-	return (*x > *y) - (*x < *y);
-}
-
-static void tell_changed(struct ash_volume *volume)
-{
-	struct ash_write_behind *wb = volume->wb;
-
-	pthread_mutex_lock(&wb->lock);
-	uint64_t *changed = wb->changed;
-	unsigned count = wb->changed_count;
-	wb->changed = NULL;
-	wb->changed_count = wb->changed_capacity = 0;
-	pthread_mutex_unlock(&wb->lock);
-	/* Files that are written in turn come up again and again. */
-	if (count > 1)
-		qsort(changed, count, sizeof(*changed), by_number);
-	for (unsigned i = 0; i < count; i++)
-		if (!i || changed[i] != changed[i - 1])
-			volume->options.attributes_changed(volume->options.context, changed[i]);
-	free(changed);
-}
-
 /* The worker comes by several times in a commit interval: half of it leaves time for that and for the log. */
 bool ash_wb_tick(struct ash_volume *volume)
 {
@@ -909,6 +806,6 @@ bool ash_wb_tick(struct ash_volume *volume)
 		pthread_mutex_unlock(&wb->flush_lock);
 	}
 	ash_wb_drop_kept(volume, now > interval ? now - interval : 0);
-	tell_changed(volume);
+	ash_wb_tell_changed(volume);
 	return sequence != 0;
 }
