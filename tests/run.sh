@@ -286,11 +286,12 @@ stage_sanitize() {
 	build_in "$build_dir-asan" gcc -Db_sanitize=address,undefined -Db_lundef=false
 	count_one "ASan and UBSan build" $?
 	export ASAN_OPTIONS=abort_on_error=0:detect_leaks=1:detect_stack_use_after_return=0
+	export LSAN_OPTIONS="suppressions='$source_dir/tests/support/lsan.supp':print_suppressions=0"
 	export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 	for suite in unit model crash fault image fuzz; do
 		wanted $suite && run_suite "$build_dir-asan" $suite --no-suite proof --timeout-multiplier 4
 	done
-	unset ASAN_OPTIONS UBSAN_OPTIONS
+	unset ASAN_OPTIONS LSAN_OPTIONS UBSAN_OPTIONS
 }
 
 stage_tsan() {
