@@ -165,8 +165,7 @@ static void *appender(void *argument)
 		double start = now_us();
 		if (write(fd, block, sizeof(block)) != sizeof(block))
 			fail(name);
-		microseconds += (long)(now_us() - start);
-		syncs++;
+		count_since(start);
 	}
 	close(fd);
 	return NULL;
