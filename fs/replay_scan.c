@@ -118,7 +118,7 @@ static int chain_add(struct ash_overlay *overlay, const struct ash_log_block *bl
 	if (error)
 		return error;
 	if (overlay->stream_length + used > overlay->stream_room) {
-		size_t room = (overlay->stream_room + (1u << 20)) * 2;
+		size_t room = overlay->stream_room ? 2 * overlay->stream_room : 1u << 16;
 		uint8_t *bigger = realloc(overlay->stream, room);
 
 		if (!bigger)
