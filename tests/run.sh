@@ -119,11 +119,12 @@ can_run() {
 	esac
 }
 
-# Print "passed failed skipped" and, before that, one line for each failed test, from a testlog.json of meson.
+# For each failed test its last lines, then "= SUITE passed failed skipped seconds" for each suite, from a testlog.json of
+# meson. Seconds: the sum of its programs, which ran beside each other.
 count_log() {
 	python3 - "$1" "$campaigns" <<'END'
 import json, re, sys
-passed = failed = skipped = 0
+suites = {}
 tap = re.compile(r'^\s*(not )?ok\b(.*)$', re.M)
 synthesis = re.compile(r'Synthesis: Tested: *(\d+) \| Passing: *(\d+) \| Failing: *(\d+) \| Crashing: *(\d+)')
 bad = ('FAIL', 'ERROR', 'TIMEOUT', 'INTERRUPT', 'UNEXPECTEDPASS')
@@ -158,67 +159,93 @@ for line in open(sys.argv[1], errors='replace'):
         print('not ok -', test['name'] + ':', test['result'], '- its last lines:')
         for text in output.strip().splitlines()[-15:]:
             print('    ' + text)
-    passed, failed, skipped = passed + p, failed + f, skipped + s
-print(passed, failed, skipped)
+    suite = suites.setdefault(test['name'].split(' / ')[0].split(':')[-1].split('+')[0], [0, 0, 0, 0])
+    for i, number in enumerate((p, f, s, test['duration'])):
+        suite[i] += number
+for name, numbers in suites.items():
+    print('=', name, *map(round, numbers))
 END
 }
 
-# Run one suite in a build folder; counts. Arguments: build folder, suite, meson options.
-run_suite() {
-	local build=$1 suite=$2 counts p f s began=$SECONDS log
-	shift 2
-	if ! meson introspect --tests "$build" | python3 -c "
+has_tests() {
+	meson introspect --tests "$1" | python3 -c "
 import json, sys
-sys.exit(not any('$suite' in s.split(':')[-1] for t in json.load(sys.stdin) for s in t['suite']))"; then
-		count_one "suite $suite has tests" 1
-		return
-	fi
-	log=$build/meson-logs/testlog-$suite
+sys.exit(not any('$2' in s.split(':')[-1] for t in json.load(sys.stdin) for s in t['suite']))"
+}
+
+# Run suites in a build folder, their programs beside each other, two more of them than there are processors, since many
+# wait more than they work; counts. Arguments: build folder, suites (one word), meson options.
+run_suites() {
+	local build=$1 names=$2 suite p f s seconds log list=()
+	shift 2
+	for suite in $names; do
+		if has_tests "$build" "$suite"; then
+			list+=(--suite "$suite")
+		else
+			count_one "suite $suite has tests" 1
+		fi
+	done
+	[ ${#list[@]} -gt 0 ] || return
+	log=$build/meson-logs/testlog-${names// /-}
 	rm -f "$log.json"
-	(cd "$build" && meson test --no-rebuild --suite "$suite" --logbase "testlog-$suite" --print-errorlogs \
-		"${timeouts[@]}" "$@" >"$log.out" 2>&1)
+	(cd "$build" && meson test --no-rebuild "${list[@]}" --logbase "${log##*/}" --print-errorlogs \
+		--num-processes $(($(nproc) + 2)) "$@" "${timeouts[@]}" >"$log.out" 2>&1)
 	if [ ! -s "$log.json" ]; then
 		tail -20 "$log.out"
-		count_one "suite $suite runs" 1
+		count_one "suites $names run" 1
 		return
 	fi
 	count_log "$log.json" >"$log.counts"
-	sed '$d' "$log.counts"
-	counts=$(tail -1 "$log.counts")
-	read -r p f s <<<"$counts"
-	total_passed=$((total_passed + p)) total_failed=$((total_failed + f)) total_skipped=$((total_skipped + s))
-	printf '%-7s %5d passed %3d failed %3d skipped  %4ds\n' "$suite" "$p" "$f" "$s" $((SECONDS - began))
-	if [ $((p + f)) -eq 0 ] && can_run "$suite"; then
-		count_one "suite $suite is not skipped where it can run" 1
-	fi
+	grep -v '^= ' "$log.counts"
+	while read -r _ suite p f s seconds; do
+		total_passed=$((total_passed + p)) total_failed=$((total_failed + f)) total_skipped=$((total_skipped + s))
+		printf '%-7s %5d passed %3d failed %3d skipped  %4ds\n' "$suite" "$p" "$f" "$s" "$seconds"
+		if [ $((p + f)) -eq 0 ] && can_run "$suite"; then
+			count_one "suite $suite is not skipped where it can run" 1
+		fi
+	done < <(grep '^= ' "$log.counts")
 }
 
-wanted() { [ ${#suites[@]} -eq 0 ] || [[ " ${suites[*]} " == *" $1 "* ]]; }
+# Those of the suites that were asked for.
+all_wanted() {
+	local suite list=()
+	for suite in "$@"; do
+		[ ${#suites[@]} -eq 0 ] || [[ " ${suites[*]} " == *" $suite "* ]] && list+=("$suite")
+	done
+	echo "${list[*]}"
+}
 
-# Configure (again) and build. Arguments: build folder, compiler, meson options.
+# The programs of a suite, as ninja names them.
+programs_of() {
+	meson introspect --tests "$1" | python3 -c "
+import json, os, sys
+tests = [t for t in json.load(sys.stdin) if any('$2' in s.split(':')[-1] for s in t['suite'])]
+print(*sorted({os.path.relpath(os.path.realpath(t['cmd'][0]), sys.argv[1]) for t in tests}), sep='\n')" "$(realpath "$1")"
+}
+
+# Configure (again) and build. Arguments: build folder, compiler, the suite whose programs are enough (empty: build all),
+# meson options.
 build_in() {
-	local build=$1 compiler=$2
-	shift 2
+	local build=$1 compiler=$2 suite=$3 targets=()
+	shift 3
 	if [ -f "$build/build.ninja" ]; then
 		CC=$compiler meson setup --reconfigure "$build" "$source_dir" -Dtests=enabled "$@" >"$build.log" 2>&1
 	else
 		CC=$compiler meson setup "$build" "$source_dir" -Dtests=enabled "$@" >"$build.log" 2>&1
-	fi && ninja -k 0 -C "$build" >>"$build.log" 2>&1 || { grep -E 'error|ERROR|warning' "$build.log" | head -20; return 1; }
+	fi && { [ -z "$suite" ] || mapfile -t targets < <(programs_of "$build" "$suite"); } &&
+		ninja -k 0 -C "$build" "${targets[@]}" >>"$build.log" 2>&1 || { grep -E 'error|ERROR|warning' "$build.log" | head -20; return 1; }
 }
 
 stage_gcc() {
-	local suite
 	say "gcc"
-	build_in "$build_dir" gcc -Dwerror=true
+	build_in "$build_dir" gcc "" -Dwerror=true
 	count_one "gcc builds without a warning" $?
 	[ -f "$build_dir/build.ninja" ] || return
 	if [ "$level" = deep ] && [ ${#suites[@]} -eq 0 ]; then
 		run_campaigns
 		return
 	fi
-	for suite in unit model crash fault image stress mount fuzz bench; do
-		wanted $suite && run_suite "$build_dir" $suite
-	done
+	run_suites "$build_dir" "$(all_wanted unit model crash fault image stress mount fuzz bench)" --timeout-multiplier 2
 }
 
 # Several suites one after the other; their counts go to the file named first.
@@ -227,7 +254,7 @@ run_lane() {
 	shift
 	total_passed=0 total_failed=0 total_skipped=0
 	for suite in "$@"; do
-		run_suite "$build_dir" "$suite"
+		run_suites "$build_dir" "$suite"
 	done
 	echo "$total_passed $total_failed $total_skipped" >"$counts"
 }
@@ -276,30 +303,30 @@ stage_fuzzers() {
 
 stage_clang() {
 	say "clang"
-	build_in "$build_dir-clang" clang -Dwerror=true
+	build_in "$build_dir-clang" clang "" -Dwerror=true -Doptimization=1 -Ddebug=false
 	count_one "clang builds without a warning" $?
 }
 
+# The level that the sanitizers' manuals advise, and no more than the lines of a stack: these builds take a third less time.
+sanitized=(-Doptimization=1 -Dc_args=-g1)
+
+# A quarantine of 32 MiB holds what thousands of requests freed; the default of 256 costs page faults.
 stage_sanitize() {
-	local suite
 	say "ASan and UBSan"
-	build_in "$build_dir-asan" gcc -Db_sanitize=address,undefined -Db_lundef=false
+	build_in "$build_dir-asan" gcc "" "${sanitized[@]}" -Db_sanitize=address,undefined -Db_lundef=false
 	count_one "ASan and UBSan build" $?
-	export ASAN_OPTIONS=abort_on_error=0:detect_leaks=1:detect_stack_use_after_return=0
-	export LSAN_OPTIONS="suppressions='$source_dir/tests/support/lsan.supp':print_suppressions=0"
+	export ASAN_OPTIONS=abort_on_error=0:detect_leaks=1:detect_stack_use_after_return=0:quarantine_size_mb=32
 	export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
-	for suite in unit model crash fault image fuzz; do
-		wanted $suite && run_suite "$build_dir-asan" $suite --no-suite proof --timeout-multiplier 4
-	done
-	unset ASAN_OPTIONS LSAN_OPTIONS UBSAN_OPTIONS
+	run_suites "$build_dir-asan" "$(all_wanted unit model crash fault image fuzz)" --timeout-multiplier 4
+	unset ASAN_OPTIONS UBSAN_OPTIONS
 }
 
 stage_tsan() {
 	say "TSan"
-	build_in "$build_dir-tsan" gcc -Db_sanitize=thread -Db_lundef=false
+	build_in "$build_dir-tsan" gcc concurrent "${sanitized[@]}" -Db_sanitize=thread -Db_lundef=false
 	count_one "TSan build" $?
 	TSAN_OPTIONS="halt_on_error=0 exitcode=66 second_deadlock_stack=1" \
-		run_suite "$build_dir-tsan" concurrent --timeout-multiplier 6
+		run_suites "$build_dir-tsan" concurrent --timeout-multiplier 6
 }
 
 # ---- Another kernel ----
@@ -309,7 +336,7 @@ stage_debian_kernel() {
 	say "Debian 12's own kernel"
 	packages=(qemu-system-x86 debootstrap)
 	[ "$install" = no ] || install_packages
-	build_in "$build_dir" gcc
+	build_in "$build_dir" gcc ""
 	count_one "gcc builds" $?
 	while read -r line; do
 		case $line in

@@ -6,6 +6,7 @@
  * of one operation (normal), minutes of two operations besides (long), half an hour of them (deep).
  */
 #include "campaign.h"
+#include "tests/support/level.h"
 
 #include <getopt.h>
 #include <signal.h>
@@ -159,10 +160,10 @@ static struct explore_settings settings_for(const struct arguments *arguments, e
 	struct explore_settings settings = { .seed = arguments->seed,
 					     .subsets = is_long ? 100 : 60,
 					     .share = is_long  ? 100 :
-						      is_quick ? 30 :
+						      is_quick ? TEST_QUICK_PART(30) :
 								 50,
 					     .crowded_share = is_long  ? 100 :
-							      is_quick ? 15 :
+							      is_quick ? TEST_QUICK_PART(15) :
 									 25,
 					     .recovery_permille = is_long ? 10 : 5,
 					     .stop_at_first = arguments->stop,

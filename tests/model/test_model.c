@@ -414,7 +414,7 @@ int main(int argc, char **argv)
 	bool is_long = test_level_is_long();
 	struct settings settings = {
 		.seed_first = 1,
-		.seed_last = is_long ? 200 : 24,
+		.seed_last = is_long ? 200 : TEST_QUICK_PART(24),
 		.ops = is_long ? 20000 : 8500,
 		.jobs = 2,
 	};

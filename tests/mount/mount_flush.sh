@@ -20,6 +20,16 @@ load() {
 # A lookup takes less than one flush, on the average; with a worker for each who waits it was 80 ms to 13 s.
 below() { [ "$1" -lt "$2" ] || { note "$1 is not below $2"; return 1; }; }
 
+# many COUNT KIND RATE: the load that has just run made more than that. A machine that is busy for a moment is no reason:
+# up to twice it runs again.
+many() {
+	for _ in 1 2; do
+		below "$3" "$RATE" && return
+		load "$1" "$2" || return
+	done
+	below "$3" "$RATE"
+}
+
 # appears FILE: or half a minute has gone.
 appears() {
 	for _ in $(seq 600); do
@@ -54,13 +64,13 @@ check "one caller" load 1 fsync
 ONE=$RATE
 check "64 callers" load 64 fsync
 # Eight at a time made at most four times as many.
-check "64 callers share flushes: eight times as many as one caller makes" below $((ONE * 8)) "$RATE"
+check "64 callers share flushes: eight times as many as one caller makes" many 64 fsync $((ONE * 8))
 # Data written in place meanwhile is the next flush's: nobody waits for it.
 cat >"$WORK/overwrite.py" <<'PY'
 import mmap, os, sys, time
 fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT | os.O_DIRECT)
 os.pwrite(fd, mmap.mmap(-1, 1 << 18), 0)
-block, end = mmap.mmap(-1, 4096), time.time() + 3.5
+block, end = mmap.mmap(-1, 4096), time.time() + 30
 while time.time() < end:
     os.pwrite(fd, block, 0)
     time.sleep(0.001)
@@ -68,8 +78,9 @@ PY
 python3 "$WORK/overwrite.py" "$MNT/beside" &
 WRITER=$!
 check "64 callers beside a writer" load 64 fsync
-check "they share flushes as without him" below $((ONE * 8)) "$RATE"
-wait "$WRITER"
+check "they share flushes as without him" many 64 fsync $((ONE * 8))
+kill "$WRITER"
+wait "$WRITER" 2>/dev/null
 check "400 callers" load 400 fsync
 check "a lookup waits for no flush" below "$LOOKUP" 20000
 
@@ -85,12 +96,12 @@ for threads in 8 3; do
 	check "unmounted in order" detach
 	attach "sync,threads=$threads"
 	check "sync, threads=$threads: 64 callers" load 64 names
-	check "sync, threads=$threads: they share flushes" below $((ONE * 8)) "$RATE"
+	check "sync, threads=$threads: they share flushes" many 64 names $((ONE * 8))
 	check "sync, threads=$threads: a lookup waits for no flush" below "$LOOKUP" 20000
 	check "sync, threads=$threads: mixed by 64 callers is answered" load 64 mixed
 	# The kernel's WRITEs, most of which are kept until it is their turn.
 	check "sync, threads=$threads: 64 callers write" load 64 write
-	check "sync, threads=$threads: their WRITEs share flushes" below $((ONE_WRITES * 4)) "$RATE"
+	check "sync, threads=$threads: their WRITEs share flushes" many 64 write $((ONE_WRITES * 4))
 	check "sync, threads=$threads: a lookup waits for no WRITE's flush" below "$LOOKUP" 20000
 done
 

@@ -23,4 +23,11 @@ static inline bool test_level_is_long(void)
 	return level && (!strcmp(level, "long") || !strcmp(level, "deep"));
 }
 
+/* The programs of a sanitizer take two to three times as long: of what the plain build judges at the quick level, half. */
+#if defined(__SANITIZE_ADDRESS__)
+#define TEST_QUICK_PART(amount) (((amount) + 1) / 2)
+#else
+#define TEST_QUICK_PART(amount) (amount)
+#endif
+
 #endif

@@ -245,6 +245,7 @@ Test(txn, record_holds_no_bytes_of_another_open_transaction)
 	ash_txn_commit(mine);
 	ash_buffer_put(engine.volume, buffer);
 	engine_again(&engine);
+	free(theirs); /* it ended in the crash */
 	cr_expect(node_is(&engine, block, 5, 3000, 11, 0), "nobody committed these");
 	for (uint32_t i = 0; i < 70; i++)
 		cr_expect(node_is(&engine, block, 5, i * 40, 1, 'x'));

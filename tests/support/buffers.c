@@ -2,11 +2,13 @@
 /*
  * Large buffers of the library are kept for the next volume (link option --wrap).
  *
- * Concept: judging a state opens a volume three times, each time with some MiB of fresh buffers of which a few pages
- * are used; the page faults of these cost more than all the rest of a verdict. So buffers that the library would map
- * and unmap are kept by length; before one goes out again, the pages that were touched are cleared (mincore() tells
- * which), so that the promise "zeroed" of bdev_buffer_alloc() holds. Huge pages are off, since one write would make
- * 2 MiB of them. Under a sanitizer nothing is kept. No locks: the volumes under test have no threads.
+ * Concept: judging a state, or an image, opens a volume several times, each time with some MiB of fresh buffers of which
+ * a few pages are used; the page faults of these cost more than all the rest of a verdict. So buffers that the library
+ * would map and unmap are kept by length; before one goes out again, the pages that were touched are cleared (mincore()
+ * tells which), so that the promise "zeroed" of bdev_buffer_alloc() holds. Huge pages are off, since one write would make
+ * 2 MiB of them. To AddressSanitizer a buffer that is kept is freed memory; under ThreadSanitizer nothing is kept.
+ *
+ * Locks: one for the list of kept buffers.
  */
 #include <ashlar/blockdev.h>
 
@@ -20,12 +22,21 @@
 #define KEEP_MAX (32u << 20)
 #define PAGE 4096u
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#ifndef __has_feature /* clang's */
+#define __has_feature(name) 0
+#endif
+
+#if defined(__SANITIZE_THREAD__) || __has_feature(thread_sanitizer)
 #define KEEPS 0
-#elif defined(__has_feature)
-#define KEEPS (!__has_feature(address_sanitizer) && !__has_feature(thread_sanitizer))
 #else
 #define KEEPS 1
+#endif
+
+#if defined(__SANITIZE_ADDRESS__) || __has_feature(address_sanitizer)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(memory, length) ((void)(memory), (void)(length))
+#define ASAN_UNPOISON_MEMORY_REGION(memory, length) ((void)(memory), (void)(length))
 #endif
 
 void *__real_bdev_buffer_alloc(size_t length);
@@ -68,6 +79,7 @@ static void *take(size_t length)
 			continue;
 		memory = kept[i].memory;
 		kept[i].memory = NULL;
+		ASAN_UNPOISON_MEMORY_REGION(memory, length);
 		clear_touched(memory, length);
 	}
 	pthread_mutex_unlock(&lock);
@@ -82,6 +94,7 @@ static bool keep(void *buffer, size_t length)
 	for (unsigned i = 0; !done && i < KEPT; i++) {
 		if (kept[i].memory)
 			continue;
+		ASAN_POISON_MEMORY_REGION(buffer, length);
 		kept[i] = (struct kept){ buffer, length };
 		done = true;
 	}
