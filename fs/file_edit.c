@@ -73,7 +73,7 @@ int ash_edit_begin_settled(struct ash_edit *edit, struct ash_volume *volume, str
 		if (!truncating && !icore->buffered)
 			return 0;
 		ash_edit_abort(edit);
-		rc = truncating ? ash_file_resume_truncate(volume, icore) : ash_wb_flush_inode(volume, icore);
+		rc = truncating ? ash_file_resume_truncate(volume, icore) : ash_wb_settle_inode(volume, icore);
 		if (rc)
 			return rc;
 	}

@@ -123,7 +123,7 @@ static int look_flushed(struct ash_edit *edit, struct ash_volume *volume, struct
 		if (rc || !icore->buffered)
 			return rc;
 		ash_edit_abort(edit);
-		rc = ash_wb_flush_inode(volume, icore);
+		rc = ash_wb_settle_inode(volume, icore);
 		if (rc)
 			return rc;
 	}

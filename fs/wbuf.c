@@ -172,7 +172,7 @@ void ash_wb_free(struct ash_write_buffer *buffer)
  * are none while the records fit the root. Each change may split one node on every level; with the volume fragmented a
  * run becomes several extents, which fill new leaves at least half.
  */
-static uint64_t reserve_needed(const struct ash_record *record, const struct ash_tree *tree, uint64_t holes,
+uint64_t ash_wb_reserve_needed(const struct ash_record *record, const struct ash_tree *tree, uint64_t holes,
 			       uint64_t ranges)
 {
 	uint64_t height = 0, records = 0;
@@ -503,8 +503,8 @@ static int intake_take(struct ash_edit *edit, struct ash_write_buffer *buffer, s
 	for (uint32_t i = 0; i < intake->count; i++)
 		intake->pages[i].page = numbers[i];
 	rc = ash_wb_raise_reserve(volume, buffer,
-				  reserve_needed(&edit->record, &edit->tree, buffer->holes + intake->holes,
-						 buffer->ranges + intake->runs));
+				  ash_wb_reserve_needed(&edit->record, &edit->tree, buffer->holes + intake->holes,
+							buffer->ranges + intake->runs));
 	if (!rc)
 		rc = fill_partial(edit, intake, offset, end);
 	if (!rc)

@@ -119,6 +119,8 @@ int64_t ash_wb_write(struct ash_volume *volume, struct ash_icore *icore, const v
 		     uint64_t offset, unsigned flags);
 /* Write out what the inode has buffered and append its record. Takes the lock; no transaction open. */
 int ash_wb_flush_inode(struct ash_volume *volume, struct ash_icore *icore);
+/* The same for who only needs it to be written out: that data is lost is for fsync to tell, and no error here. */
+int ash_wb_settle_inode(struct ash_volume *volume, struct ash_icore *icore);
 /* Flush oldest first until at most `pages` pages are in use, or all files that had any when it began. No lock held. */
 int ash_wb_flush_down(struct ash_volume *volume, uint32_t pages);
 /* Data of the inode is lost: its next fsync and the next sync tell of it. Exclusive lock held. */
@@ -136,6 +138,9 @@ void ash_wb_tell_changed(struct ash_volume *volume);
 
 /* Exclusive lock held: pages [from, to) leave the buffer. */
 void ash_wb_remove_pages(struct ash_volume *volume, struct ash_write_buffer *buffer, uint32_t from, uint32_t to);
+/* Blocks that `holes` new blocks and `ranges` map changes may take at most. The inode's lock held. */
+uint64_t ash_wb_reserve_needed(const struct ash_record *record, const struct ash_tree *tree, uint64_t holes,
+			       uint64_t ranges);
 /* Exclusive lock held: set aside `need` blocks at least. 0 or -ENOSPC. */
 int ash_wb_raise_reserve(struct ash_volume *volume, struct ash_write_buffer *buffer, uint64_t need);
 /* Exclusive lock held, no pages left: the buffer goes away. The caller has a reference to the inode of its own. */

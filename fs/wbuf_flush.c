@@ -63,7 +63,7 @@ static unsigned page_vectors(const struct ash_volume *volume, const struct ash_w
 /* The flush of one inode, a chain of transactions. */
 struct flush {
 	struct ash_edit edit;
-	uint32_t width;        /* pages that go together; below FLUSH_IOV since a write failed: one request at a time */
+	uint32_t width;        /* pages of a step; below FLUSH_IOV, at most half, since a write failed: one at a time */
 	uint32_t failed_pages; /* of the request that ended the current transaction; 0: none did */
 	unsigned failures;     /* of requests, since one that worked */
 	int error;             /* of data that is lost; 0: none is */
@@ -160,11 +160,11 @@ static int wave_fill(struct flush *flush, struct wave *wave, uint32_t index)
 
 	wave->steps = wave->requests = wave->vectors = wave->changes = 0;
 	while (index < buffer->count && wave->steps < most && wave->changes < ASH_EDIT_CLAIMS && ash_edit_room(edit)) {
-		uint32_t count = run_length(buffer, index, flush->width);
+		uint32_t room = FLUSH_IOV - wave->vectors; /* a page takes one at most */
 
-		if (wave->vectors + count > FLUSH_IOV)
+		if (!room)
 			break;
-		rc = wave_plan(edit, wave, index, count);
+		rc = wave_plan(edit, wave, index, run_length(buffer, index, room < flush->width ? room : flush->width));
 		if (rc)
 			break;
 		index += wave->step[wave->steps - 1].count;
@@ -188,6 +188,16 @@ static bool may_try_again(int error)
 	return error == -ENOSPC || error == -ENOMEM || error == -EROFS;
 }
 
+/* Of more than can be kept the oldest goes back: the search for free blocks has passed it. */
+static void refuse_block(struct flush *flush, struct ash_extent block)
+{
+	if (flush->refused_count == ASH_WB_FAILURES_MAX) {
+		ash_unclaim(flush->edit.volume, flush->refused[0], 0);
+		memmove(flush->refused, flush->refused + 1, --flush->refused_count * sizeof(flush->refused[0]));
+	}
+	flush->refused[flush->refused_count++] = block;
+}
+
 /* The steps from `from` on come to nothing. */
 static void wave_unclaim(struct flush *flush, const struct wave *wave, unsigned from)
 {
@@ -198,8 +208,8 @@ static void wave_unclaim(struct flush *flush, const struct wave *wave, unsigned 
 		bool bad = i - 1 == from && flush->failed_pages == 1 &&
 			   !may_try_again(wave->request[step->request].result);
 
-		if (step->claimed && bad && flush->refused_count < ASH_WB_FAILURES_MAX)
-			flush->refused[flush->refused_count++] = edit->claims[--edit->claim_count].extent;
+		if (step->claimed && bad)
+			refuse_block(flush, edit->claims[--edit->claim_count].extent);
 		else if (step->claimed)
 			ash_edit_unclaim_last(edit);
 	}
@@ -247,8 +257,8 @@ static int flush_wave(struct flush *flush, uint32_t *done, bool *fatal)
 
 	ash_data_write_many(flush->edit.volume, wave.request, wave.requests);
 	int rc = wave_settle(flush, &wave, done, fatal);
-	if (!rc && flush->width < FLUSH_IOV)
-		flush->width *= 2;
+	if (!rc)
+		flush->width = flush->width < FLUSH_IOV / 2 ? 2 * flush->width : FLUSH_IOV;
 	return rc ? rc : planned;
 }
 
@@ -324,15 +334,22 @@ static void lose_pages(struct flush *flush, uint32_t count, int error)
 		ash_wb_detach(volume, icore);
 }
 
-/* To write in pieces can take a block more, and nodes: the extents on both sides are records of their own. */
-static bool room_for_pieces(struct flush *flush)
+/*
+ * To exchange a block takes another one, and what parts a run there takes nodes: the extents on both sides are records of
+ * their own. Halves take nothing more: the reserve allows for any pieces of the device.
+ */
+static bool room_to_part(struct flush *flush)
 {
 	const struct ash_edit *edit = &flush->edit;
 	bool tree = edit->record.inode->data_kind == ASH_FORK_TREE;
-	uint64_t more = 1 + 2 * ((tree ? ash_tree_height(&edit->tree) : 0) + 2);
 	struct ash_write_buffer *buffer = edit->icore->buffered;
+	uint64_t need = ash_wb_reserve_needed(&edit->record, &edit->tree, buffer->holes, buffer->ranges) + 1 +
+			2 * ((tree ? ash_tree_height(&edit->tree) : 0) + 2);
 
-	return !ash_wb_raise_reserve(edit->volume, buffer, buffer->reserved + more);
+	if (!ash_wb_raise_reserve(edit->volume, buffer, need))
+		return true;
+	ash_drop_preallocation(edit->volume, edit->icore);
+	return !ash_wb_raise_reserve(edit->volume, buffer, need);
 }
 
 /*
@@ -348,13 +365,16 @@ static int answer_failure(struct flush *flush, int error)
 
 	if (may_try_again(error))
 		return error;
-	bool maps = page->hole || page->unwritten;
-	if (++flush->failures >= ASH_WB_FAILURES_MAX || (maps && !room_for_pieces(flush))) {
+	bool alone = flush->failed_pages == 1, parts = alone && (page->hole || page->unwritten);
+	if (++flush->failures >= ASH_WB_FAILURES_MAX || (parts && !room_to_part(flush))) {
 		lose_pages(flush, buffer->count, error);
 		return error;
 	}
-	flush->width = flush->failed_pages > 1 ? flush->failed_pages / 2 : 1;
-	if (flush->failed_pages == 1 && !page->hole) {
+	/* Neighbours in memory share a vector, so that a request can have more pages than there are vectors. */
+	flush->width = alone ? 1 : flush->failed_pages / 2;
+	if (flush->width > FLUSH_IOV / 2)
+		flush->width = FLUSH_IOV / 2;
+	if (alone && !page->hole) {
 		bool ends = !page->unwritten && (page->block + 1) << ASH_BLOCK_SHIFT > ash_edit_disk_size(edit);
 
 		lose_pages(flush, ends ? buffer->count : 1, error);
@@ -432,6 +452,13 @@ int ash_wb_flush_inode(struct ash_volume *volume, struct ash_icore *icore)
 	while (flush.refused_count)
 		ash_unclaim(volume, flush.refused[--flush.refused_count], 0);
 	return rc ? rc : flush.error;
+}
+
+int ash_wb_settle_inode(struct ash_volume *volume, struct ash_icore *icore)
+{
+	int rc = ash_wb_flush_inode(volume, icore);
+
+	return may_try_again(rc) ? rc : 0;
 }
 
 /* ---- A batch of new files ---- */

@@ -6,6 +6,7 @@
 #include <linux/falloc.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <unistd.h>
 #include "file_fixture.h"
 #include "fs/volume.h"
 
@@ -95,6 +96,29 @@ static void expect_new_but(struct fixture *f, unsigned lost, unsigned to)
 
 	for (unsigned i = 0; i < to; i++)
 		cr_expect_eq(page_is_new(f, ino, i), i != lost, "page %u", i);
+}
+
+/* Pages from `from` on, on a fresh mount: their neighbours in the file are neighbours in memory as well. */
+static void write_run(struct fixture *f, uint64_t ino, unsigned from, unsigned pages)
+{
+	uint8_t bytes[PAGE];
+
+	for (unsigned i = from; i < from + pages; i++) {
+		page_content(bytes, i);
+		cr_assert_eq(ash_write(f->volume, ino, bytes, PAGE, (uint64_t)i * PAGE, 0), PAGE);
+	}
+}
+
+static bool run_is_new(struct fixture *f, uint64_t ino, unsigned from, unsigned pages)
+{
+	uint8_t bytes[PAGE], got[PAGE];
+
+	for (unsigned i = from; i < from + pages; i++) {
+		page_content(bytes, i);
+		if (ash_read(f->volume, ino, got, PAGE, (uint64_t)i * PAGE) != PAGE || memcmp(got, bytes, PAGE))
+			return false;
+	}
+	return true;
 }
 
 Test(wbuf_scattered, pages_overwritten_in_place_go_together)
@@ -357,6 +381,159 @@ static void ask_bad(void *context, const struct bdev_request *request)
 	fault_add(bad->dev, &(struct fault_rule){ .ops = FAULT_OP(BDEV_WRITE), .offset = bad->offset, .length = PAGE });
 }
 
+/* Written out without a loss, while that is asked at each request. How many failed? */
+static unsigned sync_asking(struct fixture *f, uint64_t ino, void (*ask)(void *, const struct bdev_request *),
+			    struct bad_block *bad)
+{
+	fault_ask(f->dev, ask, bad);
+	cr_expect_eq(ash_fsync(f->volume, ino, false), 0);
+	fault_ask(f->dev, NULL, NULL);
+	unsigned hits = fault_hits(f->dev);
+	fault_clear(f->dev);
+	return hits;
+}
+
+/* Runs with a hole of one page between them, and a block that is bad in the first of them: one request, if they are new. */
+static void one_bad_in_runs(unsigned first, unsigned pages, unsigned runs)
+{
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &quiet);
+	uint64_t ino = make_file(&f, "f");
+	struct bad_block bad = { .dev = f.dev };
+
+	write_run(&f, ino, 0, first);
+	for (unsigned i = 0; i < runs; i++)
+		write_run(&f, ino, first + 1 + i * (pages + 1), pages);
+	cr_expect_geq(sync_asking(&f, ino, ask_bad, &bad), 1);
+	fixture_crash(&f);
+	ino = find_file(&f, "f");
+	cr_expect(run_is_new(&f, ino, 0, first));
+	for (unsigned i = 0; i < runs; i++)
+		cr_expect(run_is_new(&f, ino, first + 1 + i * (pages + 1), pages), "run %u", i);
+	fixture_close(&f);
+}
+
+/* More pages in one request than a request has vectors, since they adjoin: half of that is still too many. */
+Test(wbuf_scattered, a_bad_block_in_a_request_of_many_pages_is_exchanged, .timeout = 60)
+{
+	one_bad_in_runs(1500, 700, 1);
+}
+
+Test(wbuf_scattered, a_bad_block_in_a_request_of_many_runs_is_exchanged, .timeout = 60)
+{
+	one_bad_in_runs(256, 256, 8);
+}
+
+/* What failed once, of a length that is no power of two, is written in pieces that grow again, up to the most there may be. */
+Test(wbuf_scattered, a_request_that_failed_once_is_written_in_pieces, .timeout = 60)
+{
+	enum { OLD = 700, ALL = 2600 };
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &quiet);
+	uint64_t ino = make_file(&f, "f");
+	write_run(&f, ino, 0, OLD);
+	cr_assert_eq(ash_sync(f.volume), 0);
+	write_run(&f, ino, 0, ALL);
+	fault_add(f.dev, &(struct fault_rule){ .ops = FAULT_OP(BDEV_WRITE), .count = 1 });
+	cr_expect_leq(ash_fsync(f.volume, ino, false), 0);
+	fault_clear(f.dev);
+	cr_expect(run_is_new(&f, ino, 0, ALL));
+	fixture_close(&f);
+}
+
+/* All blocks but `left` are another file's. */
+static void fill_volume(struct fixture *f, unsigned left)
+{
+	enum { PIECE = 64 * PAGE };
+	uint8_t *bytes = aligned(PIECE);
+	uint64_t ino = make_file(f, "filler"), size = 0;
+
+	for (size_t length = PIECE; length >= PAGE; length /= 2)
+		while (ash_write(f->volume, ino, bytes, length, size, ASH_WRITE_THROUGH) == (int64_t)length)
+			size += length;
+	cr_assert_eq(set_size(f, ino, size - (uint64_t)left * PAGE), 0);
+	cr_assert_eq(ash_sync(f->volume), 0);
+	bdev_buffer_free(bytes, PIECE);
+}
+
+/* Halves need no more room than the whole: what is exchanged is one block. */
+Test(wbuf_scattered, a_bad_block_is_exchanged_on_a_volume_that_is_nearly_full, .timeout = 60)
+{
+	enum { ALL = 1000 };
+	struct fixture f;
+
+	fixture_open(&f, "mem:64M", &quiet);
+	uint64_t ino = make_file(&f, "f");
+	struct bad_block bad = { .dev = f.dev };
+
+	fill_volume(&f, ALL + 50);
+	write_run(&f, ino, 0, ALL);
+	cr_expect_geq(sync_asking(&f, ino, ask_bad, &bad), 5);
+	fixture_crash(&f);
+	cr_expect(run_is_new(&f, find_file(&f, "f"), 0, ALL));
+	fixture_close(&f);
+}
+
+/* What needs the file written out has no part in the loss. */
+Test(wbuf_scattered, a_loss_is_no_error_of_the_next_change)
+{
+	struct fixture f;
+	uint64_t ino = open_with_bad(&f, -EIO);
+	uint8_t bytes[PAGE] __attribute__((aligned(PAGE)));
+
+	fill(bytes, PAGE, 5);
+	cr_expect_eq(ash_write(f.volume, ino, bytes, PAGE, STRIDE * MANY, ASH_WRITE_THROUGH), PAGE);
+	cr_expect_eq(ash_fsync(f.volume, ino, false), -EIO);
+	scatter(&f, ino, BAD, BAD + 1);
+	cr_expect_eq(ash_fallocate(f.volume, ino, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, PAGE, PAGE), 0);
+	cr_expect_eq(ash_fsync(f.volume, ino, false), -EIO);
+	scatter(&f, ino, BAD, BAD + 1);
+	cr_expect_eq(ash_seek(f.volume, ino, 0, SEEK_HOLE), PAGE);
+	cr_expect_eq(ash_fsync(f.volume, ino, false), -EIO, "it alone tells");
+	cr_expect_eq(ash_fsync(f.volume, ino, false), 0);
+	fixture_close(&f);
+}
+
+/* ---- Many bad blocks ---- */
+
+enum { EVERY = 97 };
+
+/* Each block of the device with a number that is divisible: more than one flush remembers. */
+static void ask_many(void *context, const struct bdev_request *request)
+{
+	struct bad_block *bad = context;
+	uint64_t first = request->offset / PAGE, last = (request->offset + request->length - 1) / PAGE;
+
+	fault_clear(bad->dev);
+	if (request->op == BDEV_WRITE && bad->offset <= request->offset &&
+	    (first % EVERY == 0 || first / EVERY != last / EVERY))
+		fault_add(bad->dev, &(struct fault_rule){ .ops = FAULT_OP(BDEV_WRITE), .count = 1 });
+}
+
+Test(wbuf_scattered, many_bad_blocks_are_exchanged, .timeout = 60)
+{
+	enum { ALL = 2600 };
+	struct fixture f;
+	uint64_t block;
+
+	fixture_open(&f, "mem:64M", &quiet);
+	uint64_t ino = make_file(&f, "f");
+	struct bad_block bad = { .dev = f.dev,
+				 .offset = (f.volume->log_start + f.volume->log_blocks) * ASH_BLOCK_SIZE };
+
+	write_run(&f, ino, 0, ALL);
+	sync_asking(&f, ino, ask_many, &bad);
+	for (unsigned i = 0; i < ALL; i++) {
+		cr_assert_eq(ash_bmap(f.volume, ino, i, &block), 0);
+		cr_expect_neq(block % EVERY, 0, "page %u", i);
+	}
+	fixture_crash(&f);
+	cr_expect(run_is_new(&f, find_file(&f, "f"), 0, ALL));
+	fixture_close(&f);
+}
+
 /* Its data goes elsewhere: nothing is lost, and only that block is not in the file. */
 Test(wbuf_scattered, a_bad_block_is_exchanged)
 {
@@ -368,11 +545,7 @@ Test(wbuf_scattered, a_bad_block_is_exchanged)
 	struct bad_block bad = { .dev = f.dev };
 
 	scatter(&f, ino, 0, PAGES);
-	fault_ask(f.dev, ask_bad, &bad);
-	cr_expect_eq(ash_fsync(f.volume, ino, false), 0);
-	fault_ask(f.dev, NULL, NULL);
-	cr_expect_geq(fault_hits(f.dev), 2);
-	fault_clear(f.dev);
+	cr_expect_geq(sync_asking(&f, ino, ask_bad, &bad), 2);
 	for (unsigned i = 0; i < PAGES; i++) {
 		cr_assert_eq(ash_bmap(f.volume, ino, (uint64_t)i * STRIDE / PAGE, &block), 0);
 		cr_expect_neq(block, bad.offset / PAGE, "page %u", i);
