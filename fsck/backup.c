@@ -15,6 +15,11 @@
 
 /* ---- Where they are ---- */
 
+static uint64_t device_blocks(const struct checker *checker)
+{
+	return bdev_geometry(checker->dev)->size >> ASH_BLOCK_SHIFT;
+}
+
 static void backup_candidate(uint64_t list[BACKUP_MAX], unsigned *count, uint64_t block)
 {
 	for (unsigned i = 0; i < *count; i++)
@@ -38,15 +43,15 @@ static void backup_groups(uint64_t list[BACKUP_MAX], unsigned *count, uint64_t b
 }
 
 /* The volume may end before the device does: mkfs leaves a rest of fewer than ASH_MIN_GROUP_BLOCKS. */
-static unsigned backup_guesses(uint64_t list[BACKUP_MAX], uint64_t device_blocks)
+static unsigned backup_guesses(const struct checker *checker, uint64_t list[BACKUP_MAX])
 {
 	unsigned count = 0;
-	uint64_t rest = device_blocks % ASH_BLOCKS_PER_GROUP;
+	uint64_t blocks = device_blocks(checker), rest = blocks % ASH_BLOCKS_PER_GROUP;
 
-	backup_candidate(list, &count, device_blocks - 1);
-	if (rest && rest < ASH_MIN_GROUP_BLOCKS && device_blocks > rest)
-		backup_candidate(list, &count, device_blocks - rest - 1);
-	backup_groups(list, &count, device_blocks);
+	backup_candidate(list, &count, blocks - 1);
+	if (rest && rest < ASH_MIN_GROUP_BLOCKS && blocks > rest)
+		backup_candidate(list, &count, blocks - rest - 1);
+	backup_groups(list, &count, blocks);
 	return count;
 }
 
@@ -68,13 +73,23 @@ struct backups {
 	unsigned count;
 };
 
+static int backups_open(struct backups *backups)
+{
+	*backups = (struct backups){ .copies = bdev_buffer_alloc(BACKUP_MAX * sizeof(*backups->copies)) };
+	return backups->copies ? 0 : -ENOMEM;
+}
+
+static void backups_close(struct backups *backups)
+{
+	bdev_buffer_free(backups->copies, BACKUP_MAX * sizeof(*backups->copies));
+}
+
 /* Is there a good superblock? It is read into `copy`. */
 static bool backup_good(struct checker *checker, uint64_t block, struct ash_super *copy)
 {
 	int error;
 
-	return !block_read(checker, block, copy) &&
-	       !super_wrong(copy, block, bdev_geometry(checker->dev)->size >> ASH_BLOCK_SHIFT, &error);
+	return !block_read(checker, block, copy) && !super_wrong(copy, block, device_blocks(checker), &error);
 }
 
 static void backup_try(struct checker *checker, struct backups *backups, uint64_t block)
@@ -89,16 +104,16 @@ static void backup_try(struct checker *checker, struct backups *backups, uint64_
 }
 
 /*
- * A volume of one group on a larger device ends anywhere in the first group. A larger volume has a backup at the start of
- * the second, where backup_guesses() looks.
+ * A volume of one group on a larger device ends anywhere in the first group, from `at` on. A larger volume has a backup at
+ * the start of the second, where backup_guesses() looks.
  */
-static int backups_search(struct checker *checker, struct backups *backups, uint64_t device_blocks)
+static int backups_search(struct checker *checker, struct backups *backups, uint64_t at)
 {
-	uint64_t end = device_blocks < ASH_BLOCKS_PER_GROUP ? device_blocks : ASH_BLOCKS_PER_GROUP;
+	uint64_t blocks = device_blocks(checker), end = blocks < ASH_BLOCKS_PER_GROUP ? blocks : ASH_BLOCKS_PER_GROUP;
 	uint8_t *piece = bdev_buffer_alloc(SEARCH_BLOCKS * ASH_BLOCK_SIZE);
 	int result = piece ? 0 : -ENOMEM;
 
-	for (uint64_t at = ASH_VOLUME_MIN_BLOCKS - 1; at < end && !result; at += SEARCH_BLOCKS) {
+	for (; at < end && !result; at += SEARCH_BLOCKS) {
 		uint64_t count = end - at < SEARCH_BLOCKS ? end - at : SEARCH_BLOCKS;
 
 		result = blocks_read(checker, at, count, piece, NULL);
@@ -167,24 +182,24 @@ static bool backup_choose(struct checker *checker, const struct backups *backups
 }
 
 /* 0, -ENOENT, -ENOMEM or -ENODEV. */
-int backup_find(struct checker *checker, uint64_t device_blocks)
+int backup_find(struct checker *checker)
 {
-	struct backups backups = { .copies = bdev_buffer_alloc(BACKUP_MAX * sizeof(*backups.copies)) };
+	struct backups backups;
 	uint64_t list[BACKUP_MAX];
-	unsigned count = backup_guesses(list, device_blocks);
-	int result = backups.copies ? 0 : -ENOMEM;
+	unsigned count = backup_guesses(checker, list);
+	int result = backups_open(&backups);
 
 	for (unsigned i = 0; i < count && !result; i++)
 		backup_try(checker, &backups, list[i]);
 	/* What lies elsewhere may be some file's content: it is asked only when no place of a backup has a good one. */
 	if (!result && !backup_choose(checker, &backups)) {
-		result = backups_search(checker, &backups, device_blocks);
+		result = backups_search(checker, &backups, ASH_VOLUME_MIN_BLOCKS - 1);
 		if (!result)
 			backup_choose(checker, &backups);
 		if (!result && !backups.count)
 			result = -ENOENT;
 	}
-	bdev_buffer_free(backups.copies, BACKUP_MAX * sizeof(*backups.copies));
+	backups_close(&backups);
 	return result;
 }
 
@@ -200,31 +215,54 @@ static void outvote(struct checker *checker, uint64_t block, const char *why)
 	checker->outvoted = why;
 }
 
+/* The block of the largest of them that is a copy of this volume of more blocks; 0: none is. */
+static uint64_t backups_larger(const struct backups *backups, const struct ash_super *super)
+{
+	uint64_t blocks = ash_get64(super->block_count), larger = 0;
+
+	for (unsigned i = 0; i < backups->count; i++) {
+		const struct ash_super *copy = &backups->copies[i];
+
+		if (!same_constants(copy, super) || ash_get64(copy->block_count) <= blocks)
+			continue;
+		blocks = ash_get64(copy->block_count);
+		larger = backups->blocks[i];
+	}
+	return larger;
+}
+
 /*
  * The backups of a larger size may all lie behind the end that the primary tells. There an older copy of the volume may have
  * left them, too: they are believed when the old part, which growing changes, knows of the new one, and block 0 is not just
- * the last that has not come home from the log.
+ * the last that has not come home from the log. A volume that still has one group, on a larger device, ends anywhere in that.
  */
-static uint64_t larger_behind(struct checker *checker, struct ash_super *backup)
+static int larger_behind(struct checker *checker, uint64_t *larger)
 {
-	uint64_t list[BACKUP_MAX], blocks = ash_get64(checker->super->block_count), larger = 0;
-	unsigned count = backup_guesses(list, bdev_geometry(checker->dev)->size >> ASH_BLOCK_SHIFT);
+	struct backups backups;
+	uint64_t list[BACKUP_MAX], blocks = ash_get64(checker->super->block_count);
+	unsigned count = backup_guesses(checker, list);
+	int result;
 
-	for (unsigned i = 0; i < count; i++) {
-		if (list[i] < blocks || !backup_good(checker, list[i], backup) ||
-		    !same_constants(backup, checker->super) || ash_get64(backup->block_count) <= blocks)
-			continue;
-		blocks = ash_get64(backup->block_count);
-		larger = list[i];
+	if (!super_is_outgrown(checker, checker->super) || journal_grows(checker))
+		return 0;
+	result = backups_open(&backups);
+	for (unsigned i = 0; i < count && !result; i++)
+		if (list[i] >= blocks)
+			backup_try(checker, &backups, list[i]);
+	*larger = backups_larger(&backups, checker->super);
+	if (!result && !*larger && ash_get32(checker->super->group_count) == 1) {
+		result = backups_search(checker, &backups, blocks);
+		*larger = backups_larger(&backups, checker->super);
 	}
-	return larger && super_is_outgrown(checker, checker->super) && !journal_grows(checker) ? larger : 0;
+	backups_close(&backups);
+	return result;
 }
 
 /* A good superblock where a volume as large as the device has its backups: its block, 0 where there is none. */
 static uint64_t backup_elsewhere(struct checker *checker, struct ash_super *backup)
 {
 	uint64_t list[BACKUP_MAX];
-	unsigned count = backup_guesses(list, bdev_geometry(checker->dev)->size >> ASH_BLOCK_SHIFT);
+	unsigned count = backup_guesses(checker, list);
 
 	for (unsigned i = 0; i < count; i++)
 		if (backup_good(checker, list[i], backup) && !same_constants(backup, checker->super))
@@ -272,6 +310,7 @@ int backup_outvote(struct checker *checker, uint64_t *other)
 	unsigned count = backup_places(list, blocks), votes = 0;
 	struct ash_super *backup = (void *)checker->scratch;
 	bool same = false;
+	int result = 0;
 
 	for (unsigned i = 0; i < count; i++) {
 		if (!backup_good(checker, list[i], backup))
@@ -288,7 +327,9 @@ int backup_outvote(struct checker *checker, uint64_t *other)
 		}
 	}
 	if (!larger)
-		larger = larger_behind(checker, backup);
+		result = larger_behind(checker, &larger);
+	if (result)
+		return result;
 	same |= larger > 0;
 	if (larger)
 		outvote(checker, larger, "it is of a time before the volume grew");

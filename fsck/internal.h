@@ -256,7 +256,7 @@ int super_find(struct checker *checker);
 /* The blocks of the backups of a volume of that size; returns how many. */
 unsigned backup_places(uint64_t list[BACKUP_MAX], uint64_t block_count);
 /* Take the best backup for checker->super: 0, -ENOENT, -ENOMEM or -ENODEV. */
-int backup_find(struct checker *checker, uint64_t device_blocks);
+int backup_find(struct checker *checker);
 /*
  * Take a backup instead of a good primary, when it is believed: the primary differs from all of them, or is old. -ENOENT:
  * there is nothing else of the primary's volume; -ENOTUNIQ: it and that of the backup in *other are both there; -ENOMEM or

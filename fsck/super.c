@@ -100,7 +100,7 @@ int super_find(struct checker *checker)
 	if (result == -ENODATA)
 		return cannot(checker, result,
 			      "the device is shorter than the volume on it: is it the whole image or device?");
-	found = backup_find(checker, device_blocks);
+	found = backup_find(checker);
 	if (found != -ENOENT)
 		return found;
 	if (result == -EIO)

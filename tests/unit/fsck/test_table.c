@@ -632,10 +632,17 @@ Test(table, primary_of_a_volume_of_one_group_that_has_grown)
 	expect_grown(4096, 6144, "mem:24M", false);
 }
 
+/* Nor do the places that the size of the device tells help. */
+Test(table, primary_of_a_volume_that_has_grown_and_ends_before_its_device)
+{
+	expect_grown(4096, 6144, "mem:32M", false);
+}
+
 /* What the larger volume left behind its end is not believed against all of an older one. */
 Test(table, volume_from_before_it_grew_that_was_restored)
 {
 	expect_grown(4096, 6144, "mem:24M", true);
+	expect_grown(4096, 6144, "mem:32M", true);
 }
 
 /* Block 0 is another volume's, and the only backup is lost: that other one is not made of what is there. */
