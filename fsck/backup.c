@@ -116,7 +116,9 @@ static int backups_search(struct checker *checker, struct backups *backups, uint
 	for (; at < end && !result; at += SEARCH_BLOCKS) {
 		uint64_t count = end - at < SEARCH_BLOCKS ? end - at : SEARCH_BLOCKS;
 
-		result = blocks_read(checker, at, count, piece, NULL);
+		result = check_cancelled(checker);
+		if (!result)
+			result = blocks_read(checker, at, count, piece, NULL);
 		for (uint64_t i = 0; i < count && !result; i++) {
 			const struct ash_super *super = (const void *)(piece + i * ASH_BLOCK_SIZE);
 
@@ -181,7 +183,6 @@ static bool backup_choose(struct checker *checker, const struct backups *backups
 	return super_evidence_is_fixed(best.evidence);
 }
 
-/* 0, -ENOENT, -ENOMEM or -ENODEV. */
 int backup_find(struct checker *checker)
 {
 	struct backups backups;

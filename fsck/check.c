@@ -286,7 +286,7 @@ static int run(struct checker *checker)
 	if (!result)
 		result = super_find(checker);
 	if (result)
-		return result;
+		return ended_early(checker, result) ? 0 : result; /* nothing is known yet that could be left */
 	super_geometry(checker);
 	if (may_skip(checker)) {
 		checker->result->skipped = true;

@@ -255,12 +255,12 @@ int super_find(struct checker *checker);
 #define BACKUP_MAX 64u
 /* The blocks of the backups of a volume of that size; returns how many. */
 unsigned backup_places(uint64_t list[BACKUP_MAX], uint64_t block_count);
-/* Take the best backup for checker->super: 0, -ENOENT, -ENOMEM or -ENODEV. */
+/* Take the best backup for checker->super: 0, -ENOENT, -ENOMEM, -ENODEV or -ECANCELED. */
 int backup_find(struct checker *checker);
 /*
  * Take a backup instead of a good primary, when it is believed: the primary differs from all of them, or is old. -ENOENT:
- * there is nothing else of the primary's volume; -ENOTUNIQ: it and that of the backup in *other are both there; -ENOMEM or
- * -ENODEV.
+ * there is nothing else of the primary's volume; -ENOTUNIQ: it and that of the backup in *other are both there; -ENOMEM,
+ * -ENODEV or -ECANCELED.
  */
 int backup_outvote(struct checker *checker, uint64_t *other);
 /* Take the one in that block: 0, -ENOENT. */
@@ -277,7 +277,7 @@ unsigned super_evidence(struct checker *checker, const struct ash_super *super);
 bool super_evidence_is_fixed(unsigned evidence);
 /* Is nothing of the inode table where this superblock says, and something where the other one does? Likewise. */
 bool table_is_elsewhere(struct checker *checker, const struct ash_super *super, const struct ash_super *than);
-/* Is anything of its inode table on the device, where it says or anywhere? 0, -ENOMEM or -ENODEV. */
+/* Is anything of its inode table on the device, where it says or anywhere? 0, -ENOMEM, -ENODEV or -ECANCELED. */
 int table_find(struct checker *checker, const struct ash_super *super, bool *found);
 /* Do the bitmap of the last group, or the group table, know of blocks behind its end? Likewise. */
 bool super_is_outgrown(struct checker *checker, const struct ash_super *super);

@@ -1067,6 +1067,50 @@ Test(table, first_blocks_of_another_volume_are_not_written_to)
 	engine_close(&sick.engine);
 }
 
+static bool cancel(void *context)
+{
+	(void)context;
+	return true;
+}
+
+/* A signal while both are looked for is no failure of the check. */
+Test(table, search_for_two_volumes_that_is_cancelled)
+{
+	struct ash_check_options options = {
+		.mode = ASH_CHECK_YES, .force = true, .no_threads = true, .cancelled = cancel
+	};
+	struct ash_check_result result;
+	struct ash_super old, super;
+	struct sick sick;
+
+	small_runs_open(&sick, &old);
+	image_read(&sick.engine, 0, &super);
+	first_blocks_replace(&sick, "mem:16M", &super, 2);
+	memset(&super.table_inode, 0, sizeof(super.table_inode));
+	super_put(&sick.engine, ash_get64(super.block_count) - 1, &super);
+	cr_expect_eq(ash_check(sick.engine.dev, &options, &result), 0, "%s", result.error);
+	cr_expect(result.cancelled);
+	cr_expect(!result.changed);
+	engine_close(&sick.engine);
+}
+
+/* Nor is one while a backup is looked for. */
+Test(table, search_for_a_backup_that_is_cancelled)
+{
+	static const uint8_t nothing[ASH_BLOCK_SIZE];
+	struct ash_check_options options = {
+		.mode = ASH_CHECK_YES, .force = true, .no_threads = true, .cancelled = cancel
+	};
+	struct ash_check_result result;
+	struct sick sick = { 0 };
+
+	sick.engine.dev = engine_device("mem:16M");
+	image_write(&sick.engine, 0, nothing);
+	cr_expect_eq(ash_check(sick.engine.dev, &options, &result), 0, "%s", result.error);
+	cr_expect(result.cancelled);
+	engine_close(&sick.engine);
+}
+
 Test(table, superblock_chosen_where_there_is_none)
 {
 	struct ash_check_result result;
