@@ -2,10 +2,11 @@
 /*
  * Backups of the superblock: where they are, which to believe when block 0 is gone, and when they outvote it.
  *
- * When block 0 is gone, backups are looked for where mkfs and resize put them: the last block of the device, then the
- * groups 1, 3, 5, 7, 9 ..., and then anywhere in the first group, where a small volume on a large device ends. A device
- * may have held another Ashlar volume before, or a volume may have grown: then copies are found that are good and out of
- * date. So all of them are gathered, and the one is taken by which most of the volume is found (evidence.c).
+ * When block 0 is gone, backups are looked for where mkfs and resize put them: the last block of the volume, when what
+ * is left of block 0 still tells it, that of the device, the groups 1, 3, 5, 7, 9 ..., and then anywhere in the first
+ * group, where a small volume on a large device ends. A device may have held another Ashlar volume before, or a volume
+ * may have grown: then copies are found that are good and out of date. So all of them are gathered, and the one is
+ * taken by which most of the volume is found (evidence.c).
  *
  * No locks: one thread.
  */
@@ -104,8 +105,8 @@ static void backup_try(struct checker *checker, struct backups *backups, uint64_
 }
 
 /*
- * A volume of one group on a larger device ends anywhere in the first group, from `at` on. A larger volume has a backup at
- * the start of the second, where backup_guesses() looks.
+ * A volume of one group on a larger device ends anywhere in the first group, from `at` on. A larger volume has a backup
+ * at the start of the second, where backup_guesses() looks.
  */
 static int backups_search(struct checker *checker, struct backups *backups, uint64_t at)
 {
@@ -183,17 +184,19 @@ static bool backup_choose(struct checker *checker, const struct backups *backups
 	return super_evidence_is_fixed(best.evidence);
 }
 
-int backup_find(struct checker *checker)
+int backup_find(struct checker *checker, uint64_t told)
 {
 	struct backups backups;
 	uint64_t list[BACKUP_MAX];
 	unsigned count = backup_guesses(checker, list);
 	int result = backups_open(&backups);
 
+	if (!result && told > 1 && told <= device_blocks(checker))
+		backup_try(checker, &backups, told - 1);
 	for (unsigned i = 0; i < count && !result; i++)
 		backup_try(checker, &backups, list[i]);
-	/* What lies elsewhere may be some file's content: it is asked only when no place of a backup has a good one. */
-	if (!result && !backup_choose(checker, &backups)) {
+	/* What lies elsewhere may be some file's content: it is asked only when no place has a good one that is not old. */
+	if (!result && (!backup_choose(checker, &backups) || super_is_outgrown(checker, checker->super))) {
 		result = backups_search(checker, &backups, ASH_VOLUME_MIN_BLOCKS - 1);
 		if (!result)
 			backup_choose(checker, &backups);
@@ -233,9 +236,10 @@ static uint64_t backups_larger(const struct backups *backups, const struct ash_s
 }
 
 /*
- * The backups of a larger size may all lie behind the end that the primary tells. There an older copy of the volume may have
- * left them, too: they are believed when the old part, which growing changes, knows of the new one, and block 0 is not just
- * the last that has not come home from the log. A volume that still has one group, on a larger device, ends anywhere in that.
+ * The backups of a larger size may all lie behind the end that the primary tells. There an older copy of the volume may
+ * have left them, too: they are believed when the old part, which growing changes, knows of the new one, and block 0 is
+ * not just the last that has not come home from the log. A volume that still has one group, on a larger device, ends
+ * anywhere in that.
  */
 static int larger_behind(struct checker *checker, uint64_t *larger)
 {

@@ -255,8 +255,11 @@ int super_find(struct checker *checker);
 #define BACKUP_MAX 64u
 /* The blocks of the backups of a volume of that size; returns how many. */
 unsigned backup_places(uint64_t list[BACKUP_MAX], uint64_t block_count);
-/* Take the best backup for checker->super: 0, -ENOENT, -ENOMEM, -ENODEV or -ECANCELED. */
-int backup_find(struct checker *checker);
+/*
+ * Take the best backup for checker->super: 0, -ENOENT, -ENOMEM, -ENODEV or -ECANCELED. `told`: blocks that a bad block
+ * 0 still claims (torn while the volume grew: the old size or the new one, and there is a backup for either), or 0.
+ */
+int backup_find(struct checker *checker, uint64_t told);
 /*
  * Take a backup instead of a good primary, when it is believed: the primary differs from all of them, or is old. -ENOENT:
  * there is nothing else of the primary's volume; -ENOTUNIQ: it and that of the backup in *other are both there; -ENOMEM,

@@ -75,6 +75,12 @@ static int primary_judge(struct checker *checker)
 	return result == -ENOTUNIQ ? two_volumes(checker, other) : result;
 }
 
+/* By a block 0 that could be read, bad as it is. */
+static uint64_t blocks_told(const struct ash_super *super)
+{
+	return memcmp(super->volume_magic, ASH_VOLUME_MAGIC, 8) ? 0 : ash_get64(super->block_count);
+}
+
 int super_find(struct checker *checker)
 {
 	uint64_t device_blocks = bdev_geometry(checker->dev)->size >> ASH_BLOCK_SHIFT;
@@ -100,7 +106,7 @@ int super_find(struct checker *checker)
 	if (result == -ENODATA)
 		return cannot(checker, result,
 			      "the device is shorter than the volume on it: is it the whole image or device?");
-	found = backup_find(checker);
+	found = backup_find(checker, result == -EIO ? 0 : blocks_told(checker->super));
 	if (found != -ENOENT)
 		return found;
 	if (result == -EIO)

@@ -645,6 +645,58 @@ Test(table, volume_from_before_it_grew_that_was_restored)
 	expect_grown(4096, 6144, "mem:32M", true);
 }
 
+/* Only the bad block 0 tells where the volume ends on a larger device, and so where its last backup is. */
+Test(table, torn_primary_tells_where_the_last_backup_is)
+{
+	static const uint8_t nothing[ASH_BLOCK_SIZE];
+	struct ash_mkfs_options options = { .block_count = ASH_BLOCKS_PER_GROUP + 2048,
+					    .log_blocks = ASH_LOG_MIN_BLOCKS };
+	char error[BDEV_ERROR_TEXT] = "";
+	struct sick sick = { 0 };
+
+	cr_assert_eq(fault_open(engine_device("mem:150M"), &sick.engine.dev), 0);
+	cr_assert_eq(ash_mkfs(sick.engine.dev, &options, error), 0, "%s", error);
+	sick.engine.options.no_threads = true;
+	engine_mount(&sick.engine);
+	files_make(&sick);
+	cr_assert_eq(ash_close(sick.engine.volume), 0);
+	sick.engine.volume = NULL;
+	image_spoil(&sick.engine, 0, 3000);
+	image_write(&sick.engine, ash_group_start(1), nothing);
+	cr_expect_eq(check(&sick, ASH_CHECK_YES).left, 0, "%s", sick.codes);
+	cr_expect(strstr(sick.codes, "super-bad"), "%s", sick.codes);
+	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
+	cr_expect_eq(names_left(&sick), FILES);
+	engine_close(&sick.engine);
+}
+
+/* What it tells may be the size from before the volume grew, of which the last backup is still there. */
+Test(table, torn_primary_tells_an_old_size)
+{
+	const uint64_t before = 4096, after = 6144;
+	struct ash_mkfs_options options = { .block_count = before, .log_blocks = ASH_LOG_MIN_BLOCKS };
+	char error[BDEV_ERROR_TEXT] = "";
+	struct ash_super old;
+	struct sick sick = { 0 };
+
+	cr_assert_eq(fault_open(engine_device("mem:32M"), &sick.engine.dev), 0);
+	cr_assert_eq(ash_mkfs(sick.engine.dev, &options, error), 0, "%s", error);
+	image_read(&sick.engine, 0, &old);
+	sick.engine.options.no_threads = true;
+	engine_mount(&sick.engine);
+	cr_assert_eq(ash_grow(sick.engine.volume, after), 0);
+	files_make(&sick);
+	cr_assert_eq(ash_close(sick.engine.volume), 0);
+	sick.engine.volume = NULL;
+	super_put(&sick.engine, 0, &old);
+	image_spoil(&sick.engine, 0, 3000);
+	expect_healed(&sick, "super-bad");
+	image_read(&sick.engine, 0, &old);
+	cr_expect_eq(ash_get64(old.block_count), after);
+	cr_expect_eq(names_left(&sick), FILES);
+	engine_close(&sick.engine);
+}
+
 /* Block 0 is another volume's, and the only backup is lost: that other one is not made of what is there. */
 Test(table, primary_of_a_volume_that_is_not_there)
 {
