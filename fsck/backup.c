@@ -141,13 +141,16 @@ bool same_constants(const struct ash_super *a, const struct ash_super *b)
 
 struct backup_rank {
 	const struct ash_super *super;
+	uint64_t block;
 	unsigned evidence, alike;
 };
 
 static struct backup_rank backup_rank(struct checker *checker, const struct backups *backups, unsigned index)
 {
 	const struct ash_super *super = &backups->copies[index];
-	struct backup_rank rank = { .super = super, .evidence = super_evidence(checker, super) };
+	struct backup_rank rank = { .super = super,
+				    .block = backups->blocks[index],
+				    .evidence = super_evidence(checker, super) };
 
 	for (unsigned i = 0; i < backups->count; i++)
 		rank.alike += same_constants(&backups->copies[i], super);
@@ -162,24 +165,29 @@ static bool ranks_before(const struct backup_rank *a, const struct backup_rank *
 	return a->evidence != b->evidence ? a->evidence > b->evidence : a->alike > b->alike;
 }
 
-/* The best of them into checker->super. Is anything but the inode table found where it says? */
-static bool backup_choose(struct checker *checker, const struct backups *backups)
+/* The best of them; of `super` NULL where there is none. */
+static struct backup_rank backups_best(struct checker *checker, const struct backups *backups)
 {
 	struct backup_rank best = { 0 };
-	unsigned chosen = 0;
 
 	for (unsigned i = 0; i < backups->count; i++) {
 		struct backup_rank rank = backup_rank(checker, backups, i);
 
-		if (i && !ranks_before(&rank, &best))
-			continue;
-		best = rank;
-		chosen = i;
+		if (!i || ranks_before(&rank, &best))
+			best = rank;
 	}
-	if (!backups->count)
+	return best;
+}
+
+/* The best of them into checker->super. Is anything but the inode table found where it says? */
+static bool backup_choose(struct checker *checker, const struct backups *backups)
+{
+	struct backup_rank best = backups_best(checker, backups);
+
+	if (!best.super)
 		return false;
-	*checker->super = backups->copies[chosen];
-	checker->super_from = backups->blocks[chosen];
+	*checker->super = *best.super;
+	checker->super_from = best.block;
 	checker->stale_super = true;
 	return super_evidence_is_fixed(best.evidence);
 }
@@ -217,6 +225,14 @@ static void outvote(struct checker *checker, uint64_t block, const char *why)
 	checker->super_from = block;
 	checker->stale_super = true;
 	checker->outvoted = why;
+}
+
+static bool backups_have(const struct backups *backups, const struct ash_super *super)
+{
+	for (unsigned i = 0; i < backups->count; i++)
+		if (same_constants(&backups->copies[i], super))
+			return true;
+	return false;
 }
 
 /* The block of the largest of them that is a copy of this volume of more blocks; 0: none is. */
@@ -276,9 +292,10 @@ static uint64_t backup_elsewhere(struct checker *checker, struct ash_super *back
 }
 
 /*
- * The only backup, in checker->scratch, differs. It is believed when more of the volume is where it says, or all that is
- * there of an inode table. With another volume's first blocks, written to the wrong device, come its first inodes, too: which
- * of two volumes with inodes somebody wants, no evidence tells, and a repair would be the end of the other one.
+ * The only backup, in checker->scratch, or the best of several volumes', differs. It is believed when more of the volume
+ * is where it says, or all that is there of an inode table. With another volume's first blocks, written to the wrong
+ * device, come its first inodes, too: which of two volumes with inodes somebody wants, no evidence tells, and a repair
+ * would be the end of the other one.
  */
 static int outvote_alone(struct checker *checker, uint64_t block)
 {
@@ -301,53 +318,49 @@ static int outvote_alone(struct checker *checker, uint64_t block)
 	return 0;
 }
 
-/*
- * A primary with a right checksum but other constants than all its backups was made by something else than Ashlar, or for
- * another device. Two backups are believed. And a backup in one of the volume's own places learns that it grew when the
- * primary at home has it, durably: a primary of a smaller volume is an old one. So do those behind its end.
- *
- * A primary without any backup, and without anything where it says, was left by another volume: a repair would make what is
- * there now an empty one.
- */
-int backup_outvote(struct checker *checker, uint64_t *other)
+/* By the backups that are in the primary's own places. */
+static int backups_outvote(struct checker *checker, const struct backups *backups, uint64_t *other)
 {
-	uint64_t list[BACKUP_MAX], larger = 0, blocks = ash_get64(checker->super->block_count);
-	unsigned count = backup_places(list, blocks), votes = 0;
-	struct ash_super *backup = (void *)checker->scratch;
-	bool same = false;
-	int result = 0;
+	uint64_t larger = backups_larger(backups, checker->super);
+	struct backup_rank best;
+	int result = larger ? 0 : larger_behind(checker, &larger);
 
-	for (unsigned i = 0; i < count; i++) {
-		if (!backup_good(checker, list[i], backup))
-			continue;
-		if (!same_constants(backup, checker->super)) {
-			*other = list[i];
-			votes++;
-			continue;
-		}
-		same = true;
-		if (ash_get64(backup->block_count) > blocks) {
-			blocks = ash_get64(backup->block_count);
-			larger = list[i];
-		}
-	}
-	if (!larger)
-		result = larger_behind(checker, &larger);
-	if (result)
-		return result;
-	same |= larger > 0;
-	if (larger)
+	if (larger && !result)
 		outvote(checker, larger, "it is of a time before the volume grew");
-	if (same)
-		return 0;
-	if (!votes)
-		*other = backup_elsewhere(checker, backup);
-	if (!*other || block_read(checker, *other, backup))
+	if (result || larger || backups_have(backups, checker->super))
+		return result;
+	best = backups_best(checker, backups);
+	*other = best.super ? best.block : backup_elsewhere(checker, (void *)checker->scratch);
+	if (!*other || block_read(checker, *other, checker->scratch))
 		return super_evidence(checker, checker->super) ? 0 : -ENOENT;
-	if (votes < 2)
+	if (best.alike < 2 || best.alike < backups->count)
 		return outvote_alone(checker, *other);
 	outvote(checker, *other, "it differs from all its backups");
 	return 0;
+}
+
+/*
+ * A primary with a right checksum but other constants than all its backups was made by something else than Ashlar, or
+ * for another device. Two backups are believed, unless others are of yet another volume: then one of the two is out of
+ * date, and their number tells nothing. And a backup in one of the volume's own places learns that it grew when the
+ * primary at home has it, durably: a primary of a smaller volume is an old one. So do those behind its end.
+ *
+ * A primary without any backup, and without anything where it says, was left by another volume: a repair would make what
+ * is there now an empty one.
+ */
+int backup_outvote(struct checker *checker, uint64_t *other)
+{
+	struct backups backups;
+	uint64_t list[BACKUP_MAX];
+	unsigned count = backup_places(list, ash_get64(checker->super->block_count));
+	int result = backups_open(&backups);
+
+	for (unsigned i = 0; i < count && !result; i++)
+		backup_try(checker, &backups, list[i]);
+	if (!result)
+		result = backups_outvote(checker, &backups, other);
+	backups_close(&backups);
+	return result;
 }
 
 /* The superblock that somebody chose. */

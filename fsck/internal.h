@@ -262,8 +262,8 @@ unsigned backup_places(uint64_t list[BACKUP_MAX], uint64_t block_count);
 int backup_find(struct checker *checker, uint64_t told);
 /*
  * Take a backup instead of a good primary, when it is believed: the primary differs from all of them, or is old. -ENOENT:
- * there is nothing else of the primary's volume; -ENOTUNIQ: it and that of the backup in *other are both there; -ENOMEM,
- * -ENODEV or -ECANCELED.
+ * there is nothing else of the primary's volume; -ENOTUNIQ: it and that of the backup in *other are both there;
+ * -ENOMEM, -ENODEV or -ECANCELED.
  */
 int backup_outvote(struct checker *checker, uint64_t *other);
 /* Take the one in that block: 0, -ENOENT. */

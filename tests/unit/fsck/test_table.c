@@ -1119,6 +1119,70 @@ Test(table, first_blocks_of_another_volume_are_not_written_to)
 	engine_close(&sick.engine);
 }
 
+/* ---- Three volumes ---- */
+
+/* One filled the device, and has backups behind the end of that of two groups that was made then, whose superblock it is. */
+static void volume_behind_another_open(struct sick *sick, const char *device, struct ash_super *super)
+{
+	struct ash_mkfs_options options = { .log_blocks = ASH_LOG_MIN_BLOCKS, .inodes_per_run = SMALL_RUN };
+	char error[BDEV_ERROR_TEXT] = "";
+	struct ash_super stale;
+
+	memset(sick, 0, sizeof(*sick));
+	cr_assert_eq(fault_open(engine_device(device), &sick->engine.dev), 0);
+	cr_assert_eq(ash_mkfs(sick->engine.dev, &options, error), 0, "%s", error);
+	options.block_count = ash_group_start(2);
+	cr_assert_eq(ash_mkfs(sick->engine.dev, &options, error), 0, "%s", error);
+	sick->engine.options.no_threads = true;
+	engine_mount(&sick->engine);
+	files_make(sick);
+	cr_assert_eq(ash_close(sick->engine.volume), 0);
+	sick->engine.volume = NULL;
+	image_read(&sick->engine, 0, super);
+	image_read(&sick->engine, ash_group_start(5), &stale);
+	cr_assert_eq(ash_get32(stale.header.magic), ASH_MAGIC_SUPER, "the old backups are still there");
+	cr_assert_neq(stale.checksum_seed.raw, super->checksum_seed.raw);
+}
+
+/* Block 0 of a third: the many backups of the first one are no reason to take it, of which nothing else is there. */
+Test(table, stale_backups_of_one_volume_do_not_outvote_another)
+{
+	struct ash_super super, other;
+	struct sick sick;
+
+	volume_behind_another_open(&sick, "mem:640M", &super);
+	other = super;
+	other.checksum_seed = ash_put32(ash_get32(super.checksum_seed) + 1);
+	memset(other.header.metadata_uuid, 7, 16);
+	other.block_count = ash_put64(bdev_geometry(sick.engine.dev)->size / ASH_BLOCK_SIZE);
+	other.group_count = ash_put32(6);
+	super_put(&sick.engine, 0, &other);
+	expect_healed(&sick, "super-bad");
+	image_read(&sick.engine, 0, &other);
+	cr_expect_eq(other.checksum_seed.raw, super.checksum_seed.raw);
+	cr_expect_eq(names_left(&sick), FILES);
+	engine_close(&sick.engine);
+}
+
+/* With the first blocks of the third come inodes: then that of which most is there is offered for a choice. */
+Test(table, first_blocks_of_another_volume_and_stale_backups)
+{
+	struct ash_check_result result;
+	struct ash_super super;
+	struct sick sick;
+	uint64_t last, named;
+
+	volume_behind_another_open(&sick, "mem:640M", &super);
+	first_blocks_replace(&sick, "mem:640M", &super, 1);
+	cr_expect_eq(check_by(&sick, ASH_CHECK_YES, NULL, &result), -ENOTUNIQ, "%s", sick.codes);
+	cr_expect(!result.changed);
+	last = ash_get64(super.block_count) - 1;
+	cr_assert(strstr(result.error, "is in block "), "%s", result.error);
+	named = strtoull(strstr(result.error, "is in block ") + strlen("is in block "), NULL, 10);
+	cr_expect(named == last || named == ash_group_start(1), "%s", result.error);
+	engine_close(&sick.engine);
+}
+
 static bool cancel(void *context)
 {
 	(void)context;
