@@ -101,6 +101,8 @@ static int structure(struct checker *checker)
 	if (!result)
 		result = super_check(checker);
 	if (!result)
+		result = journal_settle(checker);
+	if (!result)
 		result = group_table_check(checker);
 	if (!result)
 		result = table_load(checker);

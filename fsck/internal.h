@@ -155,6 +155,7 @@ struct checker {
 	struct ash_check_result *result;
 	bool repair;                 /* mode allows writing */
 	bool log_clean;              /* totals and free counts must be true */
+	bool controls_wait;          /* those of the log are written anew when the superblock is accepted */
 	bool marked;                 /* ASH_STATE_ERRORS was set before the first write */
 	bool stale_super;            /* table inode came from a backup: runs may be missing */
 	const char *outvoted;        /* the primary looks good, and why a backup is taken all the same */
@@ -295,6 +296,8 @@ int super_write_all(struct checker *checker);
 void super_geometry(struct checker *checker);
 int group_table_check(struct checker *checker);
 int journal_open(struct checker *checker);
+/* What journal_open() put off: after super_check(). */
+int journal_settle(struct checker *checker);
 void journal_close(struct checker *checker);
 /* The valid control block with the highest sequence: 0, -ENOENT. */
 int journal_control(struct checker *checker, struct ash_log_control *out, uint64_t *block);

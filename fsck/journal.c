@@ -432,6 +432,12 @@ static int overlay_open(struct checker *checker)
 	return 0;
 }
 
+/* The superblock in use is a backup, which tells where the log is, and nobody has accepted it yet. */
+static bool super_unsettled(const struct checker *checker)
+{
+	return checker->repair && checker->super_from && !checker->restore;
+}
+
 static int controls_check(struct checker *checker)
 {
 	uint64_t start = ash_get64(checker->super->log_start), good;
@@ -447,7 +453,8 @@ static int controls_check(struct checker *checker)
 		return -EUCLEAN;
 	}
 	checker->log_clean = ash_get32(control.clean) == 1;
-	for (uint64_t block = start; block < start + 2; block++) {
+	checker->controls_wait = super_unsettled(checker);
+	for (uint64_t block = start; block < start + 2 && !checker->controls_wait; block++) {
 		struct ash_log_control other;
 		struct problem_context context = { .block = block };
 
@@ -456,6 +463,11 @@ static int controls_check(struct checker *checker)
 			return control_write(checker, &control, block);
 	}
 	return 0;
+}
+
+int journal_settle(struct checker *checker)
+{
+	return checker->controls_wait && !super_unsettled(checker) ? controls_check(checker) : 0;
 }
 
 bool journal_grows(struct checker *checker)

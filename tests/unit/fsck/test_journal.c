@@ -21,6 +21,51 @@ Test(journal, unreadable_control_block)
 	}
 }
 
+/* That of the lower sequence, so that the log stays clean. */
+static uint64_t older_control(struct sick *sick)
+{
+	uint8_t bytes[2][ASH_BLOCK_SIZE];
+	uint64_t sequences[2];
+
+	for (uint64_t i = 0; i < 2; i++) {
+		image_read(&sick->engine, sick->log_start + i, bytes[i]);
+		sequences[i] = ash_get64(((const struct ash_log_control *)(const void *)bytes[i])->sequence);
+	}
+	return sick->log_start + (sequences[1] < sequences[0]);
+}
+
+/* Block 0 is damaged, or another volume's: preen does not touch the log of a superblock that nobody has accepted yet. */
+Test(journal, control_block_under_a_superblock_that_is_not_settled)
+{
+	uint8_t before[3][ASH_BLOCK_SIZE], after[ASH_BLOCK_SIZE];
+	struct ash_check_result result;
+	struct ash_super super;
+	struct sick sick;
+
+	for (unsigned other = 0; other < 2; other++) {
+		sick_open(&sick, true);
+		image_spoil(&sick.engine, older_control(&sick), 100);
+		image_read(&sick.engine, 0, &super);
+		super.checksum_seed = ash_put32(ash_get32(super.checksum_seed) + 1);
+		if (other)
+			super_put(&sick.engine, 0, &super);
+		else
+			image_spoil(&sick.engine, 0, 3000);
+		for (uint64_t i = 0; i < 3; i++)
+			image_read(&sick.engine, i ? sick.log_start + i - 1 : 0, before[i]);
+		result = check(&sick, ASH_CHECK_PREEN);
+		cr_expect(result.stopped, "%s", sick.codes);
+		cr_expect(!result.changed, "%s", sick.codes);
+		for (uint64_t i = 0; i < 3; i++) {
+			image_read(&sick.engine, i ? sick.log_start + i - 1 : 0, after);
+			cr_expect_arr_eq(after, before[i], sizeof(after), "block %u of those", (unsigned)i);
+		}
+		expect_healed(&sick, "log-control-one");
+		expect_files(&sick, true);
+		engine_close(&sick.engine);
+	}
+}
+
 Test(journal, unreadable_unused_log_block)
 {
 	struct sick sick;
