@@ -203,7 +203,7 @@ int backup_find(struct checker *checker, uint64_t told)
 		backup_try(checker, &backups, told - 1);
 	for (unsigned i = 0; i < count && !result; i++)
 		backup_try(checker, &backups, list[i]);
-	/* What lies elsewhere may be some file's content: it is asked only when no place has a good one that is not old. */
+	/* What lies elsewhere may be a file's content: it is asked only when no place has a good one that is not old. */
 	if (!result && (!backup_choose(checker, &backups) || super_is_outgrown(checker, checker->super))) {
 		result = backups_search(checker, &backups, ASH_VOLUME_MIN_BLOCKS - 1);
 		if (!result)
@@ -292,8 +292,8 @@ static uint64_t backup_elsewhere(struct checker *checker, struct ash_super *back
 }
 
 /*
- * The only backup, in checker->scratch, or the best of several volumes', differs. It is believed when more of the volume
- * is where it says, or all that is there of an inode table. With another volume's first blocks, written to the wrong
+ * The only backup, in checker->scratch, or the best of several volumes', differs. It is believed when more of the
+ * volume is where it says, or all that is there of an inode table. With another volume's first blocks, written to the wrong
  * device, come its first inodes, too: which of two volumes with inodes somebody wants, no evidence tells, and a repair
  * would be the end of the other one.
  */
@@ -345,8 +345,8 @@ static int backups_outvote(struct checker *checker, const struct backups *backup
  * date, and their number tells nothing. And a backup in one of the volume's own places learns that it grew when the
  * primary at home has it, durably: a primary of a smaller volume is an old one. So do those behind its end.
  *
- * A primary without any backup, and without anything where it says, was left by another volume: a repair would make what
- * is there now an empty one.
+ * A primary without any backup, and without anything where it says, was left by another volume: a repair would make
+ * what is there now an empty one.
  */
 int backup_outvote(struct checker *checker, uint64_t *other)
 {
@@ -361,6 +361,14 @@ int backup_outvote(struct checker *checker, uint64_t *other)
 		result = backups_outvote(checker, &backups, other);
 	backups_close(&backups);
 	return result;
+}
+
+bool backup_is_last(struct checker *checker)
+{
+	struct ash_super *backup = (void *)checker->scratch;
+
+	return backup_good(checker, ash_get64(checker->super->block_count) - 1, backup) &&
+	       same_constants(backup, checker->super);
 }
 
 /* The superblock that somebody chose. */

@@ -10,6 +10,7 @@
 #define EVIDENCE_RUNS 64u    /* of the inode table; more would make large volumes slow */
 #define EVIDENCE_RECORDS 64u /* blocks of the first run */
 #define PIECE_BLOCKS 256u    /* read at a time */
+#define END_BITS 64u         /* of a group's bitmap, that are all set where the group is not full */
 
 /* Is it a good block of that kind from `block`, by the seed and UUID of `super`? */
 static bool is_sealed(const struct ash_super *super, const void *data, uint64_t block, uint32_t magic)
@@ -224,28 +225,60 @@ int table_find(struct checker *checker, const struct ash_super *super, bool *fou
 	return *found ? 0 : table_search(checker, super, found);
 }
 
-static bool last_group_has_grown(struct checker *checker, const struct ash_super *super)
+/* The bitmap of its last group, in the second block of checker->scratch; NULL where it is not good. */
+static const uint8_t *last_bits(struct checker *checker, const struct ash_super *super)
 {
-	const struct ash_bitmap_block *bitmap = (const void *)(checker->scratch + ASH_BLOCK_SIZE);
-	uint64_t group = ash_get32(super->group_count) - 1, length = group_length(ash_get64(super->block_count), group);
+	uint64_t group = ash_get32(super->group_count) - 1;
 
 	if (!bears(checker, super, ash_group_bitmap(group), ASH_MAGIC_BLOCK_BITMAP, group))
-		return false;
-	for (uint64_t bit = length; bit < ASH_BITS_PER_BITMAP; bit++)
-		if (!bit_test(bitmap->bits, bit))
+		return NULL;
+	return ((const struct ash_bitmap_block *)(const void *)(checker->scratch + ASH_BLOCK_SIZE))->bits;
+}
+
+static uint64_t last_length(const struct ash_super *super)
+{
+	return group_length(ash_get64(super->block_count), ash_get32(super->group_count) - 1);
+}
+
+static bool last_group_has_grown(struct checker *checker, const struct ash_super *super)
+{
+	const uint8_t *bits = last_bits(checker, super);
+
+	for (uint64_t bit = last_length(super); bits && bit < ASH_BITS_PER_BITMAP; bit++)
+		if (!bit_test(bits, bit))
 			return true;
 	return false;
 }
 
-bool super_is_outgrown(struct checker *checker, const struct ash_super *super)
+static bool next_group_is_known(struct checker *checker, const struct ash_super *super)
 {
 	const struct ash_group_table_block *table = (const void *)(checker->scratch + ASH_BLOCK_SIZE);
 	uint64_t next = ash_get32(super->group_count), index = next / ASH_GROUPS_PER_TABLE_BLOCK;
 	uint32_t slot = (uint32_t)(next % ASH_GROUPS_PER_TABLE_BLOCK);
 
-	if (last_group_has_grown(checker, super))
-		return true;
 	return index < ash_get64(super->group_table_blocks) &&
 	       bears(checker, super, ash_get64(super->group_table_start) + index, ASH_MAGIC_GROUP_TABLE, 0) &&
 	       (table->flags[slot].raw || table->free_blocks[slot].raw);
+}
+
+bool super_is_outgrown(struct checker *checker, const struct ash_super *super)
+{
+	return last_group_has_grown(checker, super) || next_group_is_known(checker, super);
+}
+
+/*
+ * Growing frees the last block, which others may have by now. Behind the new end all is set, unless the end is in another
+ * group: that tells it from rubbish under a right checksum.
+ */
+bool super_has_surely_grown(struct checker *checker, const struct ash_super *super, bool last_is_lost)
+{
+	bool next = next_group_is_known(checker, super), grown = last_group_has_grown(checker, super);
+	const uint8_t *bits = last_bits(checker, super);
+
+	if (!bits || !(grown || next))
+		return false;
+	for (uint64_t bit = ASH_BITS_PER_BITMAP - END_BITS; bit < ASH_BITS_PER_BITMAP; bit++)
+		if (!next && !bit_test(bits, bit))
+			return false;
+	return (grown && last_is_lost) || !bit_test(bits, last_length(super) - 1);
 }

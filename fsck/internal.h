@@ -267,6 +267,8 @@ int backup_find(struct checker *checker, uint64_t told);
  * -ENOMEM, -ENODEV or -ECANCELED.
  */
 int backup_outvote(struct checker *checker, uint64_t *other);
+/* Is there a good copy of checker->super in its last block? checker->scratch is used. */
+bool backup_is_last(struct checker *checker);
 /* Take the one in that block: 0, -ENOENT. */
 int super_choose(struct checker *checker, uint64_t block);
 /* The most runs of the inode table that a good backup of that superblock counts. checker->scratch is used. */
@@ -285,6 +287,8 @@ bool table_is_elsewhere(struct checker *checker, const struct ash_super *super, 
 int table_find(struct checker *checker, const struct ash_super *super, bool *found);
 /* Do the bitmap of the last group, or the group table, know of blocks behind its end? Likewise. */
 bool super_is_outgrown(struct checker *checker, const struct ash_super *super);
+/* Not only that, but as growing leaves them? `last_is_lost`: its last block is no backup of it any more. Likewise. */
+bool super_has_surely_grown(struct checker *checker, const struct ash_super *super, bool last_is_lost);
 /* Does its table inode lead to a run to which the other's does not? */
 bool table_leads_further(struct checker *checker, const struct ash_super *super, const struct ash_super *than);
 int super_check(struct checker *checker);

@@ -81,7 +81,7 @@ static uint64_t blocks_told(const struct ash_super *super)
 	return memcmp(super->volume_magic, ASH_VOLUME_MAGIC, 8) ? 0 : ash_get64(super->block_count);
 }
 
-int super_find(struct checker *checker)
+static int super_look(struct checker *checker)
 {
 	uint64_t device_blocks = bdev_geometry(checker->dev)->size >> ASH_BLOCK_SHIFT;
 	const char *why;
@@ -112,6 +112,27 @@ int super_find(struct checker *checker)
 	if (result == -EIO)
 		return cannot(checker, result, "the superblock cannot be read, and no backup was found");
 	return cannot(checker, -EINVAL, "no Ashlar volume: neither superblock nor backup found");
+}
+
+/* A check by it would cut off all that is behind its end. */
+static int outgrown_refuse(struct checker *checker)
+{
+	if (!super_has_surely_grown(checker, checker->super, !backup_is_last(checker)) || journal_grows(checker))
+		return 0;
+	snprintf(checker->result->error, sizeof(checker->result->error),
+		 "%s: the volume has grown, and the superblock in block %" PRIu64 " is of a time before that, but none "
+		 "of the larger volume is found: -b %" PRIu64
+		 " takes it as it is and gives up what lies behind its end "
+		 "(-n shows what that does)",
+		 bdev_name(checker->dev), checker->super_from, checker->super_from);
+	return -ESTALE;
+}
+
+int super_find(struct checker *checker)
+{
+	int result = super_look(checker);
+
+	return result || checker->options->super_block ? result : outgrown_refuse(checker);
 }
 
 void super_geometry(struct checker *checker)

@@ -638,6 +638,68 @@ Test(table, primary_of_a_volume_that_has_grown_and_ends_before_its_device)
 	expect_grown(4096, 6144, "mem:32M", false);
 }
 
+static int check_by(struct sick *sick, enum ash_check_mode mode, const uint64_t *super_block,
+		    struct ash_check_result *result)
+{
+	struct ash_check_options options = { .mode = mode,
+					     .force = true,
+					     .no_threads = true,
+					     .super_block = super_block,
+					     .report = note_code,
+					     .context = sick };
+
+	sick->codes[0] = 0;
+	return ash_check(sick->engine.dev, &options, result);
+}
+
+/* And where no superblock of the larger volume is left: what is behind the old end is not given up unasked. */
+static void expect_grown_and_lost(uint64_t before, uint64_t after, bool last_is_lost)
+{
+	static const enum ash_check_mode modes[] = { ASH_CHECK_NO, ASH_CHECK_PREEN, ASH_CHECK_YES };
+	static const uint8_t nothing[ASH_BLOCK_SIZE];
+	struct ash_mkfs_options options = { .block_count = before, .log_blocks = ASH_LOG_MIN_BLOCKS };
+	struct ash_check_result result;
+	char error[BDEV_ERROR_TEXT] = "";
+	struct ash_super old, super;
+	const uint64_t zero = 0;
+	struct sick sick = { 0 };
+
+	cr_assert_eq(fault_open(engine_device("mem:150M"), &sick.engine.dev), 0);
+	cr_assert_eq(ash_mkfs(sick.engine.dev, &options, error), 0, "%s", error);
+	image_read(&sick.engine, 0, &old);
+	sick.engine.options.no_threads = true;
+	engine_mount(&sick.engine);
+	cr_assert_eq(ash_grow(sick.engine.volume, after), 0);
+	files_make(&sick);
+	cr_assert_eq(ash_close(sick.engine.volume), 0);
+	sick.engine.volume = NULL;
+	super_put(&sick.engine, 0, &old);
+	image_write(&sick.engine, after - 1, nothing);
+	if (after > ash_group_start(1))
+		image_write(&sick.engine, ash_group_start(1), nothing);
+	if (last_is_lost)
+		image_write(&sick.engine, before - 1, nothing);
+	for (unsigned i = 0; i < 3; i++) {
+		cr_expect_eq(check_by(&sick, modes[i], NULL, &result), -ESTALE, "%s", sick.codes);
+		cr_expect(!result.changed);
+		cr_expect(strstr(result.error, "-b 0 "), "%s", result.error);
+	}
+	cr_expect_eq(check_by(&sick, ASH_CHECK_YES, &zero, &result), 0, "%s", result.error);
+	cr_expect_eq(result.left, 0, "%s", sick.codes);
+	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
+	image_read(&sick.engine, 0, &super);
+	cr_expect_eq(ash_get64(super.block_count), before);
+	engine_close(&sick.engine);
+}
+
+Test(table, primary_of_a_volume_that_has_grown_of_which_no_copy_is_left)
+{
+	expect_grown_and_lost(4096, 6144, false);
+	expect_grown_and_lost(4096, 6144, true);
+	expect_grown_and_lost(4096, ASH_BLOCKS_PER_GROUP + 2048, false);
+	expect_grown_and_lost(ASH_BLOCKS_PER_GROUP, ASH_BLOCKS_PER_GROUP + 2048, false);
+}
+
 /* What the larger volume left behind its end is not believed against all of an older one. */
 Test(table, volume_from_before_it_grew_that_was_restored)
 {
@@ -1002,20 +1064,6 @@ Test(table, first_run_lost_with_the_map)
 #define SMALL_RUN 16u /* inodes: the fewest */
 #define SMALL_BLOCKS (1u + SMALL_RUN / ASH_INODES_PER_BLOCK)
 
-static int check_by(struct sick *sick, enum ash_check_mode mode, const uint64_t *super_block,
-		    struct ash_check_result *result)
-{
-	struct ash_check_options options = { .mode = mode,
-					     .force = true,
-					     .no_threads = true,
-					     .super_block = super_block,
-					     .report = note_code,
-					     .context = sick };
-
-	sick->codes[0] = 0;
-	return ash_check(sick->engine.dev, &options, result);
-}
-
 /* Over the first blocks, to the end of so many runs, come those of another volume, its first run with them, that has one file. */
 static void first_blocks_replace(struct sick *sick, const char *device, const struct ash_super *super, uint64_t runs)
 {
@@ -1121,7 +1169,7 @@ Test(table, first_blocks_of_another_volume_are_not_written_to)
 
 /* ---- Three volumes ---- */
 
-/* One filled the device, and has backups behind the end of that of two groups that was made then, whose superblock it is. */
+/* One filled the device, and has backups behind the end of that of two groups that was made then: *super is its own. */
 static void volume_behind_another_open(struct sick *sick, const char *device, struct ash_super *super)
 {
 	struct ash_mkfs_options options = { .log_blocks = ASH_LOG_MIN_BLOCKS, .inodes_per_run = SMALL_RUN };
