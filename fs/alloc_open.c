@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The allocator's life: group table and groups into memory at open, groups that replay touched counted again, all of
- * it freed at close. Single-threaded.
+ * The allocator's life: group table and groups into memory at open, a block 0 from before the volume grew noticed,
+ * groups that replay touched counted again, all of it freed at close. Single-threaded.
  */
 #include "alloc_group.h"
 
@@ -110,6 +110,54 @@ static int replayed_recount(struct ash_volume *volume)
 	return error;
 }
 
+/* At home, and quietly: who needs a damaged one tells of that. */
+static bool home_read(struct ash_volume *volume, struct ash_block_id id, uint8_t *data)
+{
+	return !bdev_read(volume->dev, data, ASH_BLOCK_SIZE, id.block * ASH_BLOCK_SIZE) &&
+	       !ash_header_wrong(volume, id, data, true);
+}
+
+static bool last_group_has_grown(struct ash_volume *volume, uint8_t *data)
+{
+	uint32_t index = volume->group_count - 1;
+	struct ash_block_id id = { ash_group_bitmap(index), ASH_MAGIC_BLOCK_BITMAP, index };
+	uint64_t busy[ASH_ALLOC_WORDS];
+
+	if (!home_read(volume, id, data))
+		return false;
+	ash_alloc_bitmap_words((const void *)data, busy);
+	return ash_busy_find(busy, ash_alloc_group_size(volume, index), ASH_BLOCKS_PER_GROUP, false) <
+	       ASH_BLOCKS_PER_GROUP;
+}
+
+static bool has_next_group(struct ash_volume *volume, uint8_t *data)
+{
+	const struct ash_group_table_block *table = (const void *)data;
+	uint64_t index = volume->group_count / ASH_GROUPS_PER_TABLE_BLOCK;
+	uint32_t slot = volume->group_count % ASH_GROUPS_PER_TABLE_BLOCK;
+	struct ash_block_id id = { volume->group_table_start + index, ASH_MAGIC_GROUP_TABLE, 0 };
+
+	return index < volume->group_table_blocks && home_read(volume, id, data) &&
+	       (table->flags[slot].raw || table->free_blocks[slot].raw);
+}
+
+/*
+ * Group table and last bitmap learn that the volume grew in one transaction with block 0, which the log gives to all or
+ * to none: where they know more, the write of block 0 to its home was lost. A growth that a crash took back has left
+ * only blocks behind the end. For a volume of one group there is no other evidence (volume.c: backup_compare()).
+ */
+static int outgrown_check(struct ash_volume *volume)
+{
+	uint8_t *data = bdev_buffer_alloc(ASH_BLOCK_SIZE);
+
+	if (!data)
+		return -ENOMEM;
+	if (last_group_has_grown(volume, data) || has_next_group(volume, data))
+		ash_damaged(volume, 0, "it is of a time before the volume grew, as bitmap or group table tell");
+	bdev_buffer_free(data, ASH_BLOCK_SIZE);
+	return 0;
+}
+
 int ash_alloc_open(struct ash_volume *volume)
 {
 	struct ash_allocator *alloc = calloc(1, sizeof(*alloc));
@@ -134,7 +182,8 @@ int ash_alloc_open(struct ash_volume *volume)
 	alloc->emergency = volume->block_count / 200;
 	alloc->emergency = alloc->emergency < 16 ? 16 : alloc->emergency > 256 ? 256 : alloc->emergency;
 	ash_alloc_groups_open(volume, 0, alloc->group_count);
-	return replayed_recount(volume);
+	error = outgrown_check(volume);
+	return error ? error : replayed_recount(volume);
 }
 
 void ash_alloc_close(struct ash_volume *volume)

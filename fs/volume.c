@@ -579,27 +579,40 @@ static int engine_open(struct ash_volume *volume, const struct ash_super *super,
 	return error ? error : ash_buffer_get(volume, id, &volume->super);
 }
 
+/* NULL, or what this backup, in one of the volume's own places, proves of block 0. */
+static const char *backup_proves(const struct ash_super *backup, const struct ash_super *super)
+{
+	if (memcmp(backup->header.metadata_uuid, super->header.metadata_uuid, 16) != 0)
+		return "the backup of the superblock is another volume's";
+	if (ash_get64(backup->inode_runs) > ash_get64(super->inode_runs))
+		return "a backup of the superblock knows more of the inode table";
+	return ash_get64(backup->block_count) > ash_get64(super->block_count) ?
+		       "it is of a time before the volume grew, as a backup tells" :
+		       NULL;
+}
+
 /*
- * The inode table only grows, and the backups are written when block 0 at home has it as it is: one that counts more runs
- * tells that block 0 is an old one, whose last write was lost. What the newer runs hold must not be written over, nor that
- * backup. One of them is read, the first that every close writes. Where that is another volume's, the first blocks were
- * written over by a copy of that volume or of this one: mkfs and growing write all backups before block 0.
+ * Inode table and volume only grow, and the backups in a volume's own places are written when block 0 at home has it as
+ * it is: one that counts more runs or blocks tells that block 0 is an old one, whose last write was lost. What the newer
+ * runs and blocks hold must not be written over, nor that backup. Two of them are read: the first that every close
+ * writes, and that of group 1, for when the volume grew the place of the first may hold anything. (What a growth that a
+ * crash took back left lies behind the end.) Where one is another volume's, the first blocks were written over by a copy
+ * of that volume or of this one: mkfs and growing write all backups before block 0.
  */
 static int backup_compare(struct ash_volume *volume)
 {
+	const uint64_t places[] = { volume->block_count - 1, ash_group_start(1) };
 	const struct ash_super *super = (const void *)volume->super->data;
 	struct ash_super *backup = bdev_buffer_alloc(ASH_BLOCK_SIZE);
-	uint64_t block = volume->block_count - 1;
-	const char *wrong;
+	const char *wrong = NULL, *unused;
 
 	if (!backup)
 		return -ENOMEM;
-	if (!super_try(volume->dev, block, backup, &wrong)) {
-		if (memcmp(backup->header.metadata_uuid, super->header.metadata_uuid, 16) != 0)
-			ash_damaged(volume, 0, "the backup of the superblock is another volume's");
-		else if (ash_get64(backup->inode_runs) > ash_get64(super->inode_runs))
-			ash_damaged(volume, 0, "a backup of the superblock knows more of the inode table");
-	}
+	for (unsigned i = 0; i < 2 && places[i] < volume->block_count && !wrong; i++)
+		if (!super_try(volume->dev, places[i], backup, &unused))
+			wrong = backup_proves(backup, super);
+	if (wrong)
+		ash_damaged(volume, 0, wrong);
 	bdev_buffer_free(backup, ASH_BLOCK_SIZE);
 	return 0;
 }

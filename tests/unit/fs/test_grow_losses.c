@@ -41,6 +41,8 @@ static const char *judge_volume(struct judge *judge)
 	else if (ash_statfs(engine->volume, &statfs) ||
 		 (statfs.blocks != judge->old_blocks && statfs.blocks != judge->new_blocks))
 		why = "it has another size";
+	else if (ash_check_writable(engine->volume))
+		why = "it is called damaged";
 	if (ash_close(engine->volume) && !why)
 		why = "it cannot be closed";
 	engine->volume = NULL;
@@ -202,4 +204,101 @@ Test(grow_losses, backups_do_not_run_ahead)
 	image_read(&race.engine, info.block_count - 1, &backup);
 	cr_expect_leq(ash_get64(backup.inode_runs), info.inode_runs);
 	engine_close(&race.engine);
+}
+
+/* ---- The write of block 0 that was lost ---- */
+
+/* Data in nearly all that is free: also in the block of the last backup before the growth. */
+static void volume_fill(struct engine *engine)
+{
+	struct ash_create create = { .mode = S_IFREG | 0644 };
+	static char mib[1 << 20];
+	struct ash_attr attr;
+
+	memset(mib, 'm', sizeof(mib));
+	cr_assert_eq(ash_create(engine->volume, ASH_INO_ROOT, "filler", &create, &attr), 0);
+	for (uint64_t at = 0; free_blocks(engine) > 3 * sizeof(mib) / ASH_BLOCK_SIZE; at += sizeof(mib))
+		cr_assert_eq(ash_write(engine->volume, attr.ino, mib, sizeof(mib), at, ASH_WRITE_THROUGH), sizeof(mib));
+}
+
+/* A closed volume that has grown, with a block 0 from before. */
+static void grown_make(struct engine *engine, uint64_t old_blocks, uint64_t new_blocks, bool full)
+{
+	struct ash_super old, last;
+
+	volume_make(engine, old_blocks);
+	image_read(engine, 0, &old);
+	engine_mount(engine);
+	cr_assert_eq(ash_grow(engine->volume, new_blocks), 0);
+	if (full)
+		volume_fill(engine);
+	cr_assert_eq(ash_close(engine->volume), 0);
+	engine->volume = NULL;
+	image_write(engine, 0, &old);
+	image_read(engine, old_blocks - 1, &last);
+	cr_assert_eq(ash_get32(last.header.magic) == ASH_MAGIC_SUPER, !full, "%llu: what took the last backup's place",
+		     (unsigned long long)old_blocks);
+}
+
+static uint8_t *device_read(struct engine *engine)
+{
+	uint64_t size = bdev_geometry(engine->dev)->size;
+	uint8_t *bytes = bdev_buffer_alloc(size);
+
+	cr_assert(bytes);
+	cr_assert_eq(bdev_read(engine->dev, bytes, size, 0), 0);
+	return bytes;
+}
+
+/* But for block 0 and the log. */
+static void expect_left_alone(struct engine *engine, const uint8_t *before)
+{
+	const struct ash_super *super = (const void *)before;
+	uint64_t log = ash_get64(super->log_start), log_end = log + ash_get64(super->log_blocks);
+	uint64_t size = bdev_geometry(engine->dev)->size;
+	uint8_t *after = device_read(engine);
+
+	for (uint64_t block = 1; block < size / ASH_BLOCK_SIZE; block++)
+		if (block < log || block >= log_end)
+			cr_expect(!memcmp(before + block * ASH_BLOCK_SIZE, after + block * ASH_BLOCK_SIZE,
+					  ASH_BLOCK_SIZE),
+				  "block %llu", (unsigned long long)block);
+	bdev_buffer_free(after, size);
+}
+
+static void expect_noticed(uint64_t old_blocks, uint64_t new_blocks, bool full)
+{
+	struct ash_check_options repair = { .mode = ASH_CHECK_YES, .force = true, .no_threads = true };
+	struct judge judge = { .old_blocks = new_blocks, .new_blocks = new_blocks };
+	struct ash_create create = { .mode = S_IFREG | 0644 };
+	struct engine *engine = &judge.engine;
+	struct ash_check_result result;
+	struct ash_attr attr;
+	const char *why;
+	uint8_t *before;
+
+	grown_make(engine, old_blocks, new_blocks, full);
+	before = device_read(engine);
+	engine_mount(engine);
+	cr_expect_eq(ash_create(engine->volume, ASH_INO_ROOT, "more", &create, &attr), -EROFS, "%llu, %llu",
+		     (unsigned long long)old_blocks, (unsigned long long)new_blocks);
+	cr_expect_eq(ash_close(engine->volume), 0);
+	engine->volume = NULL;
+	expect_left_alone(engine, before);
+	bdev_buffer_free(before, bdev_geometry(engine->dev)->size);
+	cr_expect_eq(ash_check(engine->dev, &repair, &result), 0, "%s", result.error);
+	cr_expect_eq(result.left, 0, "%s", result.first);
+	why = judge_volume(&judge);
+	cr_expect_null(why, "%s", why);
+	engine_close(engine);
+}
+
+/* Within the second group, a backup tells; else the group table or the bitmap of the old last group. */
+Test(grow_losses, block_0_from_before_it_grew)
+{
+	for (unsigned full = 0; full < 2; full++) {
+		expect_noticed(DEVICE_BLOCKS - 1024, DEVICE_BLOCKS, full);
+		expect_noticed(4096, DEVICE_BLOCKS, full);
+	}
+	expect_noticed(ASH_BLOCKS_PER_GROUP, DEVICE_BLOCKS, false);
 }
