@@ -144,7 +144,7 @@ static bool has_next_group(struct ash_volume *volume, uint8_t *data)
 /*
  * Group table and last bitmap learn that the volume grew in one transaction with block 0, which the log gives to all or
  * to none: where they know more, the write of block 0 to its home was lost. A growth that a crash took back has left
- * only blocks behind the end. For a volume of one group there is no other evidence (volume.c: backup_compare()).
+ * only blocks behind the end. For a volume of one group there is no other evidence (volume.c: backups_compare()).
  */
 static int outgrown_check(struct ash_volume *volume)
 {

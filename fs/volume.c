@@ -510,15 +510,12 @@ static int outside(void *context, uint64_t block, const uint8_t *image)
  * hold another filesystem by now, with no more of an old Ashlar volume than its backup superblock and its log.
  */
 static int super_take_replayed(struct ash_volume *volume, const struct ash_overlay *overlay,
-			       const struct ash_super *first, char *text)
+			       const struct ash_super *first, struct ash_super *super, char *text)
 {
 	const uint8_t *replayed = ash_overlay_block(overlay, 0);
-	struct ash_super *super = bdev_buffer_alloc(ASH_BLOCK_SIZE);
 	const char *wrong = NULL;
 	int error = 0;
 
-	if (!super)
-		return -ENOMEM;
 	if (replayed)
 		memcpy(super, replayed, ASH_BLOCK_SIZE);
 	else
@@ -551,78 +548,104 @@ static int super_take_replayed(struct ash_volume *volume, const struct ash_overl
 		error = super_features(volume, super, text);
 	if (!error)
 		super_take(volume, super);
-	bdev_buffer_free(super, ASH_BLOCK_SIZE);
 	return error;
 }
 
-static int engine_open(struct ash_volume *volume, const struct ash_super *super, char *text)
+/* What a backup, in one of the volume's own places, proves of block 0. */
+struct finding {
+	const char *wrong; /* NULL: nothing */
+	bool foreign;      /* it is another volume's */
+};
+
+static struct finding backup_proves(const struct ash_super *backup, const struct ash_super *super)
 {
+	if (memcmp(backup->header.metadata_uuid, super->header.metadata_uuid, 16) != 0)
+		return (struct finding){ .wrong = "the backup of the superblock is another volume's", .foreign = true };
+	if (ash_get64(backup->inode_runs) > ash_get64(super->inode_runs))
+		return (struct finding){ .wrong = "a backup of the superblock knows more of the inode table" };
+	if (ash_get64(backup->block_count) > ash_get64(super->block_count))
+		return (struct finding){ .wrong = "it is of a time before the volume grew, as a backup tells" };
+	return (struct finding){ .wrong = NULL };
+}
+
+/*
+ * Inode table and volume only grow, and the backups in a volume's own places are written when block 0 at home has it as
+ * it is: one that counts more runs or blocks tells that block 0 is an old one, whose last write was lost. What the
+ * newer runs and blocks hold must not be written over, nor that backup. Two of them are read: the first that every
+ * close writes, and that of group 1, for when the volume grew the place of the first may hold anything. (What a growth
+ * that a crash took back left lies behind the end.) Where one is another volume's, the first blocks were written over
+ * by a copy of that volume or of this one: mkfs and growing write all backups before block 0.
+ */
+static struct finding backups_compare(struct ash_volume *volume, const struct ash_super *super,
+				      struct ash_super *backup)
+{
+	const uint64_t places[] = { volume->block_count - 1, ash_group_start(1) };
+	struct finding finding = { .wrong = NULL };
+	const char *unused;
+
+	for (unsigned i = 0; i < 2 && places[i] < volume->block_count && !finding.wrong; i++)
+		if (!super_try(volume->dev, places[i], backup, &unused))
+			finding = backup_proves(backup, super);
+	return finding;
+}
+
+/*
+ * Of two volumes that lie over each other somebody wants one. Going home, the log of the one would destroy more of the
+ * other, so it is only looked through until fsck was told which.
+ */
+static void foreign_keep(struct ash_volume *volume, const struct finding *finding)
+{
+	if (!finding->foreign || volume->options.foreign_backups)
+		return;
+	if (!volume->no_write)
+		ash_say(volume, ASH_LOG_ERROR, "opened read-only, and without writing the log home: run fsck.ashlar");
+	volume->no_write = true;
+	atomic_store(&volume->read_only, true);
+}
+
+static int overlay_open(struct ash_volume *volume, const struct ash_super *super, struct ash_overlay **overlay,
+			char *text)
+{
+	int error = ash_overlay_open(volume->dev, super, overlay, text);
+
+	if (!error || (text && *text))
+		return error;
+	return fail_with(text, error, "%s: reading the log: %s", bdev_name(volume->dev), strerror(-error));
+}
+
+static int engine_open(struct ash_volume *volume, const struct ash_super *first, char *text)
+{
+	struct ash_super *pair = bdev_buffer_alloc(2 * ASH_BLOCK_SIZE);
 	struct ash_block_id id = { 0, ASH_MAGIC_SUPER, 0 };
-	struct ash_overlay *overlay;
+	struct finding finding = { .wrong = NULL };
+	struct ash_overlay *overlay = NULL;
 	int error;
 
 	if (text)
 		*text = 0;
-	error = ash_overlay_open(volume->dev, super, &overlay, text);
-	if (error)
-		return text && *text ? error :
-				       fail_with(text, error, "%s: reading the log: %s", bdev_name(volume->dev),
-						 strerror(-error));
-	error = super_take_replayed(volume, overlay, super, text);
+	error = pair ? overlay_open(volume, first, &overlay, text) : -ENOMEM;
 	if (!error)
+		error = super_take_replayed(volume, overlay, first, pair, text);
+	if (!error) {
+		finding = backups_compare(volume, pair, &pair[1]);
+		foreign_keep(volume, &finding);
 		error = overlay_decide(volume, overlay, text);
+	}
 	if (!error)
 		error = ash_cache_open(volume);
 	if (!error)
 		error = ash_log_open_overlay(volume, overlay);
 	ash_overlay_close(overlay);
+	bdev_buffer_free(pair, 2 * ASH_BLOCK_SIZE);
+	if (!error && finding.wrong)
+		ash_damaged(volume, 0, finding.wrong);
 	return error ? error : ash_buffer_get(volume, id, &volume->super);
-}
-
-/* NULL, or what this backup, in one of the volume's own places, proves of block 0. */
-static const char *backup_proves(const struct ash_super *backup, const struct ash_super *super)
-{
-	if (memcmp(backup->header.metadata_uuid, super->header.metadata_uuid, 16) != 0)
-		return "the backup of the superblock is another volume's";
-	if (ash_get64(backup->inode_runs) > ash_get64(super->inode_runs))
-		return "a backup of the superblock knows more of the inode table";
-	return ash_get64(backup->block_count) > ash_get64(super->block_count) ?
-		       "it is of a time before the volume grew, as a backup tells" :
-		       NULL;
-}
-
-/*
- * Inode table and volume only grow, and the backups in a volume's own places are written when block 0 at home has it as
- * it is: one that counts more runs or blocks tells that block 0 is an old one, whose last write was lost. What the newer
- * runs and blocks hold must not be written over, nor that backup. Two of them are read: the first that every close
- * writes, and that of group 1, for when the volume grew the place of the first may hold anything. (What a growth that a
- * crash took back left lies behind the end.) Where one is another volume's, the first blocks were written over by a copy
- * of that volume or of this one: mkfs and growing write all backups before block 0.
- */
-static int backup_compare(struct ash_volume *volume)
-{
-	const uint64_t places[] = { volume->block_count - 1, ash_group_start(1) };
-	const struct ash_super *super = (const void *)volume->super->data;
-	struct ash_super *backup = bdev_buffer_alloc(ASH_BLOCK_SIZE);
-	const char *wrong = NULL, *unused;
-
-	if (!backup)
-		return -ENOMEM;
-	for (unsigned i = 0; i < 2 && places[i] < volume->block_count && !wrong; i++)
-		if (!super_try(volume->dev, places[i], backup, &unused))
-			wrong = backup_proves(backup, super);
-	if (wrong)
-		ash_damaged(volume, 0, wrong);
-	bdev_buffer_free(backup, ASH_BLOCK_SIZE);
-	return 0;
 }
 
 static int layers_open(struct ash_volume *volume)
 {
-	int error = backup_compare(volume);
+	int error = ash_alloc_open(volume);
 
-	if (!error)
-		error = ash_alloc_open(volume);
 	if (!error)
 		error = ash_itable_open(volume);
 	if (!error)

@@ -335,6 +335,7 @@ static int replay(struct checker *checker)
 	struct ash_open_options options = { .no_threads = true,
 					    .skip_lock = true,
 					    .continue_on_damage = true,
+					    .foreign_backups = true,
 					    .log = engine_says,
 					    .context = checker };
 	struct problem_context context = { .why = checker->result->error };

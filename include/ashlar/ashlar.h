@@ -48,6 +48,7 @@ struct ash_open_options {
 	bool discard;            /* discard freed blocks in the background */
 	bool continue_on_damage; /* errors=continue: keep writing after damaged metadata (not after I/O errors) */
 	bool skip_lock;          /* the caller already holds bdev_lock() on the device */
+	bool foreign_backups;    /* write although a backup superblock is another volume's (fsck, which was told so) */
 	enum ash_atime atime;
 	bool no_directory_atime;     /* access times of directories stay */
 	uint64_t cache_bytes;        /* metadata cache; 0: 64 MiB; at least 1 MiB */
@@ -73,7 +74,7 @@ struct ash_open_options {
  * no_write), checks the superblock (a backup serves if it is damaged), replays the log, starts a new
  * epoch. When blocks that the log needs cannot be read the volume opens as with no_write, and says so: a later open, or
  * fsck.ashlar, finds the log as it is. So does a volume with unknown ro_compat bits, of which it is not known what a
- * writer would have to keep true.
+ * writer would have to keep true, and one with a backup superblock of another volume, which was perhaps written over.
  *
  * One `dev` serves one volume: the lock belongs to the handle, so that a second ash_open() on the same one is not
  * refused, and the two would destroy the volume. Through another handle, in this process too, it is -EBUSY.

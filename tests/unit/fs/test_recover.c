@@ -1100,6 +1100,51 @@ Test(recover, foreign_device_with_an_old_backup_is_left_alone)
 	engine_close(&engine);
 }
 
+/* The first half of a volume of equal size that was in use, with all that its log holds, over this one's. */
+static void overwritten_open(struct engine *engine)
+{
+	struct ash_mkfs_options own = { .log_blocks = ASH_LOG_MIN_BLOCKS };
+	struct bdev *memory = engine_device("mem:16M");
+	struct engine other;
+	struct block copy;
+
+	cr_assert_eq(ash_mkfs(memory, &own, NULL), 0);
+	memset(engine, 0, sizeof(*engine));
+	cr_assert_eq(record_open(memory, &engine->dev), 0);
+	engine_open(&other, "mem:16M", 0);
+	node_new(&other, 5, 0x55);
+	engine_cut(&other);
+	for (uint64_t block = 0; block < bdev_geometry(memory)->size / ASH_BLOCK_SIZE / 2; block++) {
+		image_read(&other, block, &copy);
+		image_write(engine, block, &copy);
+	}
+	engine_close(&other);
+	record_clear(engine->dev);
+}
+
+/* Which of the two somebody wants is not for a mount to decide: nothing is written over what is left of either. */
+Test(recover, volume_that_another_one_was_copied_over_is_left_alone)
+{
+	struct ash_volume_info info;
+	struct engine engine;
+
+	overwritten_open(&engine);
+	for (unsigned read_only = 0; read_only < 2; read_only++) {
+		engine.options = (struct ash_open_options){ .no_threads = true,
+							    .read_only = read_only,
+							    .continue_on_damage = !read_only };
+		engine_mount(&engine);
+		cr_expect_eq(ash_check_writable(engine.volume), -EROFS);
+		cr_expect_eq(ash_volume_info(engine.volume, &info), 0);
+		cr_expect(info.no_write);
+		cr_expect(strstr(engine.last_error, "another volume"), "%s", engine.last_error);
+		cr_expect_eq(ash_close(engine.volume), 0);
+		engine.volume = NULL;
+		cr_expect_eq(record_count(engine.dev), 0, "nothing may be written");
+	}
+	engine_close(&engine);
+}
+
 /* A mounted volume; it is closed. */
 static void tear_superblock(struct engine *engine)
 {

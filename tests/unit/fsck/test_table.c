@@ -1064,8 +1064,12 @@ Test(table, first_run_lost_with_the_map)
 #define SMALL_RUN 16u /* inodes: the fewest */
 #define SMALL_BLOCKS (1u + SMALL_RUN / ASH_INODES_PER_BLOCK)
 
-/* Over the first blocks, to the end of so many runs, come those of another volume, its first run with them, that has one file. */
-static void first_blocks_replace(struct sick *sick, const char *device, const struct ash_super *super, uint64_t runs)
+/*
+ * Over the first blocks, to the end of so many runs, come those of another volume, its first run with them, that has one
+ * file; `clean`: not only in its log.
+ */
+static void first_blocks_replace(struct sick *sick, const char *device, const struct ash_super *super, uint64_t runs,
+				 bool clean)
 {
 	struct ash_mkfs_options options = { .log_blocks = ASH_LOG_MIN_BLOCKS, .inodes_per_run = SMALL_RUN };
 	struct ash_create create = { .mode = S_IFREG | 0644 };
@@ -1079,7 +1083,10 @@ static void first_blocks_replace(struct sick *sick, const char *device, const st
 	cr_assert_eq(ash_mkfs(other.dev, &options, error), 0, "%s", error);
 	engine_mount(&other);
 	cr_assert_eq(ash_create(other.volume, ASH_INO_ROOT, "other", &create, &attr), 0);
-	cr_assert_eq(ash_close(other.volume), 0);
+	if (clean)
+		cr_assert_eq(ash_close(other.volume), 0);
+	else
+		engine_cut(&other);
 	other.volume = NULL;
 	end = ash_get64(super->log_start) + ash_get64(super->log_blocks) + runs * SMALL_BLOCKS;
 	for (uint64_t i = 0; i < end; i++) {
@@ -1090,7 +1097,7 @@ static void first_blocks_replace(struct sick *sick, const char *device, const st
 }
 
 /* Nobody but who knows what is wanted can choose; nothing is written before, and what is chosen keeps all that is left of it. */
-static void expect_choice(const char *device, bool map_is_lost, bool primary)
+static void expect_choice(const char *device, bool map_is_lost, bool primary, bool clean)
 {
 	struct ash_check_result result;
 	struct ash_super old, super;
@@ -1101,7 +1108,7 @@ static void expect_choice(const char *device, bool map_is_lost, bool primary)
 	small_runs_open(&sick, &old);
 	image_read(&sick.engine, 0, &super);
 	chosen = ash_get64(super.block_count) - 1;
-	first_blocks_replace(&sick, device, &super, runs);
+	first_blocks_replace(&sick, device, &super, runs, clean);
 	if (map_is_lost) {
 		memset(&super.table_inode, 0, sizeof(super.table_inode));
 		super_put(&sick.engine, chosen, &super);
@@ -1117,6 +1124,8 @@ static void expect_choice(const char *device, bool map_is_lost, bool primary)
 	}
 	cr_expect_eq(check_by(&sick, ASH_CHECK_YES, &chosen, &result), 0, "%s", result.error);
 	cr_expect_eq(result.left, 0, "%s", sick.codes);
+	if (primary)
+		cr_expect(!strstr(sick.codes, "log-replay"), "%s", sick.codes);
 	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%s", sick.codes);
 	if (!primary) {
 		cr_expect_eq(inodes_from(&sick, first), ASH_INO_FIRST_FREE + FILES - first);
@@ -1129,18 +1138,25 @@ static void expect_choice(const char *device, bool map_is_lost, bool primary)
 
 Test(table, first_blocks_of_another_volume)
 {
-	expect_choice("mem:16M", false, false);
-	expect_choice("mem:16M", false, true);
+	expect_choice("mem:16M", false, false, true);
+	expect_choice("mem:16M", false, true, true);
+}
+
+/* Once it is chosen, its log is replayed. */
+Test(table, first_blocks_of_another_volume_that_was_in_use)
+{
+	expect_choice("mem:16M", false, false, false);
+	expect_choice("mem:16M", false, true, false);
 }
 
 Test(table, first_blocks_of_another_volume_and_no_map)
 {
-	expect_choice("mem:16M", true, false);
+	expect_choice("mem:16M", true, false, true);
 }
 
 Test(table, first_blocks_of_a_smaller_volume)
 {
-	expect_choice("mem:8M", false, false);
+	expect_choice("mem:8M", false, false, true);
 }
 
 /* Who mounts that does not write over the only superblock of the volume that was there. */
@@ -1154,7 +1170,7 @@ Test(table, first_blocks_of_another_volume_are_not_written_to)
 
 	small_runs_open(&sick, &old);
 	image_read(&sick.engine, 0, &super);
-	first_blocks_replace(&sick, "mem:16M", &super, 1);
+	first_blocks_replace(&sick, "mem:16M", &super, 1, true);
 	image_read(&sick.engine, ash_get64(super.block_count) - 1, backup);
 	engine_mount(&sick.engine);
 	cr_expect_gt(sick.engine.errors, 0);
@@ -1221,7 +1237,7 @@ Test(table, first_blocks_of_another_volume_and_stale_backups)
 	uint64_t last, named;
 
 	volume_behind_another_open(&sick, "mem:640M", &super);
-	first_blocks_replace(&sick, "mem:640M", &super, 1);
+	first_blocks_replace(&sick, "mem:640M", &super, 1, true);
 	cr_expect_eq(check_by(&sick, ASH_CHECK_YES, NULL, &result), -ENOTUNIQ, "%s", sick.codes);
 	cr_expect(!result.changed);
 	last = ash_get64(super.block_count) - 1;
@@ -1249,7 +1265,7 @@ Test(table, search_for_two_volumes_that_is_cancelled)
 
 	small_runs_open(&sick, &old);
 	image_read(&sick.engine, 0, &super);
-	first_blocks_replace(&sick, "mem:16M", &super, 2);
+	first_blocks_replace(&sick, "mem:16M", &super, 2, true);
 	memset(&super.table_inode, 0, sizeof(super.table_inode));
 	super_put(&sick.engine, ash_get64(super.block_count) - 1, &super);
 	cr_expect_eq(ash_check(sick.engine.dev, &options, &result), 0, "%s", result.error);
