@@ -95,10 +95,20 @@ static __attribute__((format(printf, 3, 4))) int fail_with(char *text, int error
 
 /* ---- Superblock ---- */
 
-/* Behind superblock and first bitmap, inside the volume. */
+/* Within one group, behind its superblock copy and bitmap, and before the volume's last block. */
 static bool region_good(uint64_t start, uint64_t count, uint64_t blocks)
 {
-	return start >= 2 && count && start < blocks && count <= blocks - start;
+	uint64_t group = start / ASH_BLOCKS_PER_GROUP;
+
+	return count && start < blocks && count < blocks - start && start > ash_group_bitmap(group) &&
+	       start + count <= ash_group_start(group + 1);
+}
+
+/* A last group has room for its own blocks, unless it is the first one, which is larger anyway. */
+static bool groups_good(uint64_t blocks, uint64_t groups)
+{
+	return groups && ash_group_start(groups - 1) < blocks && blocks <= ash_group_start(groups) &&
+	       (groups == 1 || blocks - ash_group_start(groups - 1) >= ASH_MIN_GROUP_BLOCKS);
 }
 
 const char *ash_geometry_wrong(const struct ash_super *super)
@@ -109,13 +119,11 @@ const char *ash_geometry_wrong(const struct ash_super *super)
 	uint32_t per_run = ash_get32(super->inodes_per_run);
 
 	if (blocks < ASH_VOLUME_MIN_BLOCKS || blocks > 1ull << 50 ||
-	    ash_get32(super->blocks_per_group) != ASH_BLOCKS_PER_GROUP || groups == 0 ||
-	    ash_group_start(groups - 1) >= blocks || blocks > ash_group_start(groups))
+	    ash_get32(super->blocks_per_group) != ASH_BLOCKS_PER_GROUP || !groups_good(blocks, groups))
 		return "impossible geometry";
 	if (!region_good(log, log_blocks, blocks) || log_blocks < ASH_LOG_MIN_BLOCKS || log_blocks > ASH_LOG_MAX_BLOCKS)
 		return "impossible log";
-	if (!region_good(table, table_blocks, blocks) || table_blocks > ASH_BLOCKS_PER_GROUP ||
-	    table_blocks * ASH_GROUPS_PER_TABLE_BLOCK < groups)
+	if (!region_good(table, table_blocks, blocks) || table_blocks * ASH_GROUPS_PER_TABLE_BLOCK < groups)
 		return "impossible group table";
 	if (log < table + table_blocks && table < log + log_blocks)
 		return "log and group table overlap";

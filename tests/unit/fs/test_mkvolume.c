@@ -13,6 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "fs/checksum.h"
 #include "fs/mkvolume.h"
 #include "tests/support/fault.h"
 
@@ -299,6 +300,8 @@ static void check_volume(struct bdev *dev)
 		if (has_super(group))
 			check_backup(&reader, group * GROUP);
 	check_backup(&reader, reader.blocks - 1);
+	cr_assert_null(ash_geometry_wrong((const void *)reader.super), "%s",
+		       ash_geometry_wrong((const void *)reader.super));
 	close_reader(&reader);
 }
 

@@ -157,3 +157,92 @@ Test(check, hole_in_the_table_is_seen)
 	super_put(&sick.engine, 0, &super);
 	expect_seen(&sick, "super-table-inode"); /* a backup has it whole */
 }
+
+/* ---- A last group that is none ---- */
+
+/* A volume of one group on a device with so many blocks more, all superblocks of which say that these are a group. */
+static void expect_no_group(unsigned more)
+{
+	const uint64_t blocks = ASH_BLOCKS_PER_GROUP + more;
+	struct ash_check_result result;
+	struct ash_super super, forged;
+	struct sick sick = { 0 };
+	char device[32];
+
+	snprintf(device, sizeof(device), "mem:%lluk", (unsigned long long)blocks * ASH_BLOCK_SIZE / 1024);
+	sick.engine.dev = engine_device(device);
+	engine_format(sick.engine.dev, 0);
+	sick.engine.options.no_threads = true;
+	image_read(&sick.engine, 0, &super);
+	cr_assert_eq(ash_get64(super.block_count), ASH_BLOCKS_PER_GROUP);
+	forged = super;
+	forged.block_count = ash_put64(blocks);
+	forged.group_count = ash_put32(2);
+	super_put(&sick.engine, 0, &forged);
+	super_put(&sick.engine, ash_group_start(1), &forged);
+	super_put(&sick.engine, blocks - 1, &forged);
+	cr_expect_eq(engine_try_mount(&sick.engine), -EUCLEAN, "%u", more);
+	result = check(&sick, ASH_CHECK_YES);
+	cr_expect_eq(result.left, 0, "%u: %s", more, sick.codes);
+	cr_expect_eq(check(&sick, ASH_CHECK_NO).problems, 0, "%u: %s", more, sick.codes);
+	image_read(&sick.engine, 0, &forged);
+	cr_expect_eq(ash_get64(forged.block_count), ASH_BLOCKS_PER_GROUP, "%u", more);
+	engine_close(&sick.engine);
+}
+
+Test(check, last_group_without_room_for_its_own_blocks)
+{
+	expect_no_group(1);
+}
+
+Test(check, last_group_whose_bitmap_is_the_last_backup)
+{
+	expect_no_group(2);
+}
+
+Test(check, last_group_that_is_too_short)
+{
+	expect_no_group(ASH_MIN_GROUP_BLOCKS - 1);
+}
+
+/* ---- Log and group table ---- */
+
+/* Is either believed to be in this place, with the other one far away? */
+static bool place_good(const struct ash_super *made, uint64_t start, uint64_t count)
+{
+	const uint64_t away = ash_group_start(1) + 5000;
+	struct ash_super log = *made, table = *made;
+
+	log.log_start = table.group_table_start = ash_put64(start);
+	log.log_blocks = table.group_table_blocks = ash_put64(count);
+	log.group_table_start = table.log_start = ash_put64(away);
+	cr_expect_eq(!ash_geometry_wrong(&log), !ash_geometry_wrong(&table), "%llu, %llu", (unsigned long long)start,
+		     (unsigned long long)count);
+	return !ash_geometry_wrong(&log);
+}
+
+/* Each lies in one group, between the fixed blocks: they would be written over one another. */
+Test(check, place_of_log_and_group_table)
+{
+	const uint64_t count = 300, second = ash_group_start(1), third = ash_group_start(2), blocks = third + 1000;
+	struct engine engine = { .dev = engine_device("mem:262048k") };
+	struct ash_super super;
+
+	engine_format(engine.dev, 0);
+	image_read(&engine, 0, &super);
+	cr_assert_eq(ash_get64(super.block_count), blocks);
+	cr_expect_null(ash_geometry_wrong(&super));
+	cr_expect(place_good(&super, 2, count));
+	cr_expect(!place_good(&super, 1, count));
+	cr_expect(place_good(&super, second - count, count));
+	cr_expect(!place_good(&super, second - count + 1, count));
+	cr_expect(!place_good(&super, second, count));
+	cr_expect(!place_good(&super, second + 1, count));
+	cr_expect(place_good(&super, second + 2, count));
+	cr_expect(!place_good(&super, third, count));
+	cr_expect(place_good(&super, third + 1, count));
+	cr_expect(place_good(&super, blocks - 1 - count, count));
+	cr_expect(!place_good(&super, blocks - count, count));
+	cr_expect(!place_good(&super, blocks, count));
+	engine_close(&engine);
+}
