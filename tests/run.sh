@@ -174,9 +174,10 @@ sys.exit(not any('$2' in s.split(':')[-1] for t in json.load(sys.stdin) for s in
 }
 
 # Run suites in a build folder, their programs beside each other, two more of them than there are processors, since many
-# wait more than they work; counts. Arguments: build folder, suites (one word), meson options.
+# wait more than they work (those of --deep work, and have lanes); counts. Arguments: build folder, suites (one word),
+# meson options.
 run_suites() {
-	local build=$1 names=$2 suite p f s seconds log list=()
+	local build=$1 names=$2 suite p f s seconds log jobs list=()
 	shift 2
 	for suite in $names; do
 		if has_tests "$build" "$suite"; then
@@ -186,10 +187,12 @@ run_suites() {
 		fi
 	done
 	[ ${#list[@]} -gt 0 ] || return
+	jobs=$(nproc)
+	[ "$level" = deep ] || jobs=$((jobs + 2))
 	log=$build/meson-logs/testlog-${names// /-}
 	rm -f "$log.json"
 	(cd "$build" && meson test --no-rebuild "${list[@]}" --logbase "${log##*/}" --print-errorlogs \
-		--num-processes $(($(nproc) + 2)) "$@" "${timeouts[@]}" >"$log.out" 2>&1)
+		--num-processes "$jobs" "$@" "${timeouts[@]}" >"$log.out" 2>&1)
 	if [ ! -s "$log.json" ]; then
 		tail -20 "$log.out"
 		count_one "suites $names run" 1
