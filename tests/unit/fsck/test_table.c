@@ -584,28 +584,42 @@ Test(table, old_backup_of_a_volume_that_has_grown)
 	engine_close(&sick.engine);
 }
 
+/* A volume on a device that may be larger: `super` is that of the small volume. */
+static void small_make(struct sick *sick, const char *device, uint64_t blocks, struct ash_super *super)
+{
+	struct ash_mkfs_options options = { .block_count = blocks, .log_blocks = ASH_LOG_MIN_BLOCKS };
+	char error[BDEV_ERROR_TEXT] = "";
+
+	*sick = (struct sick){ 0 };
+	cr_assert_eq(fault_open(engine_device(device), &sick->engine.dev), 0);
+	cr_assert_eq(ash_mkfs(sick->engine.dev, &options, error), 0, "%s", error);
+	sick->engine.options.no_threads = true;
+	image_read(&sick->engine, 0, super);
+}
+
+/* It grows, gets files, and block 0 is the old one. */
+static void grow_behind(struct sick *sick, uint64_t blocks, struct ash_super *old)
+{
+	engine_mount(&sick->engine);
+	cr_assert_eq(ash_grow(sick->engine.volume, blocks), 0);
+	files_make(sick);
+	cr_assert_eq(ash_close(sick->engine.volume), 0);
+	sick->engine.volume = NULL;
+	super_put(&sick->engine, 0, old);
+}
+
 /* Block 0 is from before that; `restored`: and with it all of that time's volume. */
 static void expect_grown(uint64_t before, uint64_t after, const char *device, bool restored)
 {
-	struct ash_mkfs_options options = { .block_count = before, .log_blocks = ASH_LOG_MIN_BLOCKS };
 	uint8_t *image = calloc(restored ? before : 1, ASH_BLOCK_SIZE);
-	char error[BDEV_ERROR_TEXT] = "";
 	struct ash_super old, super;
-	struct sick sick = { 0 };
+	struct sick sick;
 
 	cr_assert(image);
-	cr_assert_eq(fault_open(engine_device(device), &sick.engine.dev), 0);
-	cr_assert_eq(ash_mkfs(sick.engine.dev, &options, error), 0, "%s", error);
-	sick.engine.options.no_threads = true;
-	image_read(&sick.engine, 0, &old);
+	small_make(&sick, device, before, &old);
 	for (uint64_t i = 0; i < before && restored; i++)
 		image_read(&sick.engine, i, image + i * ASH_BLOCK_SIZE);
-	engine_mount(&sick.engine);
-	cr_assert_eq(ash_grow(sick.engine.volume, after), 0);
-	files_make(&sick);
-	cr_assert_eq(ash_close(sick.engine.volume), 0);
-	sick.engine.volume = NULL;
-	super_put(&sick.engine, 0, &old);
+	grow_behind(&sick, after, &old);
 	for (uint64_t i = 0; i < before && restored; i++)
 		image_write(&sick.engine, i, image + i * ASH_BLOCK_SIZE);
 	free(image);
@@ -657,23 +671,13 @@ static void expect_grown_and_lost(uint64_t before, uint64_t after, bool last_is_
 {
 	static const enum ash_check_mode modes[] = { ASH_CHECK_NO, ASH_CHECK_PREEN, ASH_CHECK_YES };
 	static const uint8_t nothing[ASH_BLOCK_SIZE];
-	struct ash_mkfs_options options = { .block_count = before, .log_blocks = ASH_LOG_MIN_BLOCKS };
 	struct ash_check_result result;
-	char error[BDEV_ERROR_TEXT] = "";
 	struct ash_super old, super;
 	const uint64_t zero = 0;
-	struct sick sick = { 0 };
+	struct sick sick;
 
-	cr_assert_eq(fault_open(engine_device("mem:150M"), &sick.engine.dev), 0);
-	cr_assert_eq(ash_mkfs(sick.engine.dev, &options, error), 0, "%s", error);
-	image_read(&sick.engine, 0, &old);
-	sick.engine.options.no_threads = true;
-	engine_mount(&sick.engine);
-	cr_assert_eq(ash_grow(sick.engine.volume, after), 0);
-	files_make(&sick);
-	cr_assert_eq(ash_close(sick.engine.volume), 0);
-	sick.engine.volume = NULL;
-	super_put(&sick.engine, 0, &old);
+	small_make(&sick, "mem:150M", before, &old);
+	grow_behind(&sick, after, &old);
 	image_write(&sick.engine, after - 1, nothing);
 	if (after > ash_group_start(1))
 		image_write(&sick.engine, ash_group_start(1), nothing);
@@ -736,21 +740,11 @@ Test(table, torn_primary_tells_where_the_last_backup_is)
 Test(table, torn_primary_tells_an_old_size)
 {
 	const uint64_t before = 4096, after = 6144;
-	struct ash_mkfs_options options = { .block_count = before, .log_blocks = ASH_LOG_MIN_BLOCKS };
-	char error[BDEV_ERROR_TEXT] = "";
 	struct ash_super old;
-	struct sick sick = { 0 };
+	struct sick sick;
 
-	cr_assert_eq(fault_open(engine_device("mem:32M"), &sick.engine.dev), 0);
-	cr_assert_eq(ash_mkfs(sick.engine.dev, &options, error), 0, "%s", error);
-	image_read(&sick.engine, 0, &old);
-	sick.engine.options.no_threads = true;
-	engine_mount(&sick.engine);
-	cr_assert_eq(ash_grow(sick.engine.volume, after), 0);
-	files_make(&sick);
-	cr_assert_eq(ash_close(sick.engine.volume), 0);
-	sick.engine.volume = NULL;
-	super_put(&sick.engine, 0, &old);
+	small_make(&sick, "mem:32M", before, &old);
+	grow_behind(&sick, after, &old);
 	image_spoil(&sick.engine, 0, 3000);
 	expect_healed(&sick, "super-bad");
 	image_read(&sick.engine, 0, &old);
