@@ -96,6 +96,15 @@ static inline uint64_t free_blocks(struct fixture *f)
 	return fs.free_blocks;
 }
 
+/* Where data lies, and metadata at home, in bytes: behind the log. */
+static inline uint64_t data_start(struct fixture *f)
+{
+	struct ash_volume_info info;
+
+	cr_assert_eq(ash_volume_info(f->volume, &info), 0);
+	return (info.log_start + info.log_blocks) * 4096;
+}
+
 static inline int set_size(struct fixture *f, uint64_t ino, uint64_t size)
 {
 	const struct ash_setattr change = { .valid = ASH_SET_SIZE, .size = size };

@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <unistd.h>
 #include "file_fixture.h"
-#include "fs/volume.h"
 
 static const struct ash_open_options quiet = { .no_threads = true };
 
@@ -273,11 +272,10 @@ static uint64_t meeting_open(struct batch *batch)
  */
 static void meeting_prepare(struct batch *batch, uint64_t ino)
 {
-	uint64_t behind_log = (batch->f.volume->log_start + batch->f.volume->log_blocks) * ASH_BLOCK_SIZE;
-
 	cr_assert_eq(ash_write(batch->f.volume, ino, batch->block, 4096, 0, 0), 4096);
-	fault_add(batch->f.dev,
-		  &(struct fault_rule){ .ops = FAULT_OP(BDEV_WRITE), .offset = behind_log, .length = 64 << 20 });
+	fault_add(batch->f.dev, &(struct fault_rule){ .ops = FAULT_OP(BDEV_WRITE),
+						      .offset = data_start(&batch->f),
+						      .length = 64 << 20 });
 	fault_ask(batch->f.dev, begin_second, batch);
 }
 

@@ -126,15 +126,6 @@ static uint64_t keep_but(struct fixture *f, uint64_t blocks)
 	return kept;
 }
 
-/* Where data lies, and metadata at home: behind the log. */
-static uint64_t data_start(struct fixture *f)
-{
-	struct ash_volume_info info;
-
-	cr_assert_eq(ash_volume_info(f->volume, &info), 0);
-	return (info.log_start + info.log_blocks) * 4096;
-}
-
 /*
  * What a checkpoint may still be writing is not given out before it ends. Who lacks space waits for that: the blocks count as
  * free, and the data may be the kernel's, acknowledged long ago.
