@@ -167,10 +167,12 @@ for name, numbers in suites.items():
 END
 }
 
-has_tests() {
+# The programs of a suite, as ninja names them.
+programs_of() {
 	meson introspect --tests "$1" | python3 -c "
-import json, sys
-sys.exit(not any('$2' in s.split(':')[-1] for t in json.load(sys.stdin) for s in t['suite']))"
+import json, os, sys
+tests = [t for t in json.load(sys.stdin) if any('$2' in s.split(':')[-1] for s in t['suite'])]
+print(*sorted({os.path.relpath(os.path.realpath(t['cmd'][0]), sys.argv[1]) for t in tests}), sep='\n')" "$(realpath "$1")"
 }
 
 # Run suites in a build folder, their programs beside each other, two more of them than there are processors, since many
@@ -180,7 +182,7 @@ run_suites() {
 	local build=$1 names=$2 suite p f s seconds log jobs list=()
 	shift 2
 	for suite in $names; do
-		if has_tests "$build" "$suite"; then
+		if [ -n "$(programs_of "$build" "$suite")" ]; then
 			list+=(--suite "$suite")
 		else
 			count_one "suite $suite has tests" 1
@@ -216,14 +218,6 @@ all_wanted() {
 		[ ${#suites[@]} -eq 0 ] || [[ " ${suites[*]} " == *" $suite "* ]] && list+=("$suite")
 	done
 	echo "${list[*]}"
-}
-
-# The programs of a suite, as ninja names them.
-programs_of() {
-	meson introspect --tests "$1" | python3 -c "
-import json, os, sys
-tests = [t for t in json.load(sys.stdin) if any('$2' in s.split(':')[-1] for s in t['suite'])]
-print(*sorted({os.path.relpath(os.path.realpath(t['cmd'][0]), sys.argv[1]) for t in tests}), sep='\n')" "$(realpath "$1")"
 }
 
 # Configure (again) and build. Arguments: build folder, compiler, the suite whose programs are enough (empty: build all),
